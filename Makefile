@@ -1,0 +1,38 @@
+# Everything is installed into .venv; nothing outside this folder is changed.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help setup demo test clean
+
+help:
+	@echo "make setup   create $(VENV) with graphprune and all that its tests and demo need"
+	@echo "make demo    setup, then prune, train, export and time a network on real digits"
+	@echo "make test    setup, then ruff, mypy and pytest"
+	@echo "make clean   remove caches and build results; $(VENV) stays"
+
+setup: $(READY)
+
+# The stamp is written last, so that an interrupted set-up is done again.
+# One pip call, so that torch and torchvision are resolved together.
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --upgrade pip
+	$(BIN)/python -m pip install --editable '.[test,demo]'
+	@touch $@
+
+demo: setup
+	$(BIN)/graphprune demo
+
+# Two workers with one thread each: more threads than cores make torch slower, and one thread gives the same sums each time.
+test: export OMP_NUM_THREADS := 1
+test: setup
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/pytest -n 2
+
+clean:
+	rm -rf build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find graphprune passes tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,75 @@
+"""Budgets: how much has to go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Literal, get_args
+
+from graphprune.errors import OptionError
+
+Measure = Literal["channels", "params", "macs"]
+"""What a budget counts: prunable channels, parameters, or multiply-accumulates per sample."""
+
+MEASURES: tuple[Measure, ...] = get_args(Measure)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Shares to be removed, each in [0, 1); all that are given must hold.
+
+    Attributes:
+        channels: Of the prunable channels.
+        params: Of all parameters.
+        macs: Of the multiply-accumulates per sample.
+        latency: Of the measured latency.
+        latency_ms: Cap on the measured latency, in milliseconds.
+
+    Raises:
+        OptionError: a share outside [0, 1), or no budget at all.
+    """
+
+    channels: float | None = None
+    params: float | None = None
+    macs: float | None = None
+    latency: float | None = None
+    latency_ms: float | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        if all(getattr(self, entry.name) is None for entry in fields(self)):
+            raise OptionError("the budget is empty; give at least one of channels=, params=, macs=")
+        for name in MEASURES:
+            share = getattr(self, name)
+            if share is not None and not 0 <= share < 1:
+                raise OptionError(f"budget {name}={share}: expected the share to remove, in [0, 1)")
+        if self.latency is not None or self.latency_ms is not None:
+            raise OptionError("latency budgets need a measured profile, which this version does not have; use macs=")
+
+    def shares(self) -> dict[Measure, float]:
+        """The shares that were asked for, by measure."""
+        return {name: share for name in MEASURES if (share := getattr(self, name)) is not None}
+
+    @property
+    def sparsity(self) -> float:
+        """The largest share asked for: what a schedule leads up to."""
+        return max(self.shares().values())
+
+    def scaled(self, sparsity: float) -> Budget:
+        """The budget on the way, when the schedule has reached ``sparsity`` of `sparsity`."""
+        part = sparsity / self.sparsity if self.sparsity else 0.0
+        return Budget(**{name: share * part for name, share in self.shares().items()})
+
+
+def budget_of(sparsity: float | None, budget: Budget | None) -> Budget:
+    """The budget that a user means; half of the channels where nothing is said.
+
+    Raises:
+        OptionError: both are given, or the sparsity is out of range.
+    """
+    if sparsity is not None and budget is not None:
+        raise OptionError("give sparsity= or budget=, not both")
+    if budget is not None:
+        return budget
+    if sparsity is not None and not (isinstance(sparsity, (int, float)) and 0 <= sparsity < 1):
+        raise OptionError(f"sparsity={sparsity}: expected the share of channels to remove, in [0, 1)")
+    return Budget(channels=0.5 if sparsity is None else float(sparsity))

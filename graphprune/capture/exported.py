@@ -1,0 +1,127 @@
+"""Capture by torch.export: slower, covers dynamic Python; its graph is raised to the form that torch.fx gives."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.export import Dim
+
+from graphprune.capture.leaves import is_leaf, switches_with_mode
+from graphprune.program import Example
+
+
+def export(model: nn.Module, example: Example) -> fx.Graph:
+    """Exports a model in evaluation mode with a free batch size, and raises its leaf modules again.
+
+    Raises:
+        Exception: whatever torch.export raised.
+    """
+
+    def dynamic(tensor: torch.Tensor) -> Any:
+        return {0: Dim.AUTO} if example.is_batched(tensor) and tensor.shape[0] > 1 else None
+
+    shapes = example.mapped(dynamic)
+    names = _positional_names(model, len(example.args))
+    with _visible_switches(model), warnings.catch_warnings():
+        # torch warns about its own deprecated spellings while it exports; nothing a user could act on
+        warnings.simplefilter("ignore")
+        exported = torch.export.export(
+            model,
+            example.args,
+            example.kwargs,
+            dynamic_shapes=dict(zip(names, shapes.args, strict=True)) | shapes.kwargs,
+            strict=False,
+        )
+        module = exported.module()
+    graph: fx.Graph = module.graph
+    _strip_guards(graph)
+    raise_modules(graph, model)
+    _adopt_constants(graph, module, model)
+    return graph
+
+
+def _adopt_constants(graph: fx.Graph, exported: nn.Module, model: nn.Module) -> None:
+    """Gives the model the tensors that torch.export lifted out of the code, as buffers outside of its state dict."""
+    for node in graph.find_nodes(op="get_attr"):
+        prefix, _, name = node.target.rpartition(".")
+        home = model.get_submodule(prefix)
+        if not hasattr(home, name):
+            home.register_buffer(name, getattr(exported.get_submodule(prefix), name), persistent=False)
+
+
+@contextmanager
+def _visible_switches(model: nn.Module) -> Iterator[None]:
+    """Lets modules that do nothing in evaluation mode (DropPath) leave a node, so that the call can be raised."""
+    switches = [module for module in model.modules() if switches_with_mode(module) and is_leaf(module)]
+    hidden = [module for module in switches if not type(module).__module__.startswith("torch.nn")]
+    for module in hidden:
+        module.forward = lambda tensor: tensor.clone()  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for module in hidden:
+            del module.forward
+
+
+def _positional_names(model: nn.Module, count: int) -> list[str]:
+    return list(inspect.signature(model.forward).parameters)[:count]
+
+
+def _strip_guards(graph: fx.Graph) -> None:
+    """Drops the input checks that torch.export adds; they fix what the example had by chance."""
+    for node in list(graph.nodes):
+        if node.op == "call_module" and node.target == "_guards_fn" and not node.users:
+            graph.erase_node(node)
+    checks = {torch.ops.aten._assert_tensor_metadata.default, torch.ops.aten._assert_scalar.default}
+    for node in reversed(list(graph.nodes)):
+        if node.op == "call_function" and node.target in checks and not node.users:
+            graph.erase_node(node)
+
+
+def raise_modules(graph: fx.Graph, model: nn.Module) -> None:
+    """Turns the nodes of each call of a leaf module back into one call of that module.
+
+    A call with more than one input or output stays as functional ops.
+    """
+    leaves = {name for name, module in model.named_modules(remove_duplicate=False) if is_leaf(module)}
+    calls: dict[str, list[fx.Node]] = defaultdict(list)
+    paths: dict[str, str] = {}
+    for node in graph.nodes:
+        for key, (path, _) in (node.meta.get("nn_module_stack") or {}).items():
+            if path in leaves and node.op == "call_function":
+                calls[key].append(node)
+                paths[key] = path
+                break
+    for key, nodes in calls.items():
+        _raise_call(graph, paths[key], nodes)
+    for node in reversed(list(graph.nodes)):
+        if node.op == "get_attr" and not node.users:
+            graph.erase_node(node)
+
+
+def _raise_call(graph: fx.Graph, path: str, nodes: list[fx.Node]) -> None:
+    inside = set(nodes)
+    inputs = list(
+        dict.fromkeys(
+            source
+            for node in nodes
+            for source in node.all_input_nodes
+            if source not in inside and source.op != "get_attr"
+        )
+    )
+    outputs = [node for node in nodes if any(user not in inside for user in node.users)]
+    if len(inputs) != 1 or len(outputs) != 1:
+        return
+    with graph.inserting_after(nodes[-1]):
+        call = graph.create_node("call_module", path, (inputs[0],))
+    call.meta.update(outputs[0].meta)
+    outputs[0].replace_all_uses_with(call)
+    for node in reversed(nodes):
+        graph.erase_node(node)

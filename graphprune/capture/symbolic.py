@@ -1,0 +1,78 @@
+"""Capture by torch.fx: quick, keeps modules whole and sizes dynamic."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from torch import fx, nn
+from torch.utils._pytree import tree_leaves
+
+from graphprune.capture.leaves import is_leaf
+from graphprune.program import Example
+
+_TRANSPARENT = ("torch", "_operator", "operator", "math", "builtins", "graphprune")
+
+
+class OpaqueCall(Exception):
+    """The graph calls a function whose inside cannot be rewritten."""
+
+
+class _Tracer(fx.Tracer):
+    """Traces only the arguments that the example gives; the others keep their defaults."""
+
+    def __init__(self, given: set[str]) -> None:
+        super().__init__()
+        self.given = given
+        self.record_stack_traces = True
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return is_leaf(m)
+
+    def _proxy_placeholder(
+        self,
+        name: str,
+        concrete_args: dict[str, Any] | None,
+        sig: inspect.Signature,
+        fn_for_analysis: Callable[..., Any],
+    ) -> Any:
+        if name.startswith("*"):
+            return {} if name.startswith("**") else ()
+        if name not in self.given:
+            return sig.parameters[name].default
+        return super()._proxy_placeholder(name, concrete_args, sig, fn_for_analysis)
+
+
+def trace(model: nn.Module, example: Example) -> fx.Graph:
+    """Traces a model in its present mode.
+
+    Raises:
+        Exception: whatever tracing raised; `OpaqueCall` for a graph that hides sizes inside a foreign function.
+    """
+    signature = inspect.signature(model.forward)
+    bound = signature.bind(*example.args, **example.kwargs).arguments
+    variadic = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
+    hidden = [name for name in bound if signature.parameters[name].kind in variadic]
+    if hidden:
+        raise OpaqueCall(f"forward takes *{hidden[0]}")
+    nested = [name for name, value in bound.items() if isinstance(value, (list, tuple, dict))]
+    if nested:
+        raise OpaqueCall(f"argument '{nested[0]}' is a container of tensors")
+    graph = _Tracer(set(bound)).trace(model)
+    for node in graph.nodes:
+        if node.op == "call_function" and _is_opaque(node):
+            name = getattr(node.target, "__name__", str(node.target))
+            raise OpaqueCall(f"function '{name}' of {node.target.__module__} takes sizes or parameters")
+    return graph
+
+
+def _is_opaque(node: fx.Node) -> bool:
+    module = getattr(node.target, "__module__", None) or "torch"
+    if module.split(".")[0] in _TRANSPARENT:
+        return False
+    arguments = tree_leaves((node.args, node.kwargs))
+    return any(
+        (isinstance(leaf, int) and not isinstance(leaf, bool)) or (isinstance(leaf, fx.Node) and leaf.op == "get_attr")
+        for leaf in arguments
+    )

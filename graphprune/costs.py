@@ -1,0 +1,88 @@
+"""Parameters and multiply-accumulates of a program under a keep set, without building it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+
+import torch
+from torch import Tensor, fx
+from torch.nn.utils.stateless import _reparametrize_module
+from torch.utils._pytree import tree_map_only
+from torch.utils.flop_counter import FlopCounterMode
+
+from graphprune.dependencies import Dependencies
+from graphprune.interpret import evaluating
+from graphprune.planes import channel_planes, squash
+from graphprune.program import Program, stored_tensors
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Costs as functions of the keep set; each cost is a sum of products of sizes that shrink."""
+
+    program: Program
+    dependencies: Dependencies
+
+    @cached_property
+    def _parameter_names(self) -> frozenset[str]:
+        return frozenset(name for name, _ in self.program.module.named_parameters())
+
+    @cached_property
+    def _fixed_parameters(self) -> int:
+        """Parameters of tensors without labels (not floating)."""
+        labelled = {owner.name for owner in self.dependencies.stored}
+        return sum(p.numel() for name, p in self.program.module.named_parameters() if name not in labelled)
+
+    def channels(self, keep: Tensor) -> int:
+        """Channels left of those that were prunable at first.
+
+        A group of one channel is not labelled any more, so what went is subtracted rather than what stays counted.
+        """
+        left = self.program.channels_left
+        return (self.dependencies.channels if left is None else left) - int((~keep).sum())
+
+    def params(self, keep: Tensor) -> int:
+        """Parameters left."""
+        labels = self.dependencies.keep_labels(keep)
+        sizes: dict[str, list[int]] = {}
+        for owner in self.dependencies.stored:
+            if owner.name in self._parameter_names:
+                kept = int(labels[owner.start : owner.start + owner.size].sum())
+                sizes.setdefault(owner.name, []).append(kept)
+        return self._fixed_parameters + sum(map(prod, sizes.values()))
+
+    def macs(self, keep: Tensor) -> int:
+        """Multiply-accumulates per sample of convolutions, linear layers and other matrix products."""
+        labels = self.dependencies.keep_labels(keep)
+        return sum(kept_macs(macs, planes, labels) for macs, planes in self._loops) // self.program.example.batch_size
+
+    @cached_property
+    def _loops(self) -> list[tuple[int, list[Tensor]]]:
+        return [
+            (contraction.macs, [squash(plane) for plane in channel_planes(contraction.planes)])
+            for contraction in self.dependencies.contractions
+        ]
+
+
+def kept_macs(macs: int, planes: list[Tensor], labels: Tensor) -> int:
+    """Exact in integers: each plane divides the loops it varies along."""
+    for plane in planes:
+        macs = macs * int(labels[plane].sum()) // plane.numel()
+    return macs
+
+
+def count_parameters(module: torch.nn.Module) -> int:
+    """Parameters of a module, tied ones once."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def count_macs(module: fx.GraphModule, inputs: list[object], batch_size: int) -> int:
+    """Multiply-accumulates per sample as torch's own flop counter sees them, by a run on the meta device."""
+    meta = {name: tensor.detach().to("meta") for name, tensor in stored_tensors(module).items()}
+    inputs = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), inputs)
+    counter = FlopCounterMode(display=False)
+    with evaluating(module), _reparametrize_module(module, meta, tie_weights=True), counter:
+        fx.Interpreter(module).run(*inputs, enable_io_processing=False)
+    return int(counter.get_total_flops()) // 2 // batch_size

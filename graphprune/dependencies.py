@@ -1,0 +1,250 @@
+"""Channels and groups of a program: which indices can only be removed together, and which not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from graphprune.interpret import interpret, meta_tensors, operands_of
+from graphprune.labelled import Contraction, LabelRun
+from graphprune.labels import PINNED, Cause, LabelSpace, Owner
+from graphprune.ops.call import Operand
+from graphprune.planes import channel_planes, squash, thin, varying
+from graphprune.program import Kept, Program, device_of
+from graphprune.protection import protected_dims
+
+NOT_PRUNABLE = -1
+
+
+@dataclass(frozen=True)
+class Member:
+    """A dim of a parameter or buffer that loses ``per_channel`` indices with each channel of the group."""
+
+    name: str
+    dim: int
+    per_channel: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels with the same members; channel indices of a group are the range ``start:stop``."""
+
+    id: str
+    start: int
+    stop: int
+    members: tuple[Member, ...]
+
+    @property
+    def channels(self) -> int:
+        """Number of channels."""
+        return self.stop - self.start
+
+    @property
+    def indices_per_channel(self) -> int:
+        """Fewest indices that one channel takes of any member: the unit in which widths shrink."""
+        return min(member.per_channel for member in self.members)
+
+    @property
+    def name(self) -> str:
+        """The first member's name: what a reader recognises the group by."""
+        return self.members[0].name
+
+
+@dataclass(frozen=True)
+class Dependencies:
+    """What running the program on labels found.
+
+    Attributes:
+        space: Labels, their owners, and every union with its cause.
+        channel_of: Channel index of each label, `NOT_PRUNABLE` for frozen labels and those of no parameter.
+        groups: Groups in the order of their first parameter.
+        values: Shapes and planes of each node's result, by node name.
+        contractions: Multiply-accumulates of each contraction.
+        normalised: Nodes that hold a normalisation.
+        positional: Nodes that address channels by position.
+    """
+
+    space: LabelSpace
+    channel_of: Tensor
+    groups: tuple[Group, ...]
+    values: dict[str, Any]
+    contractions: tuple[Contraction, ...] = field(repr=False)
+    normalised: frozenset[str] = frozenset()
+    positional: frozenset[str] = frozenset()
+
+    @property
+    def channels(self) -> int:
+        """Number of prunable channels."""
+        return self.groups[-1].stop if self.groups else 0
+
+    @cached_property
+    def stored(self) -> tuple[Owner, ...]:
+        """Dims of parameters and buffers."""
+        return tuple(owner for owner in self.space.owners if owner.stored)
+
+    def keep_labels(self, keep: Tensor) -> Tensor:
+        """Which labels survive when the channels ``keep`` (bool, shape ``(channels,)``) do."""
+        return torch.cat([keep, torch.ones(1, dtype=torch.bool)])[self.channel_of]
+
+    def kept(self, keep: Tensor) -> Kept:
+        """Kept indices of each parameter or buffer dim that shrinks."""
+        labels = self.keep_labels(keep)
+        result = {}
+        for owner in self.stored:
+            of_dim = labels[owner.start : owner.start + owner.size]
+            if not bool(of_dim.all()):
+                result[owner.name, owner.dim] = of_dim.nonzero().flatten()
+        return result
+
+    def frozen_dims(self) -> list[Owner]:
+        """Parameter and buffer dims of which nothing can be removed."""
+        return [
+            owner
+            for owner in self.stored
+            if bool((self.channel_of[owner.start : owner.start + owner.size] == NOT_PRUNABLE).all())
+        ]
+
+
+def analyse(program: Program, pins: Sequence[tuple[str, str]] = ()) -> Dependencies:
+    """Runs a program on labels and solves the unions.
+
+    Args:
+        program: The program; it is not changed.
+        pins: Names of nodes whose labels are frozen besides, each with the reason.
+    """
+    run = LabelRun(LabelSpace(), device=device_of(program))
+    values: dict[str, Any] = {}
+
+    def record(node: fx.Node, result: Any) -> None:
+        values[node.name] = operands_of(result)
+
+    interpret(program, run, meta_tensors(program.module), program.example, record)
+    _freeze_outputs(program, run, values)
+    _freeze_protected(program, run)
+    for node, reason in pins:
+        _freeze_node(program, run, values, node, reason)
+    root = _solve_with_product_sets(run)
+    channel_of, groups = _groups(run.space, root)
+    return Dependencies(
+        run.space, channel_of, groups, values, tuple(run.contractions), frozenset(run.normalised), frozenset(run.positional)
+    )
+
+
+def leaf_operands(tree: Any) -> list[Operand]:
+    """All operands in a node's recorded value."""
+    return [leaf for leaf in torch.utils._pytree.tree_leaves(tree) if isinstance(leaf, Operand)]
+
+
+def _freeze_outputs(program: Program, run: LabelRun, values: dict[str, Any]) -> None:
+    output = next(node for node in program.module.graph.nodes if node.op == "output")
+    for operand in leaf_operands(values[output.name]):
+        for plane in channel_planes(operand.planes):
+            run.space.pin(squash(plane), Cause(output.name, "output", "leaves the program"))
+
+
+def _freeze_protected(program: Program, run: LabelRun) -> None:
+    owners = {(owner.name, owner.dim): owner for owner in run.space.owners if owner.stored}
+    for key, pattern in protected_dims(program.module, program.protect).items():
+        if key in owners:
+            run.space.pin(owners[key].labels, Cause(key[0], "protect", f"protected by '{pattern}'"))
+
+
+def _freeze_node(program: Program, run: LabelRun, values: dict[str, Any], name: str, reason: str) -> None:
+    node = next(node for node in program.module.graph.nodes if node.name == name)
+    cause = Cause(name, str(getattr(node.target, "__name__", node.target)), reason)
+    for touched in (node, *node.all_input_nodes):
+        for operand in leaf_operands(values[touched.name]):
+            for plane in channel_planes(operand.planes):
+                run.space.pin(squash(plane), cause)
+
+
+def _solve_with_product_sets(run: LabelRun) -> Tensor:
+    """Solves the unions such that what is kept of every tensor is a product of index sets, hence a smaller tensor."""
+    layouts = {}
+    for plane, cause in run.moved:
+        if len(varying(plane)) > 1:
+            small = squash(plane)
+            layouts[small.data_ptr(), small.shape, small.stride()] = (small, cause)
+    root = run.space.solve()
+    while True:
+        ties = [tie for plane, cause in layouts.values() if (tie := _product_tie(plane, root, cause)) is not None]
+        if not ties:
+            return root
+        for first, second, cause in ties:
+            run.space.union(first, second, cause)
+        root = run.space.solve()
+
+
+def _product_tie(plane: Tensor, root: Tensor, cause: Cause) -> tuple[Tensor, Tensor, Cause] | None:
+    """The union that makes a plane vary along one dim only; None where it does already.
+
+    The innermost dim along which channels differ keeps its freedom; along the others they are tied.
+    """
+    classes = root[plane]
+    live = [dim for dim in range(plane.dim()) if plane.shape[dim] > 1 and _differs(classes, dim)]
+    if len(live) <= 1:
+        return None
+    tied = cause.__class__(cause.node, cause.op, "what is kept must stay a full block of this shape", cause.source)
+    return plane, thin(plane, live[:-1]), tied
+
+
+def _differs(classes: Tensor, dim: int) -> bool:
+    return not bool((classes == classes.narrow(dim, 0, 1)).all())
+
+
+def _groups(space: LabelSpace, root: Tensor) -> tuple[Tensor, tuple[Group, ...]]:
+    """Numbers the channels group by group; groups are classes with the same count of labels in the same owners."""
+    owner_of = _owner_of(space)
+    stored = torch.tensor([False] + [owner.stored for owner in space.owners])[owner_of]
+    labels = (stored & (root != PINNED)).nonzero().flatten()
+    if len(labels) == 0:
+        return torch.full((space.size,), NOT_PRUNABLE), ()
+    classes, class_of = root[labels].unique(return_inverse=True)
+    signature = _signatures(owner_of[labels], class_of, len(classes))
+    first_label = torch.full((len(classes),), space.size).scatter_reduce(0, class_of, labels, "amin")
+    _, group_of, counts = signature.unique(return_inverse=True, return_counts=True)
+    first_of_group = torch.full((len(counts),), space.size).scatter_reduce(0, group_of, first_label, "amin")
+    order = torch.argsort(first_of_group[group_of] * space.size + first_label)
+    channel_of_class = torch.empty(len(classes), dtype=torch.long)
+    channel_of_class[order] = torch.arange(len(classes))
+    channel_of_root = torch.full((space.size,), NOT_PRUNABLE)
+    channel_of_root[classes] = channel_of_class
+    channel_of = channel_of_root[root]
+    by_class = labels[torch.argsort(channel_of[labels], stable=True)]
+    sizes = torch.bincount(channel_of[labels])
+    begins = torch.cat([torch.zeros(1, dtype=torch.long), sizes.cumsum(0)])
+    groups, start = [], 0
+    for index, group in enumerate(group_of[order].unique_consecutive(return_counts=True)[1].tolist()):
+        of_first = by_class[int(begins[start]) : int(begins[start + 1])]
+        groups.append(Group(f"g{index}", start, start + group, _members(space, owner_of[of_first])))
+        start += group
+    return channel_of, tuple(groups)
+
+
+def _owner_of(space: LabelSpace) -> Tensor:
+    """Index of each label's owner plus one; 0 for pinned and sample labels."""
+    first = space.owners[0].start if space.owners else space.size
+    sizes = torch.tensor([first] + [owner.size for owner in space.owners])
+    return torch.repeat_interleave(torch.arange(len(sizes)), sizes)
+
+
+def _signatures(owners: Tensor, class_of: Tensor, classes: int) -> Tensor:
+    """A 63-bit hash of each class's multiset of owners; collisions are beyond any real number of groups."""
+    generator = torch.Generator().manual_seed(0)
+    random = torch.randint(2**62, (int(owners.max()) + 1,), generator=generator)
+    return torch.zeros(classes, dtype=torch.long).scatter_add(0, class_of, random[owners])
+
+
+def _members(space: LabelSpace, owners: Tensor) -> tuple[Member, ...]:
+    found, counts = owners.unique(return_counts=True)
+    return tuple(
+        Member(space.owners[owner - 1].name, space.owners[owner - 1].dim, count)
+        for owner, count in zip(found.tolist(), counts.tolist(), strict=True)
+    )
+
+

@@ -1,0 +1,58 @@
+"""Work on a module without leaving a trace on it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def isolated_in_eval_mode(module: nn.Module) -> Iterator[None]:
+    """Switch to eval mode; give the module its modes and buffers back at the end, and the process its random state.
+
+    The mode is set part by part: a module's own `eval` may do more than that (merge weights, freeze layers, refuse), and
+    could not be undone. Parameters need no copy: nothing in an export or a forward pass writes to them.
+    """
+    modes = {part: part.training for part in module.modules()}
+    buffers = {part: dict(part._buffers) for part in module.modules()}
+    values = {id(tensor): tensor.detach().clone() for tensor in module.buffers()}
+    try:
+        for part in modes:
+            part.training = False
+        with _random_state_kept():
+            yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+        for part, own in buffers.items():
+            part._buffers.clear()
+            part._buffers.update(own)
+            for tensor in own.values():
+                if tensor is not None:
+                    _write_back(tensor, values[id(tensor)])
+
+
+def _write_back(tensor: Tensor, value: Tensor) -> None:
+    """Undo a change; an unchanged tensor is not touched, so that graphs which saved it for backward stay valid."""
+    if not torch.equal(tensor, value):
+        with torch.no_grad():
+            tensor.copy_(value)
+
+
+@contextmanager
+def _random_state_kept() -> Iterator[None]:
+    """Restore the generators of torch (all devices in use), of numpy and of Python."""
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    numpy_state = np.random.get_state()
+    python_state = random.getstate()
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)

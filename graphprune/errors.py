@@ -1,0 +1,59 @@
+"""All exceptions of graphprune, in two families.
+
+`UserError` means that something about the model, the options or the files cannot work, and the message says what to change.
+`InternalError` means that graphprune broke one of its own invariants; it is a bug to report.
+"""
+
+from __future__ import annotations
+
+
+class GraphPruneError(Exception):
+    """Base class of every exception raised on purpose by graphprune."""
+
+
+class UserError(GraphPruneError):
+    """The request cannot be carried out; the message names the cause and the remedy."""
+
+
+class OptionError(UserError):
+    """An option is out of range, unknown, or contradicts another one."""
+
+
+class CaptureError(UserError):
+    """Neither torch.fx nor torch.export could turn the model into a graph."""
+
+
+class InputError(UserError):
+    """The example input or a batch of data does not fit the model."""
+
+
+class LossError(UserError):
+    """The loss cannot be computed, or is not a finite scalar."""
+
+
+class BudgetError(UserError):
+    """The budget cannot be reached under the given floors, alignment and protections."""
+
+
+class NothingToPruneError(BudgetError):
+    """The step would remove nothing."""
+
+
+class ArtifactError(UserError):
+    """A saved artifact is missing, truncated, edited, or was not written by graphprune."""
+
+
+class ExportError(UserError):
+    """The compact module could not be exported to a valid ONNX file."""
+
+
+class InternalError(GraphPruneError):
+    """An invariant of graphprune is broken; please report the message."""
+
+
+class VerificationError(InternalError):
+    """The compact program does not compute what the masked dense program computes."""
+
+
+class InvariantError(InternalError):
+    """A program violates one or more named invariants after a pass."""

@@ -1,0 +1,164 @@
+"""What holds of every program between passes, one named function each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils._pytree import tree_leaves
+
+from graphprune.interpret import interpret, meta_tensors
+from graphprune.labelled import ShapeRun
+from graphprune.labels import LabelSpace
+from graphprune.ops.call import Operand
+from graphprune.program import Program, device_of, stored_tensors
+
+Invariant = Callable[[Program], list[str]]
+
+
+def graph_is_well_formed(program: Program) -> list[str]:
+    """The graph lints."""
+    try:
+        program.module.graph.lint()
+    except (RuntimeError, ValueError) as error:
+        return [f"graph: {error}"]
+    return []
+
+
+def references_resolve(program: Program) -> list[str]:
+    """Every module and tensor that the graph names exists."""
+    problems = []
+    for node in program.module.graph.nodes:
+        if node.op not in ("call_module", "get_attr"):
+            continue
+        value: Any = program.module
+        for part in str(node.target).split("."):
+            value = getattr(value, part, None)
+        if value is None:
+            problems.append(f"node %{node.name}: '{node.target}' does not exist")
+    return problems
+
+
+def groups_partition_channels(program: Program) -> list[str]:
+    """Each channel belongs to one group; groups are consecutive ranges."""
+    if program.dependencies is None:
+        return []
+    expected, problems = 0, []
+    for group in program.dependencies.groups:
+        if group.start != expected or group.stop <= group.start:
+            problems.append(f"group {group.id} is {group.start}:{group.stop}, expected to start at {expected}")
+        expected = group.stop
+    highest = int(program.dependencies.channel_of.max()) + 1
+    if highest != expected:
+        problems.append(f"groups hold {expected} channels, labels name {highest}")
+    return problems
+
+
+def label_maps_fit_tensors(program: Program) -> list[str]:
+    """The labelled dims of each parameter and buffer have the sizes that the tensors have."""
+    if program.dependencies is None:
+        return []
+    tensors = stored_tensors(program.module)
+    return [
+        f"{owner.name} dim {owner.dim}: {owner.size} labels for {tuple(tensors[owner.name].shape)}"
+        for owner in program.dependencies.stored
+        if owner.name not in tensors or tensors[owner.name].shape[owner.dim] != owner.size
+    ]
+
+
+def kept_indices_are_valid(program: Program) -> list[str]:
+    """Kept indices are ascending, unique, not negative, and as many as the tensor has."""
+    tensors = stored_tensors(program.module)
+    problems = []
+    for (name, dim), indices in program.kept.items():
+        if len(indices) == 0 or int(indices[0]) < 0 or not bool((indices.diff() > 0).all()):
+            problems.append(f"kept indices of {name} dim {dim} are empty, negative, or not ascending")
+        elif name not in tensors or tensors[name].shape[dim] != len(indices):
+            size = tuple(tensors[name].shape) if name in tensors else "no tensor"
+            problems.append(f"kept {len(indices)} indices of {name} dim {dim}, found {size}")
+    return problems
+
+
+def scores_match_channels(program: Program) -> list[str]:
+    """One finite importance per channel."""
+    if program.scores is None or program.dependencies is None:
+        return []
+    importance = program.scores.importance
+    if len(importance) != program.dependencies.channels:
+        return [f"{len(importance)} scores for {program.dependencies.channels} channels"]
+    return [] if bool(torch.isfinite(importance).all()) else ["scores are not finite"]
+
+
+def selection_keeps_every_group(program: Program) -> list[str]:
+    """A selection names every channel, and empties no group."""
+    if program.selection is None or program.dependencies is None:
+        return []
+    keep = program.selection.keep
+    if len(keep) != program.dependencies.channels:
+        return [f"the selection has {len(keep)} channels of {program.dependencies.channels}"]
+    return [
+        f"group {group.id} ({group.name}) keeps no channel"
+        for group in program.dependencies.groups
+        if not bool(keep[group.start : group.stop].any())
+    ]
+
+
+def shapes_are_as_recorded(program: Program) -> list[str]:
+    """Running the program on shapes gives the shapes that were recorded or, after pruning, foretold."""
+    if program.shapes is None:
+        return []
+    try:
+        found = propagate_shapes(program)
+    except Exception as error:  # any op may fail on wrong sizes, in its own way
+        return [f"shapes: {error}"]
+    return [
+        f"node %{name}: shape {found[name]}, expected {shape}"
+        for name, shape in program.shapes.items()
+        if name in found and found[name] != shape
+    ]
+
+
+INVARIANTS: tuple[Invariant, ...] = (
+    graph_is_well_formed,
+    references_resolve,
+    kept_indices_are_valid,
+    groups_partition_channels,
+    label_maps_fit_tensors,
+    scores_match_channels,
+    selection_keeps_every_group,
+    shapes_are_as_recorded,
+)
+
+
+def violations(program: Program) -> list[str]:
+    """Every violated invariant; shapes only where the structure is sound."""
+    found: list[str] = []
+    for invariant in INVARIANTS:
+        if invariant is shapes_are_as_recorded and found:
+            break
+        found += invariant(program)
+    return found
+
+
+def shapes_of(value: Any) -> Any:
+    """Shapes of the tensors in a node's value, in order."""
+    return tuple(
+        tuple(leaf.shape) for leaf in tree_leaves(value) if isinstance(leaf, (Operand, Tensor))
+    )
+
+
+def propagate_shapes(program: Program) -> dict[str, Any]:
+    """Shapes of every node's result, by running the program without values, in evaluation mode.
+
+    Raises:
+        InputError: a node cannot run on the shapes it gets.
+    """
+    shapes: dict[str, Any] = {}
+
+    def record(node: fx.Node, result: Any) -> None:
+        shapes[node.name] = shapes_of(result)
+
+    interpret(program, ShapeRun(LabelSpace(), device_of(program)), meta_tensors(program.module), program.example, record)
+    return shapes

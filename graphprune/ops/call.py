@@ -1,0 +1,284 @@
+"""One call of an ATen op on labelled tensors, and the few primitives that op rules are written in.
+
+`join` ties operands that broadcast against each other, `contract` ties what a contraction sums over, `collapse` makes a
+plane constant along dims that cannot shrink, `freeze` pins labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from graphprune.planes import Planes, along, channel_planes, constant_along, drop, gather, is_sample, same, squash, thin, varying
+
+if TYPE_CHECKING:
+    from graphprune.labelled import LabelRun
+
+Arguments = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A tensor as a rule sees it: its shape and its planes (none: nothing of it can be removed).
+
+    ``also_labelled`` are dims that can shrink by planes that the rule treats apart; ``constant`` is the value of a tensor
+    that depends on neither parameters nor inputs.
+    """
+
+    shape: tuple[int, ...]
+    planes: Planes = ()
+    also_labelled: frozenset[int] = frozenset()
+    constant: Tensor | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def labelled_dims(self) -> frozenset[int]:
+        """Dims along which something can be removed."""
+        return self.also_labelled.union(*map(varying, channel_planes(self.planes)))
+
+    def mapped(self, shape: Sequence[int], change: Callable[[Tensor], Tensor]) -> Operand:
+        """The operand after a change of layout, given as a function of one plane."""
+        return Operand(tuple(shape), tuple(change(plane) for plane in self.planes))
+
+
+@dataclass
+class OpCall:
+    """One call of an ATen op.
+
+    Attributes:
+        run: The run that the call belongs to.
+        func: The ATen overload.
+        arguments: All arguments by the names of the schema, defaults filled in.
+        outputs: Output values, set before the rule runs.
+        mixes: Set by `mix` when the op mixes statistics over channels.
+    """
+
+    run: LabelRun
+    func: Any
+    arguments: Arguments
+    outputs: tuple[Tensor, ...] = ()
+    mixes: Callable[[Arguments], Arguments] | None = None
+    _operands: dict[str, Operand] = field(default_factory=dict)
+
+    @classmethod
+    def bind(cls, run: LabelRun, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OpCall:
+        """Binds positional and keyword arguments to the names of the op's schema."""
+        arguments: Arguments = {}
+        for position, parameter in enumerate(func._schema.arguments):
+            if position < len(args):
+                arguments[parameter.name] = args[position]
+            elif parameter.name in kwargs:
+                arguments[parameter.name] = kwargs[parameter.name]
+            elif parameter.has_default_value():
+                arguments[parameter.name] = parameter.default_value
+        return cls(run, func, arguments)
+
+    def compute(self, change: Callable[[Arguments], Arguments] | None = None) -> Any:
+        """Runs the op on the values, all on the meta device if one of them is.
+
+        Args:
+            change: Applied to the arguments (values instead of labelled tensors) before the op runs.
+        """
+        arguments: Arguments = tree_map_only(Tensor, lambda tensor: getattr(tensor, "value", tensor), self.arguments)
+        tensors = [leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor)]
+        if any(tensor.is_meta for tensor in tensors):
+            arguments = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), arguments)
+            if "device" in arguments:
+                arguments["device"] = torch.device("meta")
+        return call_by_schema(self.func, change(arguments) if change else arguments)
+
+    def compute_over_kept(self, keep: Tensor) -> Any:
+        """Runs the op on the compact form of its arguments."""
+        mixes = self.mixes
+        assert mixes is not None
+
+        def compact(tensor: Tensor) -> Tensor:
+            return gather(getattr(tensor, "value", tensor), planes_of(tensor), keep)
+
+        arguments = tree_map_only(Tensor, compact, self.arguments)
+        return call_by_schema(self.func, mixes(arguments))
+
+    # What a rule reads
+
+    def __getitem__(self, name: str) -> Any:
+        """The argument of that name."""
+        return self.arguments[name]
+
+    def operand(self, name: str) -> Operand | None:
+        """A tensor argument; None where it is absent."""
+        tensor = self.arguments.get(name)
+        return operand_of(tensor) if isinstance(tensor, Tensor) else None
+
+    def operands(self) -> list[Operand]:
+        """All tensor arguments, in the order of the schema."""
+        return [operand_of(leaf) for leaf in tree_leaves(self.arguments) if isinstance(leaf, Tensor)]
+
+    def value(self, name: str) -> Tensor | None:
+        """The real value of a tensor argument where it is known during analysis: constants, not parameters or inputs."""
+        tensor = self.arguments[name]
+        value = getattr(tensor, "value", tensor)
+        return None if not isinstance(value, Tensor) or value.is_meta else value
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the first output."""
+        return tuple(self.outputs[0].shape)
+
+    # What a rule does
+
+    def union(self, first: Tensor, second: Tensor, reason: str) -> None:
+        """Ties two planes elementwise (they broadcast)."""
+        if not same(first, second):
+            self.run.space.union(first, second, self.run.cause(self.func, reason))
+
+    def freeze(self, plane: Tensor, reason: str) -> None:
+        """Pins every label of a plane."""
+        if is_sample(plane):
+            return
+        self.run.space.pin(squash(plane), self.run.cause(self.func, reason))
+
+    def freeze_all(self, reason: str) -> list[Planes]:
+        """Pins every label of every argument; the outputs have no planes."""
+        for operand in self.operands():
+            for plane in operand.planes:
+                self.freeze(plane, reason)
+        return [()] * len(self.outputs)
+
+    def mix(self, change: Callable[[Arguments], Arguments] = lambda arguments: arguments) -> None:
+        """Says that the op mixes statistics over channels: the masked program evaluates it over the kept ones.
+
+        Args:
+            change: Adapts literal sizes among the (compact) arguments.
+        """
+        self.mixes = change
+
+    def positional(self) -> None:
+        """Says that the op addresses channels by position, so that the graph around it has to be rewritten."""
+        self.run.positional.add(self.run.node)
+
+    def fresh(self, shape: Sequence[int]) -> Planes:
+        """Planes of a tensor that is the same in every element, hence may shrink along any dim."""
+        name = f"%{self.run.node}"
+        return tuple(
+            along(self.run.space.allocate(name, dim, size, stored=False), shape, dim)
+            for dim, size in enumerate(shape)
+            if size > 1
+        )
+
+    def collapse(self, plane: Tensor, dims: Iterable[int], reason: str) -> Tensor | None:
+        """Ties the labels along ``dims``; what is left varies along other dims only.
+
+        Returns:
+            The plane, constant along ``dims``, or None if it varied along nothing else: then its labels are frozen.
+        """
+        shared = varying(plane) & frozenset(dims)
+        if not shared:
+            return plane
+        if shared == varying(plane) or is_sample(plane):
+            self.freeze(plane, reason)
+            return None
+        small = squash(plane)
+        self.union(small, thin(small, shared), reason)
+        return constant_along(plane, shared)
+
+    def collapsed(self, operand: Operand, dims: Iterable[int], reason: str) -> Operand:
+        """The operand with every plane collapsed along ``dims``."""
+        dims = frozenset(dims)
+        planes = (self.collapse(plane, dims, reason) for plane in operand.planes)
+        return Operand(operand.shape, tuple(plane for plane in planes if plane is not None))
+
+    def merge(self, planes: Iterable[Tensor], reason: str) -> Planes:
+        """Ties planes that vary along a common dim, so that no two of the result do."""
+        planes = list(planes)
+        merged: list[Tensor] = []
+        for plane in channel_planes(tuple(planes)):
+            while (index := _overlapping(plane, merged)) is not None:
+                other = merged.pop(index)
+                live = varying(plane) | varying(other)
+                dead = [dim for dim in range(plane.dim()) if dim not in live]
+                self.union(thin(other, dead), thin(plane, dead), reason)
+                plane = constant_along(other, live - (varying(plane) & varying(other)))
+            merged.append(plane)
+        samples = {varying(plane): plane for plane in planes if is_sample(plane) and varying(plane)}
+        return (*merged, *samples.values())
+
+    def join(self, shape: Sequence[int], operands: Sequence[Operand], reason: str) -> Planes:
+        """Ties operands that broadcast to ``shape``, dim by dim.
+
+        Where one operand cannot shrink along a dim that it really has, nothing can shrink along that dim.
+        """
+        stiff = frozenset(dim for operand in operands for dim in _stiff_dims(operand, len(shape)))
+        planes: list[Tensor] = []
+        for operand in operands:
+            for plane in operand.planes:
+                dims = frozenset() if is_sample(plane) else stiff
+                loose = self.collapse(plane.expand(tuple(shape)), dims, f"{reason}: other operand cannot shrink")
+                if loose is not None:
+                    planes.append(loose)
+        return self.merge(planes, reason)
+
+    def contract(self, loops: Sequence[int], operands: Sequence[Operand], summed: Iterable[int]) -> Planes:
+        """Ties the operands of a contraction, written in the space of all its loops.
+
+        Args:
+            loops: Size of each loop.
+            operands: Each with one dim per loop, of size 1 where the operand does not have it.
+            summed: The loops that are summed over.
+
+        Returns:
+            Planes of the result, which has the loops that are not summed, in order. A label that is summed over within
+            some other loop (a head) goes as a whole.
+        """
+        summed = frozenset(summed)
+        joined = self.join(loops, operands, "contraction")
+        if self.run.keep is None:
+            self.run.count_macs(prod(loops), joined)
+        planes = []
+        for plane in joined:
+            if varying(plane) <= summed:
+                continue
+            rest = self.collapse(plane, summed, "summed over within each entry")
+            if rest is not None:
+                planes.append(drop(rest, summed))
+        return tuple(planes)
+
+
+def operand_of(tensor: Tensor) -> Operand:
+    """Shape and planes of a labelled or plain tensor."""
+    return Operand(tuple(tensor.shape), planes_of(tensor))
+
+
+def planes_of(tensor: Tensor) -> Planes:
+    """Planes of a labelled tensor; none for a plain one."""
+    planes: Planes = getattr(tensor, "planes", ())
+    return planes
+
+
+def call_by_schema(func: Any, arguments: Arguments) -> Any:
+    """Calls an ATen op with arguments given by name."""
+    positional, keywords = [], {}
+    for parameter in func._schema.arguments:
+        if parameter.name not in arguments:
+            continue
+        if parameter.kwarg_only:
+            keywords[parameter.name] = arguments[parameter.name]
+        else:
+            positional.append(arguments[parameter.name])
+    return func(*positional, **keywords)
+
+
+def _overlapping(plane: Tensor, others: list[Tensor]) -> int | None:
+    live = varying(plane)
+    return next((index for index, other in enumerate(others) if live & varying(other)), None)
+
+
+def _stiff_dims(operand: Operand, rank: int) -> Iterable[int]:
+    """Dims (counted in the broadcast result) that the operand has with a size above 1 and without labels."""
+    offset = rank - len(operand.shape)
+    labelled = operand.labelled_dims
+    return (offset + dim for dim, size in enumerate(operand.shape) if size > 1 and dim not in labelled)

@@ -1,0 +1,173 @@
+"""Matrix products, convolutions, attention and embedding: what is summed over is tied, the rest passes through."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from graphprune.ops.call import OpCall, Operand
+from graphprune.ops.registry import rule
+from graphprune.planes import Planes, drop, relayout
+
+aten = torch.ops.aten
+
+
+def loops(operand: Operand, positions: Sequence[int], sizes: Sequence[int]) -> Operand:
+    """Places the dims of an operand in the space of a contraction's loops.
+
+    Args:
+        operand: The operand.
+        positions: For each dim of the operand, the loop it is.
+        sizes: Size of every loop.
+    """
+    shape = [1] * len(sizes)
+    for dim, position in enumerate(positions):
+        shape[position] = operand.shape[dim]
+    order = sorted(range(len(positions)), key=lambda dim: positions[dim])
+    return operand.mapped(shape, lambda plane: plane.permute(order).view(shape))
+
+
+def required(call: OpCall, name: str) -> Operand:
+    """A tensor argument that the op always has."""
+    operand = call.operand(name)
+    assert operand is not None
+    return operand
+
+
+@rule(aten.mm)
+def mm(call: OpCall) -> list[Planes]:
+    """``(n, k) @ (k, m)``."""
+    return [_matrix_product(call, required(call, "self"), required(call, "mat2"))]
+
+
+@rule(aten.bmm)
+def bmm(call: OpCall) -> list[Planes]:
+    """``(b, n, k) @ (b, k, m)``; what varies over k goes as a whole within a batch entry, so attention falls into heads."""
+    return [_matrix_product(call, required(call, "self"), required(call, "mat2"))]
+
+
+@rule(aten.addmm, aten.baddbmm)
+def addmm(call: OpCall) -> list[Planes]:
+    """A bias and a matrix product."""
+    names = ("mat1", "mat2") if "mat1" in call.arguments else ("batch1", "batch2")
+    product = Operand(call.shape, _matrix_product(call, required(call, names[0]), required(call, names[1])))
+    return [call.join(call.shape, [product, required(call, "self")], "bias")]
+
+
+@rule(aten.mv, aten.dot)
+def vector_product(call: OpCall) -> list[Planes]:
+    """``(n, k) @ (k,)`` and ``(k,) @ (k,)``."""
+    first, second = call.operands()
+    if len(first.shape) == 1:
+        return [call.contract(first.shape, [first, second], [0])]
+    return [call.contract(first.shape, [first, loops(second, [1], first.shape)], [1])]
+
+
+def _matrix_product(call: OpCall, first: Operand, second: Operand) -> Planes:
+    *batch, n, k = first.shape
+    m = second.shape[-1]
+    sizes = [*batch, n, k, m]
+    b = len(batch)
+    before = list(range(b))
+    operands = [loops(first, [*before, b, b + 1], sizes), loops(second, [*before, b + 1, b + 2], sizes)]
+    return call.contract(sizes, operands, [b + 1])
+
+
+@rule(
+    aten._scaled_dot_product_flash_attention_for_cpu,
+    aten._scaled_dot_product_flash_attention,
+    aten._scaled_dot_product_efficient_attention,
+    aten._scaled_dot_product_cudnn_attention,
+    aten._scaled_dot_product_fused_attention_overrideable,
+    aten._scaled_dot_product_attention_math,
+    aten._scaled_dot_product_attention_math_for_mps,
+)
+def scaled_dot_product_attention(call: OpCall) -> list[Planes]:
+    """``softmax(q @ k^T + mask) @ v`` with q ``(..., L, E)``, k ``(..., S, E)``, v ``(..., S, E_v)``."""
+    query, key, value = (required(call, name) for name in ("query", "key", "value"))
+    if query.shape[:-2] != key.shape[:-2]:
+        return call.freeze_all("grouped queries in a fused attention")
+    *batch, length, width = query.shape
+    source, value_width = value.shape[-2:]
+    b = len(batch)
+    before = list(range(b))
+    scores_loops = [*batch, length, source, width]
+    operands = [loops(query, [*before, b, b + 2], scores_loops), loops(key, [*before, b + 1, b + 2], scores_loops)]
+    scores = Operand((*batch, length, source), call.contract(scores_loops, operands, [b + 2]))
+    for name in ("attn_mask", "attn_bias"):
+        if (mask := call.operand(name)) is not None:
+            scores = Operand(scores.shape, call.join(scores.shape, [scores, mask], "attention mask"))
+    out_loops = [*batch, length, source, value_width]
+    operands = [loops(scores, [*before, b, b + 1], out_loops), loops(value, [*before, b + 1, b + 2], out_loops)]
+    return [call.contract(out_loops, operands, [b + 1])]
+
+
+@rule(aten.embedding)
+def embedding(call: OpCall) -> list[Planes]:
+    """Rows are looked up by the data, so they stay; the width passes through."""
+    weight = call.collapsed(required(call, "weight"), [0], "rows are looked up by index")
+    shape = call.shape
+    return [tuple(drop(plane, [0]).expand(shape) for plane in weight.planes)]
+
+
+@rule(aten.convolution, aten.cudnn_convolution, aten.mkldnn_convolution)
+def convolution(call: OpCall) -> list[Planes]:
+    """Plain, grouped, depthwise and transposed convolution in any number of spatial dims."""
+    source, weight = required(call, "input"), required(call, "weight")
+    spatial = range(2, len(source.shape))
+    source = call.collapsed(source, spatial, "convolution mixes positions")
+    weight = call.collapsed(weight, range(2, len(weight.shape)), "the kernel keeps its size")
+    flat_source = source.mapped(source.shape[:2], lambda plane: drop(plane, spatial))
+    flat_weight = weight.mapped(weight.shape[:2], lambda plane: drop(plane, range(2, plane.dim())))
+    macs_per_channel_pair = _positions(call, source, weight)
+    flat = _channels(call, flat_source, flat_weight, macs_per_channel_pair)
+    shape = call.shape
+    ones = [1] * len(spatial)
+    planes = tuple(plane.view(*shape[:2], *ones).expand(shape) for plane in flat)
+    bias = call.operand("bias")
+    if bias is None:
+        return [planes]
+    column = bias.mapped((bias.shape[0], *ones), lambda plane: plane.view(-1, *ones))
+    return [call.join(shape, [Operand(shape, planes), column], "bias")]
+
+
+def _positions(call: OpCall, source: Operand, weight: Operand) -> int:
+    """Multiply-accumulates per sample and pair of coupled channels: positions times kernel size."""
+    spatial = source.shape[2:] if call["transposed"] else call.shape[2:]
+    return torch.Size(spatial).numel() * torch.Size(weight.shape[2:]).numel()
+
+
+def _channels(call: OpCall, source: Operand, weight: Operand, positions: int) -> Planes:
+    """Ties the channels of a convolution, all tensors reduced to their first two dims.
+
+    Loops: sample n, group g, output channel o and input channel i within the group, position.
+    """
+    groups = call.arguments.get("groups", 1)
+    samples, channels = source.shape
+    inner = channels // groups
+    if call["transposed"]:
+        outer, weight_split, weight_loops = weight.shape[1], (groups, inner, weight.shape[1]), [1, 3, 2]
+    else:
+        outer, weight_split, weight_loops = weight.shape[0] // groups, (groups, weight.shape[0] // groups, inner), [1, 2, 3]
+    sizes = (samples, groups, outer, inner, positions)
+    source_split = (samples, groups, inner)
+    source = source.mapped(source_split, lambda plane: relayout(plane, source_split))
+    weight = weight.mapped(weight_split, lambda plane: relayout(plane, weight_split))
+    if groups > 1:
+        source, weight = _tie_groups(call, source, weight, depthwise=inner == 1)
+    operands = [loops(source, [0, 1, 3], sizes), loops(weight, weight_loops, sizes)]
+    planes = call.contract(sizes, operands, [3])
+    shape = (samples, groups * outer)
+    return call.merge((relayout(drop(plane, [3]), shape) for plane in planes), "grouped convolution")
+
+
+def _tie_groups(call: OpCall, source: Operand, weight: Operand, *, depthwise: bool) -> tuple[Operand, Operand]:
+    """Depthwise convolution drops whole groups; otherwise the same index goes in every group."""
+    if not depthwise:
+        reason = "every group keeps the same channels"
+        return call.collapsed(source, [1], reason), call.collapsed(weight, [0], reason)
+    outputs = [dim for dim in (1, 2) if weight.shape[dim] > 1]
+    return source, call.collapsed(weight, outputs, "the outputs of a depthwise filter go together")
+
+

@@ -1,0 +1,25 @@
+"""Ops that make a tensor of one value: it can take any size."""
+
+from __future__ import annotations
+
+import torch
+
+from graphprune.ops.call import OpCall
+from graphprune.ops.registry import rule
+from graphprune.planes import Planes
+
+aten = torch.ops.aten
+
+
+@rule(aten.new_zeros, aten.new_ones, aten.new_full, aten.new_empty)
+def new_uniform(call: OpCall) -> list[Planes]:
+    """A uniform tensor of a size given by the program."""
+    return [call.fresh(call.shape)]
+
+
+@rule(aten.zeros_like, aten.ones_like, aten.full_like, aten.empty_like)
+def like(call: OpCall) -> list[Planes]:
+    """A uniform tensor of another one's size."""
+    operand = call.operand("self")
+    assert operand is not None
+    return [operand.planes]

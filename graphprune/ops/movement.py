@@ -1,0 +1,213 @@
+"""Data movement: the op itself is run on the planes.
+
+No rule computes offsets: concatenation, channel shuffle, window partition, strided slices and flatten come out exact because
+torch does to the planes what it does to the data.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graphprune.labels import PINNED
+from graphprune.ops.call import OpCall, Operand, call_by_schema, operand_of
+from graphprune.ops.registry import rule
+from graphprune.planes import Planes, channel_planes, compress, is_sample, relayout, squash, thin, varying
+
+aten = torch.ops.aten
+
+
+def settle(call: OpCall, planes: Planes) -> Planes:
+    """Notes moved planes, and freezes labels that are no longer seen in the result's shape (a single channel taken out)."""
+    kept = []
+    for plane in planes:
+        if plane.numel() == 0:
+            continue
+        if is_sample(plane):
+            kept.append(plane)
+            continue
+        if not varying(plane):
+            call.freeze(plane, "a single channel is taken out")
+            continue
+        call.run.moved.append((plane, call.run.cause(call.func, "layout")))
+        kept.append(plane)
+    return tuple(kept)
+
+
+def _on_plane(call: OpCall, plane: Tensor, func: Any = None) -> list[Tensor]:
+    """Runs the call's op on one plane; the result has one plane for each output."""
+    result = call_by_schema(func or call.func, call.arguments | {"self": plane})
+    return [compress(leaf) for leaf in ([result] if isinstance(result, Tensor) else result)]
+
+
+def _move(call: OpCall, func: Any = None) -> list[Planes]:
+    operand = call.operand("self")
+    assert operand is not None
+    columns = [_on_plane(call, plane, func) for plane in operand.planes]
+    return [
+        settle(call, call.merge((column[index] for column in columns), "moved to a common dim"))
+        for index in range(len(call.outputs))
+    ]
+
+
+@rule(
+    aten.permute, aten.transpose, aten.t, aten.numpy_T, aten.expand, aten.select.int, aten.unbind, aten.squeeze,
+    aten.unsqueeze, aten.split, aten.split_with_sizes, aten.unsafe_split, aten.unsafe_split_with_sizes, aten.chunk,
+    aten.unsafe_chunk, aten.alias, aten.detach, aten.lift_fresh, aten.repeat, aten.movedim, aten.diagonal,
+    aten.alias_copy, aten.permute_copy, aten.expand_copy, aten.contiguous, aten.tile, aten.flip, aten.narrow,
+)  # fmt: skip
+def move(call: OpCall) -> list[Planes]:
+    """Ops that only rearrange, repeat or pick contiguous parts."""
+    if "memory_format" in call.arguments:
+        return [operand_of(call["self"]).planes]
+    return _move(call)
+
+
+@rule(aten.view.default, aten._unsafe_view, aten.reshape, aten._reshape_alias, aten.view_copy.default)
+def view(call: OpCall) -> list[Planes]:
+    """A new shape over the same elements."""
+    operand = call.operand("self")
+    assert operand is not None
+    planes = (relayout(plane, call.shape) for plane in operand.planes)
+    return [settle(call, call.merge(planes, "flattened into a common dim"))]
+
+
+@rule(aten.as_strided_)
+def restride(call: OpCall) -> list[Planes]:
+    """Pooling re-strides its result in place; the shape stays."""
+    operand = call.operand("self")
+    assert operand is not None
+    if operand.shape != tuple(call["size"]):
+        return call.freeze_all("strides are set by hand")
+    return [operand.planes]
+
+
+@rule(aten.slice.Tensor, aten.roll, aten.index_select, aten.repeat_interleave.self_int)
+def move_by_position(call: OpCall) -> list[Planes]:
+    """Ops that address elements by position along a dim."""
+    operand = call.operand("self")
+    assert operand is not None
+    dims = call["dims"] if "dims" in call.arguments else [call.arguments.get("dim")]
+    rank = len(operand.shape)
+    touched = frozenset(range(rank)) if None in dims or not dims else frozenset(dim % rank for dim in dims)
+    if touched & operand.labelled_dims and call.arguments.get("step", None) != 1:
+        call.positional()
+        if "index" in call.arguments and call.value("index") is None:
+            return call.freeze_all("the index is not known before the program runs")
+    if "index" in call.arguments:
+        return _indexed(call, operand)
+    return _move(call)
+
+
+def _indexed(call: OpCall, operand: Operand) -> list[Planes]:
+    index = call.value("index")
+    index = torch.zeros(call["index"].shape, dtype=torch.long) if index is None else index.cpu()
+    planes = (compress(torch.index_select(plane, call["dim"], index)) for plane in operand.planes)
+    return [settle(call, tuple(planes))]
+
+
+@rule(aten.index.Tensor)
+def index(call: OpCall) -> list[Planes]:
+    """Advanced indexing; along labelled dims the indices must be constants."""
+    operand = call.operand("self")
+    assert operand is not None
+    indices = []
+    for dim, given in enumerate(call["indices"]):
+        value = getattr(given, "value", given)
+        if given is None:
+            indices.append(None)
+        elif value.is_meta or value.dtype == torch.bool:
+            if value.dtype == torch.bool or dim in operand.labelled_dims:
+                return call.freeze_all("the index is not known before the program runs")
+            indices.append(torch.zeros(value.shape, dtype=torch.long))
+        else:
+            if dim in operand.labelled_dims:
+                call.positional()
+            indices.append(value.cpu())
+    planes = (compress(aten.index.Tensor(plane, indices)) for plane in operand.planes)
+    return [settle(call, call.merge(planes, "indexed into a common dim"))]
+
+
+@rule(aten.constant_pad_nd)
+def constant_pad(call: OpCall) -> list[Planes]:
+    """Padding along a channel dim makes new channels, which can go like any other."""
+    operand = call.operand("self")
+    assert operand is not None
+    pad, rank = call["pad"], len(operand.shape)
+    padded = frozenset(rank - 1 - pair // 2 for pair in range(0, len(pad), 2) if pad[pair] or pad[pair + 1])
+    planes = []
+    for plane in operand.planes:
+        if is_sample(plane) and varying(plane) & padded:
+            continue
+        if varying(plane) & padded:
+            call.positional()
+            padded_plane = aten.constant_pad_nd(plane, pad, -1)
+            planes.append(compress(_with_fresh_labels(call, padded_plane)))
+        else:
+            planes.append(thin(plane, padded).expand(call.shape))
+    return [settle(call, tuple(planes))]
+
+
+def _with_fresh_labels(call: OpCall, plane: Tensor) -> Tensor:
+    """Gives a label to each padded element (-1), one for all elements that differ only in dims without labels."""
+    small = squash(compress(plane)).clone()
+    missing = small == -1
+    count = int(missing.sum())
+    small[missing] = call.run.space.allocate(f"%{call.run.node}", 0, count, stored=False)
+    return small.expand(plane.shape)
+
+
+@rule(aten.cat)
+def cat(call: OpCall) -> list[Planes]:
+    """Concatenation: labels follow along the common dim, and are tied across the operands in the others."""
+    tensors = [tensor for tensor in call["tensors"] if tensor.numel() > 0 or tensor.dim() > 1]
+    return [_concatenated(call, [operand_of(tensor) for tensor in tensors], call.arguments.get("dim", 0))]
+
+
+@rule(aten.stack)
+def stack(call: OpCall) -> list[Planes]:
+    """Concatenation along a new dim."""
+    dim = call.arguments.get("dim", 0) % len(call.shape)
+    operands = []
+    for tensor in call["tensors"]:
+        shape = [*tensor.shape[:dim], 1, *tensor.shape[dim:]]
+        operands.append(operand_of(tensor).mapped(shape, lambda plane: plane.unsqueeze(dim)))
+    return [_concatenated(call, operands, dim)]
+
+
+def _concatenated(call: OpCall, operands: list[Operand], dim: int) -> Planes:
+    shape = call.shape
+    dim %= len(shape)
+    across = call.join(_with_size(shape, dim, 1), [_without(operand, dim) for operand in operands], "concatenation")
+    parts = [[plane for plane in channel_planes(operand.planes) if dim in varying(plane)] for operand in operands]
+    planes = [plane.expand(shape) for plane in across]
+    if any(parts):
+        planes.append(_chained(operands, [part[0] if part else None for part in parts], dim))
+    return settle(call, call.merge(planes, "concatenation"))
+
+
+def _without(operand: Operand, dim: int) -> Operand:
+    """The operand as the other dims see it: size 1 along ``dim``, planes that vary along it left to the chain."""
+    shape = _with_size(operand.shape, dim, 1)
+    planes = tuple(thin(plane, [dim]) for plane in operand.planes if dim not in varying(plane))
+    return Operand(shape, planes, operand.labelled_dims - {dim})
+
+
+def _chained(operands: list[Operand], parts: list[Tensor | None], dim: int) -> Tensor:
+    """The plane along the concatenated dim; operands without one contribute pinned labels."""
+    live = frozenset().union(*(varying(part) for part in parts if part is not None)) | {dim}
+    rank = len(operands[0].shape)
+    dead = [other for other in range(rank) if other not in live]
+    pieces = []
+    for operand, part in zip(operands, parts, strict=True):
+        plane = torch.full((), PINNED).expand(operand.shape) if part is None else part
+        pieces.append(thin(plane, dead))
+    total = sum(operand.shape[dim] for operand in operands)
+    shape = _with_size(operands[0].shape, dim, total)
+    return compress(torch.cat(pieces, dim)).expand(shape)
+
+
+def _with_size(shape: tuple[int, ...], dim: int, size: int) -> tuple[int, ...]:
+    return (*shape[:dim], size, *shape[dim + 1 :])

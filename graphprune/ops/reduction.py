@@ -1,0 +1,61 @@
+"""Reductions and softmax: labels pass through the dims that stay; the rest is taken over the kept channels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from graphprune.ops.call import OpCall, Operand
+from graphprune.ops.registry import rule
+from graphprune.planes import Planes, drop, thin, varying
+
+aten = torch.ops.aten
+
+
+def reduced_dims(call: OpCall, operand: Operand) -> frozenset[int]:
+    """The dims that the call reduces, non-negative; all where it names none."""
+    given = call.arguments.get("dim")
+    rank = len(operand.shape)
+    if given is None or given == []:
+        return frozenset(range(rank))
+    dims = given if isinstance(given, Iterable) else [given]
+    return frozenset(dim % rank for dim in dims)
+
+
+@rule(
+    aten.mean, aten.sum, aten.amax, aten.amin, aten.prod, aten.var, aten.std, aten.var_mean, aten.std_mean,
+    aten.linalg_vector_norm, aten.norm, aten.logsumexp, aten.any, aten.all, aten.max, aten.min, aten.nansum,
+)  # fmt: skip
+def reduction(call: OpCall) -> list[Planes]:
+    """A channel that is reduced over is simply no longer counted."""
+    operand = call.operand("self")
+    assert operand is not None
+    if "other" in call.arguments:
+        return [call.join(call.shape, call.operands(), "elementwise")]
+    dims = reduced_dims(call, operand)
+    if dims & operand.labelled_dims:
+        call.mix()
+        if len(call.outputs) == 2 and call.func.overloadpacket in (aten.max, aten.min):
+            return call.freeze_all("the index of an extremum depends on positions")
+    keepdim = call.arguments.get("keepdim", False)
+    planes = []
+    for plane in operand.planes:
+        if varying(plane) <= dims:
+            continue
+        rest = call.collapse(plane, dims, "reduced within each entry")
+        if rest is not None:
+            planes.append(thin(rest, dims) if keepdim else drop(rest, dims))
+    return [tuple(planes)] * len(call.outputs)
+
+
+@rule(
+    aten._softmax, aten._log_softmax, aten.softmax, aten._safe_softmax, aten.cumsum, aten.cumprod, aten.logcumsumexp
+)
+def along_a_dim(call: OpCall) -> list[Planes]:
+    """The result has the shape of the argument; along one dim its elements depend on each other."""
+    operand = call.operand("self")
+    assert operand is not None
+    if reduced_dims(call, operand) & operand.labelled_dims:
+        call.mix()
+    return [operand.planes]

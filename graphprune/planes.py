@@ -1,0 +1,143 @@
+"""Label planes: for each element of a tensor, which channel it belongs to.
+
+A plane is an int64 tensor with the full shape of the tensor it describes. In every dimension along which it does not vary
+its stride is 0, so that a plane of a ``(N, C, H, W)`` activation stores C integers. A tensor may have several planes; no
+two of them vary along the same dimension. Along a dimension without a plane a tensor cannot shrink.
+
+One more plane may tell which sample an element belongs to. It is an int32 tensor, is never tied to anything, and may vary
+along the same dimension as a channel plane (batch and heads flattened into one).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+Planes = tuple[Tensor, ...]
+
+
+def varying(plane: Tensor) -> frozenset[int]:
+    """Dimensions along which the plane's labels differ."""
+    return frozenset(dim for dim, stride in enumerate(plane.stride()) if stride != 0 and plane.shape[dim] > 1)
+
+
+def is_sample(plane: Tensor) -> bool:
+    """True for the plane that numbers the samples of a batch."""
+    return plane.dtype == torch.int32
+
+
+def channel_planes(planes: Planes) -> Planes:
+    """The planes of channels, without the one that numbers the samples."""
+    return tuple(plane for plane in planes if not is_sample(plane))
+
+
+def sample_plane(shape: Sequence[int]) -> Tensor:
+    """The plane that numbers the samples along dim 0."""
+    return along(torch.arange(shape[0], dtype=torch.int32), shape, 0)
+
+
+def along(labels: Tensor, shape: Sequence[int], dim: int) -> Tensor:
+    """The plane of the given shape that has ``labels``, shape ``(shape[dim],)``, along ``dim``."""
+    view = [1] * len(shape)
+    view[dim] = -1
+    return labels.view(view).expand(tuple(shape))
+
+
+def thin(plane: Tensor, dims: Iterable[int]) -> Tensor:
+    """The plane at index 0 of the given dims, which keep size 1."""
+    for dim in dims:
+        plane = plane.narrow(dim, 0, 1)
+    return plane
+
+
+def squash(plane: Tensor) -> Tensor:
+    """The plane with size 1 in each dim along which it does not vary."""
+    live = varying(plane)
+    return thin(plane, (dim for dim in range(plane.dim()) if dim not in live))
+
+
+def constant_along(plane: Tensor, dims: Iterable[int]) -> Tensor:
+    """The same plane, taken to be constant along ``dims`` (index 0 stands for all)."""
+    return thin(plane, dims).expand(plane.shape)
+
+
+def drop(plane: Tensor, dims: Iterable[int]) -> Tensor:
+    """The plane at index 0 of the given dims, which are removed."""
+    for dim in sorted(dims, reverse=True):
+        plane = plane.select(dim, 0)
+    return plane
+
+
+def compress(plane: Tensor) -> Tensor:
+    """Gives stride 0 to every dimension along which the labels turn out to be constant."""
+    small = squash(plane)
+    for dim in range(small.dim()):
+        if small.shape[dim] > 1:
+            first = small.narrow(dim, 0, 1)
+            if bool((small == first).all()):
+                small = first
+    return small.expand(plane.shape)
+
+
+def relayout(plane: Tensor, shape: Sequence[int]) -> Tensor:
+    """The plane of the tensor after a reshape."""
+    return compress(plane.reshape(tuple(shape)))
+
+
+def planes_of_stored(labels: Sequence[Tensor | None], shape: Sequence[int]) -> Planes:
+    """One plane per labelled dimension of a parameter or buffer; ``labels[d]`` has shape ``(shape[d],)`` or is None."""
+    return tuple(along(of_dim, shape, dim) for dim, of_dim in enumerate(labels) if of_dim is not None)
+
+
+def same(first: Tensor, second: Tensor) -> bool:
+    """True where two planes are the same memory, hence need no union."""
+    return (
+        first.data_ptr() == second.data_ptr()
+        and first.shape == second.shape
+        and first.stride() == second.stride()
+    )
+
+
+def kept_indices(plane: Tensor, dim: int, keep: Tensor) -> Tensor:
+    """Indices along ``dim`` that survive under ``keep`` (bool per label), shape ``(kept,)``.
+
+    The keep set of a plane that varies along several dims is a product set, so an index survives if anything at it does.
+    """
+    kept = keep[squash(plane)]
+    others = [other for other in range(plane.dim()) if other != dim]
+    return (kept.amax(others) if others else kept).nonzero().flatten()
+
+
+def kept_size(planes: Planes, shape: Sequence[int], dim: int, keep: Tensor) -> int:
+    """Size of ``dim`` once the removed labels are gone."""
+    for plane in channel_planes(planes):
+        if dim in varying(plane):
+            return len(kept_indices(plane, dim, keep))
+    return shape[dim]
+
+
+def kept_share(plane: Tensor, keep: Tensor) -> float:
+    """Share of the plane's elements that survive, in [0, 1]."""
+    return float(keep[squash(plane)].float().mean())
+
+
+def gather(tensor: Tensor, planes: Planes, keep: Tensor) -> Tensor:
+    """The compact form of a dense tensor."""
+    for plane in channel_planes(planes):
+        for dim in varying(plane):
+            tensor = torch.index_select(tensor, dim, kept_indices(plane, dim, keep).to(tensor.device))
+    return tensor
+
+
+def scatter(compact: Tensor, shape: Sequence[int], planes: Planes, keep: Tensor) -> Tensor:
+    """The dense form of a compact tensor, zero where elements were removed; the inverse of `gather`."""
+    dense = compact
+    for plane in channel_planes(planes):
+        for dim in varying(plane):
+            index = kept_indices(plane, dim, keep).to(compact.device)
+            full = [*dense.shape]
+            full[dim] = shape[dim]
+            dense = dense.new_zeros(full).index_copy(dim, index, dense)
+    return dense

@@ -1,0 +1,167 @@
+"""The one program that every pass transforms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.graph import _PyTreeCodeGen
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+if TYPE_CHECKING:
+    from graphprune.dependencies import Dependencies
+    from graphprune.equivalence import Verification
+    from graphprune.scores import Scores
+    from graphprune.selection import Selection
+
+Kept = dict[tuple[str, int], Tensor]
+"""Kept indices of each (parameter or buffer name, dim) that shrank; int64, ascending, shape ``(kept,)``."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """Example inputs of a model.
+
+    Attributes:
+        args: Positional arguments; tensors of shape ``(N, ...)`` that share N are batched.
+        kwargs: Keyword arguments, likewise.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    @classmethod
+    def of(cls, example_input: Any) -> Example:
+        """From what a user gives: a tensor, a tuple of arguments, or a dict of keyword arguments."""
+        if isinstance(example_input, Example):
+            return example_input
+        if isinstance(example_input, dict):
+            return cls((), dict(example_input))
+        if isinstance(example_input, (tuple, list)):
+            return cls(tuple(example_input), {})
+        return cls((example_input,), {})
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors among the arguments, nested ones included."""
+        return [leaf for leaf in tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor)]
+
+    @property
+    def batch_size(self) -> int:
+        """Size of dim 0 of the first tensor that has one; 1 where there is none."""
+        return next((tensor.shape[0] for tensor in self.tensors() if tensor.dim() > 0), 1)
+
+    def is_batched(self, tensor: Tensor) -> bool:
+        """True for a tensor whose dim 0 is the batch."""
+        return tensor.dim() > 0 and tensor.shape[0] == self.batch_size
+
+    def mapped(self, change: Any) -> Example:
+        """The example with a function applied to every tensor."""
+        args, kwargs = tree_map_only(Tensor, change, (self.args, self.kwargs))
+        return Example(args, kwargs)
+
+    def resized(self, batch_size: int) -> Example:
+        """The example at another batch size; rows repeat from the start."""
+
+        def take(tensor: Tensor) -> Tensor:
+            if not self.is_batched(tensor) or tensor.shape[0] == batch_size:
+                return tensor
+            rows = torch.arange(batch_size, device=tensor.device) % tensor.shape[0]
+            return tensor.index_select(0, rows)
+
+        return self.mapped(take)
+
+    def fresh(self, batch_size: int, generator: torch.Generator) -> Example:
+        """New inputs like these: floats with the example's mean and deviation, integers drawn from the example's."""
+
+        def draw(tensor: Tensor) -> Tensor:
+            if tensor.is_floating_point():
+                noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float32).to(tensor)
+                spread = tensor.std() if tensor.numel() > 1 else torch.ones((), device=tensor.device)
+                spread = torch.where(spread > 0, spread, torch.ones_like(spread))
+                return tensor.mean() + spread * noise
+            order = torch.randperm(tensor.numel(), generator=generator).to(tensor.device)
+            return tensor.flatten()[order].view(tensor.shape)
+
+        return self.resized(batch_size).mapped(draw)
+
+
+@dataclass(frozen=True)
+class CapturedBy:
+    """Which front end made the graph, and why the other one was not used (empty where it was not needed)."""
+
+    route: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Program:
+    """A captured model together with what the passes found out about it.
+
+    Attributes:
+        module: The program; parameters under the names of the user's model.
+        example: Example inputs at the analysed batch size.
+        captured_by: Front end of the graph.
+        batch_is_free: Whether the program runs at other batch sizes than the example's.
+        protect: Name patterns of parameters or modules that must stay as they are.
+        kept: What is left of the user's model, under its names; empty before the first prune.
+        dependencies: Channels and groups of `module`; None until they are built or after it changed shape.
+        scores: Importance of each channel; None until scored.
+        selection: Channels to keep in the next prune; None until selected.
+        shapes: Shapes of each node's result as they were recorded or, after a prune, foretold.
+        pins: Nodes whose sizes cannot be rewritten, with the reason; None until they were looked for.
+        channels_left: Prunable channels of the user's model that are left; None before the first analysis.
+        origin: The program before the last prune, with its selection; None once that prune was verified.
+        verification: What the last proof compared; None before the first.
+    """
+
+    module: fx.GraphModule
+    example: Example
+    captured_by: CapturedBy
+    batch_is_free: bool = True
+    protect: tuple[str, ...] = ()
+    kept: Kept = field(default_factory=dict)
+    dependencies: Dependencies | None = None
+    scores: Scores | None = None
+    selection: Selection | None = None
+    shapes: dict[str, Any] | None = None
+    pins: tuple[tuple[str, str], ...] | None = None
+    channels_left: int | None = None
+    origin: Program | None = None
+    verification: Verification | None = None
+
+    def inputs(self, example: Example | None = None) -> list[Any]:
+        """Arguments in the order of the graph's placeholders."""
+        example = example or self.example
+        placeholders = [node for node in self.module.graph.nodes if node.op == "placeholder"]
+        if isinstance(self.module.graph._codegen, _PyTreeCodeGen):
+            return tree_leaves((example.args, example.kwargs))
+        names = [str(node.target).lstrip("*") for node in placeholders]
+        return [*example.args, *(example.kwargs[name] for name in names[len(example.args) :])]
+
+    def with_module(self, module: fx.GraphModule, **changes: Any) -> Program:
+        """The program with another module, without the analyses of the old one."""
+        fresh: dict[str, Any] = {"dependencies": None, "scores": None, "selection": None, "shapes": None}
+        return replace(self, module=module, **(fresh | changes))
+
+
+def stored_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, each tensor once, in the order of the modules."""
+    return dict(module.named_parameters()) | dict(module.named_buffers())
+
+
+def device_of(program: Program) -> torch.device:
+    """The device of the program's parameters."""
+    return next(program.module.parameters()).device
+
+
+def source_line(node: fx.Node) -> str:
+    """``file:line`` of the user's code that made the node; empty where it is not known."""
+    trace = node.meta.get("stack_trace") or node.stack_trace or ""
+    lines = [line.strip() for line in trace.splitlines() if line.strip().startswith("File ")]
+    own = [line for line in lines if "/torch/" not in line] or lines
+    if not own:
+        return ""
+    file, number = own[-1].removeprefix("File ").split(", ")[:2]
+    return f"{file.strip(chr(34))}:{number.removeprefix('line ')}"

@@ -1,0 +1,43 @@
+"""Named choices: criteria and schedules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from graphprune.errors import InternalError, OptionError
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Names and what they stand for; two entries under one name raise."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._entries: dict[str, T] = {}
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Decorator that enters an object under a name."""
+
+        def enter(entry: T) -> T:
+            if name in self._entries:
+                raise InternalError(f"{self.kind} '{name}' is registered already")
+            self._entries[name] = entry
+            return entry
+
+        return enter
+
+    def names(self) -> list[str]:
+        """All names, sorted."""
+        return sorted(self._entries)
+
+    def __getitem__(self, name: str) -> T:
+        """The entry of that name.
+
+        Raises:
+            OptionError: there is none.
+        """
+        if name not in self._entries:
+            raise OptionError(f"{self.kind} '{name}' is unknown; known are {', '.join(self.names())}")
+        return self._entries[name]

@@ -1,0 +1,79 @@
+"""Attributes of torch.nn layers that repeat a size, brought in line with the layer's smaller tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+
+from graphprune.rewrite.literals import convolution_groups, norm_groups
+from graphprune.rewrite.sizes import Survivors
+
+Updater = Callable[[Any, Survivors, Survivors], None]
+
+
+def update_attributes(module: nn.Module, source: Survivors, result: Survivors) -> None:
+    """Sets the sizes that a leaf module keeps as attributes, from its argument and its result under the keep set."""
+    for kind, update in _UPDATERS.items():
+        if isinstance(module, kind):
+            update(module, source, result)
+            return
+
+
+def _linear(module: nn.Linear, source: Survivors, result: Survivors) -> None:
+    module.in_features, module.out_features = source.size(-1), result.size(-1)
+
+
+def _convolution(module: _ConvNd, source: Survivors, result: Survivors) -> None:
+    channel = len(source.shape) - len(module.kernel_size) - 1
+    module.in_channels, module.out_channels = source.size(channel), result.size(channel)
+    if module.groups > 1:
+        module.groups = convolution_groups(source, module.groups)
+
+
+def _batch_norm(module: _NormBase, source: Survivors, result: Survivors) -> None:
+    module.num_features = result.size(1)
+
+
+def _layer_norm(module: Any, source: Survivors, result: Survivors) -> None:
+    count = len(module.normalized_shape)
+    rank = len(result.shape)
+    module.normalized_shape = tuple(result.size(dim) for dim in range(rank - count, rank))
+
+
+def _group_norm(module: nn.GroupNorm, source: Survivors, result: Survivors) -> None:
+    module.num_groups = norm_groups(source, module.num_groups)
+    module.num_channels = result.size(1)
+
+
+def _prelu(module: nn.PReLU, source: Survivors, result: Survivors) -> None:
+    if module.num_parameters > 1:
+        module.num_parameters = result.size(1)
+
+
+def _embedding(module: nn.Embedding, source: Survivors, result: Survivors) -> None:
+    module.embedding_dim = result.size(-1)
+
+
+def _unflatten(module: nn.Unflatten, source: Survivors, result: Survivors) -> None:
+    first = int(module.dim) % len(source.shape)
+    sizes = module.unflattened_size
+    module.unflattened_size = tuple(
+        size if size == -1 else result.size(first + offset) for offset, size in enumerate(sizes)
+    )
+
+
+_UPDATERS: dict[type[nn.Module], Updater] = {
+    nn.Linear: _linear,
+    _ConvNd: _convolution,
+    _NormBase: _batch_norm,
+    nn.LayerNorm: _layer_norm,
+    nn.RMSNorm: _layer_norm,
+    nn.GroupNorm: _group_norm,
+    nn.PReLU: _prelu,
+    nn.Embedding: _embedding,
+    nn.Unflatten: _unflatten,
+}

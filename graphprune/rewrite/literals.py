@@ -1,0 +1,329 @@
+"""Literal sizes, bounds and positions in the graph, recomputed from what survives.
+
+One short function per kind of op, registered under the names that torch gives it as method, function and ATen op. A size is
+the number of indices that survive; a bound is the number of survivors before it; a position that cannot be expressed so
+becomes a constant index.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import fx
+from torch.utils._pytree import tree_map_only
+
+from graphprune.errors import InternalError
+from graphprune.rewrite.sizes import Resize, Survivors
+
+Resizer = Callable[[Resize], None]
+
+RESIZERS: dict[str, Resizer] = {}
+
+
+def resizer(*names: str) -> Callable[[Resizer], Resizer]:
+    """Registers a rewriting rule under op names (``view`` for ``Tensor.view`` and ``aten.view.default``)."""
+
+    def register(function: Resizer) -> Resizer:
+        for name in names:
+            if name in RESIZERS:
+                raise InternalError(f"'{name}' has a rewriting rule already: {RESIZERS[name].__name__}")
+            RESIZERS[name] = function
+        return function
+
+    return register
+
+
+def op_name(node: fx.Node) -> str:
+    """The name that rules are registered under."""
+    if node.op == "call_method":
+        return str(node.target)
+    if isinstance(node.target, torch._ops.OpOverload):
+        return str(node.target.overloadpacket.__name__)
+    return getattr(node.target, "__name__", str(node.target))
+
+
+def can_resize(node: fx.Node) -> bool:
+    """Whether a rule rewrites nodes of this kind."""
+    return node.op in ("call_function", "call_method") and op_name(node) in RESIZERS
+
+
+def resize_literals(resize: Resize) -> None:
+    """Rewrites a node's literals, if its op has any."""
+    if can_resize(resize.node):
+        RESIZERS[op_name(resize.node)](resize)
+
+
+def argument(node: fx.Node, position: int, *names: str, default: Any = None) -> Any:
+    """A node's argument by position or by one of its names."""
+    if position < len(node.args):
+        return node.args[position]
+    return next((node.kwargs[name] for name in names if name in node.kwargs), default)
+
+
+def _set(node: fx.Node, position: int, name: str, value: Any) -> None:
+    if position < len(node.args):
+        node.update_arg(position, value)
+    else:
+        node.update_kwarg(name, value)
+
+
+# Shapes
+
+
+def _new_sizes(resize: Resize, result: Survivors, sizes: Iterable[Any], first_dim: int = 0) -> list[Any]:
+    """Size arguments of the dims from ``first_dim`` on: new literals where channels live, the old argument elsewhere."""
+    return [
+        size if size == -1 or not result.shrinks(first_dim + offset) else _new_size(resize, result, size, first_dim + offset)
+        for offset, size in enumerate(sizes)
+    ]
+
+
+def _new_size(resize: Resize, result: Survivors, size: Any, dim: int) -> Any:
+    """A literal; where samples and channels share the dim, the old size scaled, for the batch stays free."""
+    new = result.size(dim)
+    if not result.holds_samples(dim):
+        return new
+    with resize.node.graph.inserting_before(resize.node):
+        scaled = resize.node.graph.call_function(operator.mul, (size, new))
+        return resize.node.graph.call_function(operator.floordiv, (scaled, result.shape[dim]))
+
+
+def _spread(resize: Resize, sizes: Any) -> list[Any]:
+    """Size arguments as a list, also where a node gives them all at once."""
+    if isinstance(sizes, fx.Node) and isinstance(resize.known(sizes), (tuple, list)):
+        with resize.node.graph.inserting_before(resize.node):
+            return [
+                resize.node.graph.call_function(operator.getitem, (sizes, dim)) for dim in range(len(resize.known(sizes)))
+            ]
+    return list(sizes) if isinstance(sizes, (tuple, list)) else [sizes]
+
+
+@resizer("view", "reshape", "expand", "_unsafe_view", "broadcast_to", "new_zeros", "new_ones", "new_empty")
+def _shape_after_tensor(resize: Resize) -> None:
+    node, result = resize.node, resize.result
+    if result is None or not result.operand.labelled_dims:
+        return
+    given = node.args[1:] if len(node.args) > 1 else (node.kwargs.get("size", node.kwargs.get("shape")),)
+    as_list = len(given) == 1 and not isinstance(resize.known(given[0]), int)
+    sizes = _spread(resize, given[0]) if as_list else list(given)
+    lead = len(result.shape) - len(sizes)
+    new = _new_sizes(resize, result, sizes, lead)
+    kwargs = {name: value for name, value in node.kwargs.items() if name not in ("size", "shape")}
+    node.args = (node.args[0], new) if as_list or node.op == "call_function" else (node.args[0], *new)
+    node.kwargs = kwargs
+
+
+@resizer("zeros", "ones", "empty", "full", "new_full")
+def _shape_of_new_tensor(resize: Resize) -> None:
+    node, result = resize.node, resize.result
+    if result is None or not result.operand.labelled_dims:
+        return
+    position = 1 if op_name(node) == "new_full" else 0
+    given = argument(node, position, "size")
+    loose = isinstance(resize.known(given), int)
+    sizes = list(node.args[position:]) if loose else _spread(resize, given)
+    new = _new_sizes(resize, result, sizes)
+    if loose:
+        node.args = (*node.args[:position], *new)
+    else:
+        _set(node, position, "size", new)
+
+
+@resizer("unflatten")
+def _unflatten(resize: Resize) -> None:
+    node, result, source = resize.node, resize.result, resize.source
+    if result is None or source is None:
+        return
+    dim = argument(node, 1, "dim") % len(source.shape)
+    _set(node, 2, "sizes", _new_sizes(resize, result, argument(node, 2, "sizes"), dim))
+
+
+@resizer("layer_norm", "rms_norm", "native_layer_norm")
+def _normalized_shape(resize: Resize) -> None:
+    node, source = resize.node, resize.source
+    if source is None:
+        return
+    count = len(argument(node, 1, "normalized_shape"))
+    new = [source.size(dim) for dim in range(len(source.shape) - count, len(source.shape))]
+    _set(node, 1, "normalized_shape", new)
+
+
+@resizer("group_norm")
+def _num_groups(resize: Resize) -> None:
+    source = resize.source
+    if source is not None and source.shrinks(1):
+        groups = resize.known(argument(resize.node, 1, "num_groups"))
+        _set(resize.node, 1, "num_groups", norm_groups(source, groups))
+
+
+def norm_groups(source: Survivors, groups: int) -> int:
+    """Groups of a group norm over dim 1: those that lost every channel are gone."""
+    size = source.shape[1] // groups
+    return len(torch.unique(source.indices(1) // size))
+
+
+_CONVOLUTION_GROUPS = {"conv1d": 6, "conv2d": 6, "conv3d": 6, "convolution": 8}
+_TRANSPOSED_GROUPS = {"conv_transpose1d": 6, "conv_transpose2d": 6, "conv_transpose3d": 6}
+
+
+@resizer(*_CONVOLUTION_GROUPS, *_TRANSPOSED_GROUPS)
+def _groups(resize: Resize) -> None:
+    node, source, result = resize.node, resize.source, resize.result
+    position = (_CONVOLUTION_GROUPS | _TRANSPOSED_GROUPS)[op_name(node)]
+    groups = argument(node, position, "groups", default=1)
+    if source is None or result is None or groups == 1 or not source.shrinks(1):
+        return
+    _set(node, position, "groups", convolution_groups(source, groups))
+
+
+def convolution_groups(source: Survivors, groups: int) -> int:
+    """Groups of a convolution over dim 1: those of a depthwise one go with their channel, others stay."""
+    return source.size(1) if source.shape[1] == groups else groups
+
+
+# Bounds
+
+
+@resizer("split", "chunk", "split_with_sizes", "tensor_split", "unsafe_split", "unsafe_chunk", "unsafe_split_with_sizes")
+def _split(resize: Resize) -> None:
+    node, source = resize.node, resize.source
+    dim = resize.known(argument(node, 2, "dim", default=0))
+    if source is None or not source.shrinks(dim):
+        return
+    node.op, node.target = "call_function", torch.split
+    node.args = (node.args[0], [part.size(dim) for part in resize.results], dim)
+    node.kwargs = {}
+
+
+@resizer("narrow")
+def _narrow(resize: Resize) -> None:
+    node, source, result = resize.node, resize.source, resize.result
+    dim = resize.known(argument(node, 1, "dim"))
+    if source is not None and result is not None and source.shrinks(dim):
+        start = resize.known(argument(node, 2, "start")) % source.shape[dim]
+        _set(node, 2, "start", source.rank_of(start, dim))
+        _set(node, 3, "length", result.size(dim))
+
+
+@resizer("select")
+def _select(resize: Resize) -> None:
+    node, source = resize.node, resize.source
+    dim = resize.known(argument(node, 1, "dim"))
+    if source is not None and source.shrinks(dim):
+        index = resize.known(argument(node, 2, "index")) % source.shape[dim]
+        _set(node, 2, "index", source.rank_of(index, dim))
+
+
+@resizer("slice")
+def _slice(resize: Resize) -> None:
+    node, source = resize.node, resize.source
+    dim = resize.known(argument(node, 1, "dim", default=0))
+    if source is None or not source.shrinks(dim):
+        return
+    bounds = [resize.known(argument(node, place, name)) for place, name in ((2, "start"), (3, "end"), (4, "step"))]
+    picked = range(*slice(*bounds).indices(source.shape[dim]))
+    _pick(resize, node.args[0], dim, picked, source)
+
+
+@resizer("getitem")
+def _getitem(resize: Resize) -> None:
+    node = resize.node
+    tensor, index = node.args
+    source = resize.of(tensor) if isinstance(tensor, fx.Node) else None
+    if source is None:
+        return
+    entries = list(index) if isinstance(index, tuple) else [index]
+    picks = []
+    dim = 0
+    for place, entry in enumerate(entries):
+        if entry is None:
+            continue
+        if entry is Ellipsis:
+            dim = len(source.shape) - sum(1 for later in entries[place + 1 :] if later is not None)
+            continue
+        if source.shrinks(dim):
+            entry = tree_map_only(fx.Node, resize.known, entry)
+            if isinstance(entry, int):
+                entries[place] = source.rank_of(entry % source.shape[dim], dim)
+            elif isinstance(entry, slice) and entry != slice(None):
+                entries[place] = slice(None)
+                picks.append((dim, range(*entry.indices(source.shape[dim]))))
+        dim += 1
+    before = tensor
+    for dim, picked in picks:
+        before = _insert_pick(resize, before, dim, picked, source)
+    node.args = (before, tuple(entries) if isinstance(index, tuple) else entries[0])
+
+
+def _pick(resize: Resize, tensor: Any, dim: int, picked: Iterable[int], source: Survivors) -> None:
+    """Makes the node take the survivors among the old positions ``picked`` out of the compact tensor."""
+    target, where = _picking(resize, dim, picked, source)
+    resize.node.op, resize.node.target = "call_function", target
+    resize.node.args, resize.node.kwargs = (tensor, *where), {}
+
+
+def _insert_pick(resize: Resize, tensor: Any, dim: int, picked: Iterable[int], source: Survivors) -> fx.Node:
+    """The same as a node of its own, before the node."""
+    target, where = _picking(resize, dim, picked, source)
+    with resize.node.graph.inserting_before(resize.node):
+        return resize.node.graph.call_function(target, (tensor, *where))
+
+
+def _picking(
+    resize: Resize, dim: int, picked: Iterable[int], source: Survivors
+) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    places = torch.full((source.shape[dim],), -1)
+    survivors = source.indices(dim)
+    places[survivors] = torch.arange(len(survivors))
+    wanted = places[torch.tensor(list(picked), dtype=torch.long)]
+    wanted = wanted[wanted >= 0]
+    start = int(wanted[0]) if len(wanted) else 0
+    if torch.equal(wanted, torch.arange(start, start + len(wanted))):
+        return torch.narrow, (dim, start, len(wanted))
+    return torch.index_select, (dim, resize.constant(wanted))
+
+
+# Positions
+
+
+@resizer("roll")
+def _roll(resize: Resize) -> None:
+    node, source = resize.node, resize.source
+    shifts, dims = argument(node, 1, "shifts"), argument(node, 2, "dims", default=())
+    shifts = [shifts] if isinstance(shifts, int) else list(shifts)
+    dims = [dims] if isinstance(dims, int) else list(dims)
+    if source is None or not any(source.shrinks(dim) for dim in dims):
+        return
+    orders = [(dim, torch.arange(source.shape[dim]).roll(shift).tolist()) for dim, shift in zip(dims, shifts, strict=True)]
+    before = node.args[0]
+    for dim, order in orders[:-1]:
+        before = _insert_pick(resize, before, dim, order, source)
+    _pick(resize, before, *orders[-1], source)
+
+
+@resizer("index_select")
+def _index_select(resize: Resize) -> None:
+    node, source = resize.node, resize.source
+    dim = resize.known(argument(node, 1, "dim"))
+    if source is None or not source.shrinks(dim):
+        return
+    index = resize.values[argument(node, 2, "index").name].constant
+    _pick(resize, node.args[0], dim, index.tolist(), source)
+
+
+@resizer("pad", "constant_pad_nd")
+def _pad(resize: Resize) -> None:
+    node, source, result = resize.node, resize.source, resize.result
+    if source is None or result is None:
+        return
+    pad = [resize.known(amount) for amount in argument(node, 1, "pad")]
+    for pair in range(0, len(pad), 2):
+        dim = len(source.shape) - 1 - pair // 2
+        if result.shrinks(dim):
+            survivors = result.indices(dim)
+            end = result.shape[dim] - pad[pair + 1]
+            pad[pair], pad[pair + 1] = int((survivors < pad[pair]).sum()), int((survivors >= end).sum())
+    _set(node, 1, "pad", pad)

@@ -1,0 +1,105 @@
+"""What a rewriting rule knows about the node it rewrites: old shapes, and which indices survive."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from graphprune.ops.call import Operand
+from graphprune.planes import channel_planes, is_sample, kept_indices, kept_size, varying
+
+
+@dataclass(frozen=True)
+class Survivors:
+    """A tensor of the program under a keep set."""
+
+    operand: Operand
+    keep: Tensor
+    """Bool per label."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Old shape."""
+        return self.operand.shape
+
+    def shrinks(self, dim: int) -> bool:
+        """Whether anything could be removed along the dim."""
+        return dim % len(self.shape) in self.operand.labelled_dims
+
+    def holds_samples(self, dim: int) -> bool:
+        """Whether the batch is (part of) the dim."""
+        return any(is_sample(plane) and dim in varying(plane) for plane in self.operand.planes)
+
+    def size(self, dim: int) -> int:
+        """New size of the dim."""
+        return kept_size(self.operand.planes, self.shape, dim % len(self.shape), self.keep)
+
+    def indices(self, dim: int) -> Tensor:
+        """Surviving old indices along the dim."""
+        dim %= len(self.shape)
+        for plane in channel_planes(self.operand.planes):
+            if dim in varying(plane):
+                return kept_indices(plane, dim, self.keep)
+        return torch.arange(self.shape[dim])
+
+    def rank_of(self, index: int, dim: int) -> int:
+        """New position of an old position: how many survivors come before it."""
+        return int((self.indices(dim) < index).sum())
+
+
+@dataclass(frozen=True)
+class Resize:
+    """One node to be rewritten.
+
+    Attributes:
+        module: The compact module, of which the graph is a part.
+        node: The node, in the compact module's graph.
+        values: Old shapes and planes of every node's result, by node name.
+        keep: Bool per label.
+    """
+
+    module: nn.Module
+    node: fx.Node
+    values: dict[str, Any]
+    keep: Tensor
+
+    def survivors(self, operand: Operand) -> Survivors:
+        """An operand under the keep set."""
+        return Survivors(operand, self.keep)
+
+    def of(self, node: fx.Node) -> Survivors | None:
+        """The tensor that a node gives; None for anything but a single tensor."""
+        value = self.values.get(node.name)
+        return self.survivors(value) if isinstance(value, Operand) else None
+
+    @property
+    def result(self) -> Survivors | None:
+        """The node's own result."""
+        return self.of(self.node)
+
+    @property
+    def results(self) -> list[Survivors]:
+        """The node's results where it gives several tensors."""
+        value = self.values[self.node.name]
+        return [self.survivors(leaf) for leaf in value] if isinstance(value, (tuple, list)) else []
+
+    @property
+    def source(self) -> Survivors | None:
+        """The first tensor argument."""
+        found = (self.of(node) for node in self.node.all_input_nodes)
+        return next((survivors for survivors in found if survivors is not None), None)
+
+    def known(self, argument: Any) -> Any:
+        """The value of a size argument, also where a node computes it."""
+        return self.values[argument.name] if isinstance(argument, fx.Node) else argument
+
+    def constant(self, tensor: Tensor) -> fx.Node:
+        """A node that gives a constant tensor, kept with the module outside of its state dict."""
+        name = f"_index{sum(1 for _ in self.module.buffers(recurse=False))}_{self.node.name}"
+        device = next(self.module.parameters()).device
+        self.module.register_buffer(name, tensor.to(device), persistent=False)
+        with self.node.graph.inserting_before(self.node):
+            return self.node.graph.create_node("get_attr", name)

@@ -1,0 +1,109 @@
+"""Runs pipelines of passes, with a verifier between them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from graphprune.errors import InternalError, InvariantError
+from graphprune.invariants import violations
+from graphprune.pass_protocol import ANALYSES, Pass, PassResult
+from graphprune.printer import print_program
+from graphprune.program import Program
+
+log = logging.getLogger("graphprune")
+
+
+@dataclass
+class Runner:
+    """Runs passes one after the other: verify, requires, run, ensures, verify, dump, time.
+
+    Attributes:
+        dump_dir: Where the program is written as text after each pass; None to write nothing.
+        print_after: Names of passes after which the program is handed to ``emit``.
+        emit: Takes the printed program.
+        seconds: Time spent in each pass so far, by name.
+    """
+
+    dump_dir: Path | None = None
+    print_after: frozenset[str] = frozenset()
+    emit: Callable[[str], None] = print
+    seconds: dict[str, float] = field(default_factory=dict)
+    _step: int = 0
+
+    def run(self, pipeline: Sequence[Pass], program: Program) -> Program:
+        """Runs a pipeline.
+
+        Raises:
+            InternalError: the order of the passes cannot work, or a pass broke its contract.
+            InvariantError: the program is not well-formed before or after a pass.
+        """
+        check_order(pipeline, program)
+        check(program, "before the pipeline")
+        for transformation in pipeline:
+            program = self._run_one(transformation, program)
+        return program
+
+    def _run_one(self, transformation: Pass, program: Program) -> Program:
+        started = time.perf_counter()
+        _raise_if(transformation.requires(program), f"{transformation.name}: precondition")
+        result = transformation.run(program)
+        _raise_if(transformation.ensures(program, result), f"{transformation.name}: postcondition")
+        _raise_if(_claims(program, result), f"{transformation.name}: claim")
+        if result.modified:
+            check(result.program, f"after {transformation.name}")
+        elapsed = time.perf_counter() - started
+        self.seconds[transformation.name] = self.seconds.get(transformation.name, 0.0) + elapsed
+        log.info("%s: %s", transformation.name, "; ".join(result.remarks) or "done")
+        self._show(transformation.name, result.program)
+        return result.program
+
+    def _show(self, name: str, program: Program) -> None:
+        self._step += 1
+        if self.dump_dir is None and name not in self.print_after:
+            return
+        text = print_program(program)
+        if name in self.print_after:
+            self.emit(text)
+        if self.dump_dir is not None:
+            self.dump_dir.mkdir(parents=True, exist_ok=True)
+            (self.dump_dir / f"{self._step:02d}-{name}.txt").write_text(text)
+
+
+def check_order(pipeline: Sequence[Pass], program: Program) -> None:
+    """Checks before anything runs that each pass will find the analyses it needs.
+
+    Raises:
+        InternalError: with every violation.
+    """
+    present = {name for name in ANALYSES if getattr(program, name) is not None}
+    problems = []
+    for transformation in pipeline:
+        missing = transformation.needs - present
+        if missing:
+            problems.append(f"{transformation.name} needs {', '.join(sorted(missing))}, which no earlier pass provides")
+        present = (present - transformation.drops) | transformation.provides
+    _raise_if(problems, "order of passes")
+
+
+def check(program: Program, when: str) -> None:
+    """Raises `InvariantError` with every violated invariant."""
+    found = violations(program)
+    if found:
+        raise InvariantError(f"{when}:\n" + "\n".join(f"  {problem}" for problem in found))
+
+
+def _claims(before: Program, result: PassResult) -> list[str]:
+    if not result.modified and result.program is not before:
+        return ["says that nothing changed, but returns another program"]
+    if result.modified and result.program is before:
+        return ["says that it changed something, but returns the same program"]
+    return []
+
+
+def _raise_if(problems: Sequence[str], what: str) -> None:
+    if problems:
+        raise InternalError(f"{what}:\n" + "\n".join(f"  {problem}" for problem in problems))

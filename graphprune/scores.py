@@ -1,0 +1,24 @@
+"""Importance of each channel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a criterion found.
+
+    Attributes:
+        importance: Not negative, float64, shape ``(channels,)``; the least important channels go first.
+        criterion: Name of the criterion.
+        loss: Mean loss over the sensitivity samples; None for criteria that use no data.
+        samples: Number of sensitivity samples.
+    """
+
+    importance: Tensor
+    criterion: str
+    loss: float | None = None
+    samples: int = 0

@@ -1,0 +1,186 @@
+"""Which channels to keep: a global ranking that meets the budget under floors and alignment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import gcd
+
+import torch
+from torch import Tensor
+
+from graphprune.budget import Budget, Measure
+from graphprune.costs import CostModel
+from graphprune.dependencies import Dependencies, Group
+from graphprune.errors import BudgetError
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Channels to keep.
+
+    Attributes:
+        keep: Bool, shape ``(channels,)``.
+        bound: Groups that had to keep a channel which the ranking alone would have removed, and why.
+    """
+
+    keep: Tensor
+    bound: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Hard constraints on every group.
+
+    Attributes:
+        min_channels: Channels that stay in each group, or a function of the group's size.
+        align: Widths of the layers stay multiples of this; 1 for no constraint.
+    """
+
+    min_channels: int | Callable[[int], int] = 1
+    align: int = 1
+
+    def floor(self, group: Group) -> int:
+        """Fewest channels that stay."""
+        wanted = self.min_channels(group.channels) if callable(self.min_channels) else self.min_channels
+        return min(max(1, wanted), group.channels)
+
+    def step(self, group: Group) -> int:
+        """Channels that go together, so that the width stays aligned."""
+        return self.align // gcd(self.align, group.indices_per_channel)
+
+    def counts(self, group: Group) -> list[int]:
+        """Permitted numbers of channels below all of them, descending."""
+        step, floor = self.step(group), self.floor(group)
+        first = (group.channels - 1) // step * step
+        return [count for count in range(first, 0, -step) if count >= floor]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Largest cost that is allowed of each measure."""
+
+    limits: dict[Measure, int]
+
+    @classmethod
+    def of(cls, budget: Budget, original: dict[Measure, int]) -> Goal:
+        """From shares of the original costs; channels are rounded to the nearest, other costs down."""
+        limits: dict[Measure, int] = {}
+        for name, share in budget.shares().items():
+            exact = original[name] * (1 - share)
+            limits[name] = original[name] - round(original[name] * share) if name == "channels" else int(exact)
+        return cls(limits)
+
+    def is_met(self, costs: CostModel, keep: Tensor) -> bool:
+        """Whether every cost is within its limit."""
+        return all(getattr(costs, name)(keep) <= limit for name, limit in self.limits.items())
+
+
+def select(costs: CostModel, importance: Tensor, goal: Goal, limits: Limits) -> Selection:
+    """Removes the least important channels until the goal is met.
+
+    Ties keep the order of the channels. Where a floor or the alignment forbids a removal, the next-ranked channel goes
+    instead.
+
+    Args:
+        costs: Costs of the program.
+        importance: Shape ``(channels,)``.
+        goal: What has to be met.
+        limits: Floors and alignment.
+
+    Raises:
+        BudgetError: not even the smallest permitted network meets the goal; the message names what binds.
+    """
+    dependencies = costs.dependencies
+    blocks = _ranked_blocks(dependencies, importance, limits)
+    everything = torch.ones(dependencies.channels, dtype=torch.bool)
+    if goal.is_met(costs, everything):
+        return Selection(everything)
+    smallest = _without(everything, blocks)
+    if not goal.is_met(costs, smallest):
+        raise BudgetError(_unreachable(costs, goal, limits, smallest))
+    low, high = 0, len(blocks)  # removing the first `high` blocks meets the goal, the first `low` do not
+    while high - low > 1:
+        middle = (low + high) // 2
+        if goal.is_met(costs, _without(everything, blocks[:middle])):
+            high = middle
+        else:
+            low = middle
+    keep = _trimmed(costs, goal, everything, blocks, high)
+    return Selection(keep, _bound(dependencies, importance, keep, limits))
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Channels whose removal takes a group from one permitted count to the next."""
+
+    group: int
+    channels: Tensor
+    importance: float
+
+
+def _ranked_blocks(dependencies: Dependencies, importance: Tensor, limits: Limits) -> list[_Block]:
+    """All permitted removals by mean importance, each group's own in order."""
+    blocks: list[_Block] = []
+    for index, group in enumerate(dependencies.groups):
+        order = group.start + torch.argsort(importance[group.start : group.stop], stable=True)
+        removed = 0
+        for count in limits.counts(group):
+            channels = order[removed : group.channels - count]
+            blocks.append(_Block(index, channels, float(importance[channels].mean())))
+            removed = group.channels - count
+    return sorted(blocks, key=lambda block: block.importance)
+
+
+def _without(keep: Tensor, blocks: list[_Block]) -> Tensor:
+    result = keep.clone()
+    if blocks:
+        result[torch.cat([block.channels for block in blocks])] = False
+    return result
+
+
+def _trimmed(costs: CostModel, goal: Goal, everything: Tensor, blocks: list[_Block], count: int) -> Tensor:
+    """The first ``count`` blocks, where a smaller next-ranked one that meets the goal as well takes the last one's place."""
+    before, last = _without(everything, blocks[: count - 1]), blocks[count - 1]
+    passed = {last.group}
+    for block in blocks[count:]:
+        if block.group not in passed and len(block.channels) < len(last.channels):
+            candidate = _without(before, [block])
+            if goal.is_met(costs, candidate):
+                return candidate
+        passed.add(block.group)
+    return _without(before, [last])
+
+
+def _bound(dependencies: Dependencies, importance: Tensor, keep: Tensor, limits: Limits) -> tuple[str, ...]:
+    """Groups that sit at their floor although they hold less important channels than some that went."""
+    removed = importance[~keep]
+    if len(removed) == 0:
+        return ()
+    threshold = float(removed.max())
+    found = []
+    for group in dependencies.groups:
+        kept = keep[group.start : group.stop]
+        smallest = min(limits.counts(group), default=group.channels)
+        if int(kept.sum()) == smallest and bool((importance[group.start : group.stop][kept] < threshold).any()):
+            found.append(f"{group.id} ({group.name}) at its floor of {smallest} of {group.channels} channels")
+    return tuple(found)
+
+
+def _unreachable(costs: CostModel, goal: Goal, limits: Limits, smallest: Tensor) -> str:
+    lines = ["the budget cannot be reached:"]
+    for name, limit in goal.limits.items():
+        least = getattr(costs, name)(smallest)
+        if least > limit:
+            lines.append(f"  {name}: at most {limit} asked for, {least} are left at the least")
+    binding = []
+    for group in costs.dependencies.groups:
+        least = min(limits.counts(group), default=group.channels)
+        if least > 1:
+            binding.append(f"{group.id} ({group.name}): {least} of {group.channels}")
+    if limits.align > 1 or limits.min_channels != 1:
+        lines.append(f"  min_channels={limits.min_channels}, align={limits.align} keep " + "; ".join(binding[:8]))
+    else:
+        lines.append(f"  each of the {len(costs.dependencies.groups)} groups keeps one channel; the rest is frozen")
+    lines.append("  Lower the budget, the floors or the alignment, or protect less.")
+    return "\n".join(lines)

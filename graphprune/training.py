@@ -1,0 +1,208 @@
+"""Training by the paper's recipe, and accuracy.
+
+Source: SNIP-it/SNAP-it, section 4: Adam, gradient norm clipped, cross-entropy, no learning-rate schedule.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from graphprune.datasets import Batch, Split, batches
+from graphprune.errors import LossError, OptionError
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train; the defaults are the paper's, which trains for 80 epochs.
+
+    Attributes:
+        epochs: passes over the training split, 0 or more.
+        batch_size: samples in a batch; the paper takes 128 on Imagenette.
+        learning_rate: of Adam, above 0; constant.
+        weight_decay: L2 penalty that Adam adds to the gradient of every parameter, 0 or more.
+        clip_norm: the gradient of all parameters together is scaled down to this L2 norm, above 0; `math.inf` never
+            clips.
+
+    Raises:
+        OptionError: if a field is out of range, naming all that are.
+    """
+
+    epochs: int
+    batch_size: int = 512
+    learning_rate: float = 2e-3
+    weight_decay: float = 5e-5
+    clip_norm: float = 10.0
+
+    def __post_init__(self) -> None:
+        bounds = {
+            "epochs must be 0 or more": self.epochs >= 0,
+            "batch_size must be 1 or more": self.batch_size >= 1,
+            "learning_rate must be finite and above 0": 0 < self.learning_rate < math.inf,
+            "weight_decay must be finite and 0 or more": 0 <= self.weight_decay < math.inf,
+            "clip_norm must be above 0": self.clip_norm > 0,
+        }
+        wrong = [text for text, holds in bounds.items() if not holds]
+        if wrong:
+            raise OptionError(f"{'; '.join(wrong)}: {self}")
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training run cost and how it went.
+
+    Attributes:
+        seconds: wall-clock time of the epochs, without `on_epoch`.
+        epoch_losses: for each epoch the mean cross-entropy in nats over its samples, as they were seen: in training
+            mode, before each step.
+    """
+
+    seconds: float
+    epoch_losses: tuple[float, ...]
+
+
+def train(
+    model: nn.Module,
+    split: Split,
+    recipe: Recipe,
+    seed: int,
+    on_epoch: Callable[[int, float], None] | None = None,
+) -> TrainingResult:
+    """Train `model` in place, on the device it is on; its modes afterwards are those it came with.
+
+    One seed gives one order of samples and one sequence of dropout masks. The global random state stays as it was.
+    A last batch of one sample is dropped, for BatchNorm1d cannot train on it.
+
+    Args:
+        model: maps inputs ``(B, C, H, W)`` to logits ``(B, classes)``.
+        split: the samples; on any device, batches move to the model's.
+        recipe: how to train.
+        seed: seed of shuffling and dropout; the weights are not drawn here.
+        on_epoch: called after each epoch with its index, from 0, and its mean loss, outside of the time that is
+            counted. It may evaluate the model, but not replace a parameter: the optimizer would keep the old one.
+
+    Raises:
+        LossError: at the end of an epoch with a loss that is not finite, naming the first step. Checking once an epoch
+            spares a CUDA device a wait in every step. The model is left as that epoch made it.
+    """
+    optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    generator = torch.Generator().manual_seed(seed)
+    seconds, epoch_losses = 0.0, []
+    for epoch in range(recipe.epochs):
+        start = time.perf_counter()
+        dropout_seed = int(torch.randint(2**63 - 1, (), generator=generator))
+        with _mode(model, training=True), _private_random_state(dropout_seed, _device_of(model)):
+            epoch_batches = _trainable_batches(split, recipe.batch_size, generator)
+            losses, counts = _run_epoch(model, optimizer, epoch_batches, recipe.clip_norm)
+        # The copy waits for the device, so the clock stops after the work.
+        loss = _mean_loss(losses.cpu(), counts, epoch)
+        seconds += time.perf_counter() - start
+        epoch_losses.append(loss)
+        _log.debug("epoch %d: loss %.4f, %.2f s in all", epoch, loss, seconds)
+        if on_epoch is not None:
+            on_epoch(epoch, loss)
+    return TrainingResult(seconds, tuple(epoch_losses))
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, split: Split, batch_size: int = 1000) -> float:
+    """Return the share of `split` that `model` classifies right, in [0, 1].
+
+    Evaluates in eval mode and then gives every module the mode it had.
+
+    Args:
+        model: maps inputs ``(B, C, H, W)`` to logits ``(B, classes)``.
+        split: the samples; on any device, batches move to the model's.
+        batch_size: samples evaluated at a time; the result does not depend on it beyond rounding.
+
+    Raises:
+        OptionError: if `batch_size` is below 1.
+    """
+    if batch_size < 1:
+        raise OptionError(f"batch_size must be 1 or more, got {batch_size}")
+    device = _device_of(model)
+    correct = torch.zeros((), dtype=torch.int64, device=device)
+    with _mode(model, training=False):
+        for inputs, targets in zip(split.inputs.split(batch_size), split.targets.split(batch_size), strict=True):
+            correct += (model(inputs.to(device)).argmax(dim=1) == targets.to(device)).sum()
+    return int(correct) / len(split)
+
+
+def _run_epoch(
+    model: nn.Module, optimizer: torch.optim.Optimizer, epoch_batches: Iterator[Batch], clip_norm: float
+) -> tuple[Tensor, list[int]]:
+    """Take one step per batch; return each step's mean loss ``(steps,)``, on the device, and its number of samples."""
+    device = _device_of(model)
+    losses, counts = [], []
+    for inputs, targets in epoch_batches:
+        optimizer.zero_grad(set_to_none=True)
+        loss = functional.cross_entropy(model(inputs.to(device)), targets.to(device))
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+        optimizer.step()
+        losses.append(loss.detach())
+        counts.append(len(targets))
+    return torch.stack(losses), counts
+
+
+def _trainable_batches(split: Split, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
+    """`batches` without a last one that shrank to a single sample."""
+    for step, (inputs, targets) in enumerate(batches(split, batch_size, generator)):
+        if step > 0 and len(targets) == 1 < batch_size:
+            return
+        yield inputs, targets
+
+
+def _mean_loss(losses: Tensor, counts: list[int], epoch: int) -> float:
+    """Return the mean over samples of the losses ``(steps,)``; raise `LossError` at the first that is not finite."""
+    broken = (~losses.isfinite()).nonzero().flatten().tolist()
+    if broken:
+        step = broken[0]
+        raise LossError(
+            f"train: the loss is {losses[step].item()} at epoch {epoch}, step {step} of {len(counts)} (both from 0); "
+            "check the inputs for nan and inf, or lower learning_rate or clip_norm"
+        )
+    weights = torch.tensor(counts, dtype=torch.float64)
+    return float((losses.to(torch.float64) * weights).sum() / weights.sum())
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    parameter = next(model.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
+@contextmanager
+def _mode(model: nn.Module, training: bool) -> Iterator[None]:
+    """Put `model` in training or eval mode; give every module its own mode back at the end."""
+    before = {module: module.training for module in model.modules()}
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, was_training in before.items():
+            module.training = was_training
+
+
+@contextmanager
+def _private_random_state(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed the global generators of the CPU and of `device`, and give them their state back at the end.
+
+    `torch.manual_seed` would not do: it also seeds devices that `fork_rng` was not asked to restore.
+    """
+    accelerators = [] if device.type == "cpu" else [device]
+    with torch.random.fork_rng(accelerators, device_type=device.type):
+        torch.set_rng_state(torch.Generator().manual_seed(seed).get_state())
+        for accelerator in accelerators:
+            state = torch.Generator(accelerator).manual_seed(seed).get_state()
+            torch.get_device_module(accelerator).set_rng_state(state, accelerator)
+        yield

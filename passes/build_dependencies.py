@@ -1,0 +1,104 @@
+"""Finds the channels and groups of a program."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from graphprune.dependencies import Dependencies, analyse
+from graphprune.errors import GraphPruneError
+from graphprune.invariants import propagate_shapes, shapes_of
+from graphprune.pass_protocol import Pass, PassResult
+from graphprune.program import Program
+from graphprune.rewrite import can_resize, compact_module, foretold_shapes
+
+Pins = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class BuildDependencies(Pass):
+    """Runs the program on labels.
+
+    The first time it also tries out a prune: where a node cannot follow (a size hidden in Python, say), its labels are
+    frozen and the reason is kept.
+    """
+
+    provides: ClassVar[frozenset[str]] = frozenset({"dependencies"})
+
+    def run(self, program: Program) -> PassResult:
+        """Fills in dependencies, recorded shapes, and the nodes that cannot be rewritten."""
+        if program.pins is None:
+            dependencies, pins = _with_pins_for_what_cannot_follow(program)
+        else:
+            dependencies, pins = analyse(program, program.pins), program.pins
+        shapes = {name: shapes_of(value) for name, value in dependencies.values.items()}
+        left = dependencies.channels if program.channels_left is None else program.channels_left
+        remarks = [f"{len(dependencies.groups)} groups, {dependencies.channels} channels"]
+        remarks += [f"%{name} frozen: {reason}" for name, reason in pins]
+        result = replace(program, dependencies=dependencies, pins=pins, shapes=shapes, channels_left=left)
+        return PassResult(result, True, tuple(remarks))
+
+
+def _with_pins_for_what_cannot_follow(program: Program) -> tuple[Dependencies, Pins]:
+    """Analyses until a trial prune of every group gives the shapes that were foretold."""
+    pins: Pins = ()
+    while True:
+        dependencies = analyse(program, pins)
+        found = _positions_without_rule(program, dependencies, pins) or _trial(program, dependencies)
+        if not found:
+            return dependencies, pins
+        pins += found
+
+
+def _positions_without_rule(program: Program, dependencies: Dependencies, pins: Pins) -> Pins:
+    pinned = {name for name, _ in pins}
+    return tuple(
+        (node.name, "addresses channels by position, and there is no rewriting rule for it")
+        for node in program.module.graph.nodes
+        if node.name in dependencies.positional and node.name not in pinned and not can_resize(node)
+    )
+
+
+def _trial(program: Program, dependencies: Dependencies) -> Pins:
+    """Prunes half of every group and runs the result on shapes; names the first node that does not fit."""
+    if not dependencies.groups:
+        return ()
+    keep = _every_second(dependencies)
+    try:
+        module = compact_module(program, dependencies, keep)
+    except GraphPruneError:
+        raise
+    except Exception as error:  # a literal in a form that no rule expects
+        node = getattr(error, "node_name", None)
+        if node is None:
+            raise
+        return ((node, f"its sizes cannot be rewritten ({error})"),)
+    expected = foretold_shapes(dependencies, keep)
+    return _first_misfit(program.with_module(module), expected)
+
+
+def _every_second(dependencies: Dependencies) -> Tensor:
+    keep = torch.ones(dependencies.channels, dtype=torch.bool)
+    for group in dependencies.groups:
+        keep[group.start + 1 : group.stop : 2] = False
+    return keep
+
+
+def _first_misfit(compact: Program, expected: dict[str, Any]) -> Pins:
+    found: dict[str, Any] = {}
+    failed = None
+    try:
+        found = propagate_shapes(compact)
+    except GraphPruneError as error:
+        failed = error
+        found = getattr(error, "shapes", {})
+    for node in compact.module.graph.nodes:
+        if node.name in expected and node.name in found and found[node.name] != expected[node.name]:
+            return ((node.name, "its sizes cannot be rewritten"),)
+    if failed is None:
+        return ()
+    culprit = next(n.name for n in compact.module.graph.nodes if n.name not in found and n.name in expected)
+    return ((culprit, "its sizes cannot be rewritten"),)

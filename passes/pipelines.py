@@ -1,0 +1,31 @@
+"""Pipelines: passes in the order that one job needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from graphprune.criteria.criterion import Criterion, Sensitivity
+from graphprune.pass_protocol import Pass
+from graphprune.passes.build_dependencies import BuildDependencies
+from graphprune.passes.fix_channel_sizes import FixChannelSizes
+from graphprune.passes.prune_channels import PruneChannels
+from graphprune.passes.score_channels import ScoreChannels
+from graphprune.passes.select_channels import SelectChannels
+from graphprune.passes.verify_prune import VerifyPrune
+from graphprune.selection import Goal, Limits
+
+
+def analysis() -> Sequence[Pass]:
+    """What precedes the first round."""
+    return (BuildDependencies(), FixChannelSizes())
+
+
+def scoring(criterion: Criterion, sensitivity: Sensitivity) -> Sequence[Pass]:
+    """The first half of a round."""
+    return (ScoreChannels(criterion, sensitivity),)
+
+
+def pruning(goal: Goal, limits: Limits, *, verify: bool, seed: int) -> Sequence[Pass]:
+    """The second half of a round."""
+    proof = (VerifyPrune(seed),) if verify else ()
+    return (SelectChannels(goal, limits), PruneChannels(), *proof, BuildDependencies())

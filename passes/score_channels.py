@@ -1,0 +1,40 @@
+"""Scores the importance of every channel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+
+from graphprune.criteria.criterion import Criterion, Sensitivity
+from graphprune.errors import OptionError
+from graphprune.pass_protocol import Pass, PassResult
+from graphprune.program import Program
+
+
+@dataclass(frozen=True)
+class ScoreChannels(Pass):
+    """Runs a criterion."""
+
+    criterion: Criterion
+    sensitivity: Sensitivity
+    needs: ClassVar[frozenset[str]] = frozenset({"dependencies"})
+    provides: ClassVar[frozenset[str]] = frozenset({"scores"})
+
+    def run(self, program: Program) -> PassResult:
+        """Fills in scores.
+
+        Raises:
+            OptionError: the criterion does not give one finite number per channel.
+        """
+        assert program.dependencies is not None
+        scores = self.criterion(program, self.sensitivity)
+        expected = (program.dependencies.channels,)
+        if tuple(scores.importance.shape) != expected or not bool(torch.isfinite(scores.importance).all()):
+            raise OptionError(
+                f"criterion {scores.criterion}: expected finite importances of shape {expected}, got shape "
+                f"{tuple(scores.importance.shape)}"
+            )
+        remark = f"{scores.criterion}, {scores.samples} samples" + ("" if scores.loss is None else f", loss {scores.loss:.4g}")
+        return PassResult(replace(program, scores=scores), True, (remark,))

@@ -1,0 +1,47 @@
+"""Chooses the channels that stay in the next prune."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from graphprune.costs import CostModel
+from graphprune.pass_protocol import Pass, PassResult
+from graphprune.program import Program
+from graphprune.selection import Goal, Limits, select
+
+
+@dataclass(frozen=True)
+class SelectChannels(Pass):
+    """Removes the least important channels until the goal is met, under hard limits."""
+
+    goal: Goal
+    limits: Limits
+    needs: ClassVar[frozenset[str]] = frozenset({"dependencies", "scores"})
+    provides: ClassVar[frozenset[str]] = frozenset({"selection"})
+
+    def run(self, program: Program) -> PassResult:
+        """Fills in the selection.
+
+        Raises:
+            BudgetError: the goal cannot be met under the limits.
+        """
+        assert program.dependencies is not None and program.scores is not None
+        costs = CostModel(program, program.dependencies)
+        selection = select(costs, program.scores.importance, self.goal, self.limits)
+        removed = int((~selection.keep).sum())
+        remarks = (f"{removed} of {len(selection.keep)} channels go", *selection.bound)
+        return PassResult(replace(program, selection=selection), True, remarks)
+
+    def ensures(self, before: Program, result: PassResult) -> list[str]:
+        """The goal is met, and every group respects its floor and alignment."""
+        program = result.program
+        assert program.dependencies is not None and program.selection is not None
+        keep, problems = program.selection.keep, []
+        if not self.goal.is_met(CostModel(program, program.dependencies), keep):
+            problems.append("the goal is not met")
+        for group in program.dependencies.groups:
+            left = int(keep[group.start : group.stop].sum())
+            if left != group.channels and left not in self.limits.counts(group):
+                problems.append(f"group {group.id} keeps {left} of {group.channels} channels, which the limits forbid")
+        return problems
