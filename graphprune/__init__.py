@@ -1,1 +1,33 @@
-"""graphprune."""
+"""graphprune: prunes PyTorch models for real, proves it, and exports them.
+
+`compile` is the one call; `Pruner` does the same one round at a time inside a training loop.
+"""
+
+from graphprune import ops as _ops
+from graphprune.budget import Budget
+from graphprune.compile import compile
+from graphprune.compiled import Compiled
+from graphprune.equivalence import Verification
+from graphprune.errors import GraphPruneError, InternalError, UserError
+from graphprune.plan import Plan
+from graphprune.pruner import Pruner
+from graphprune.report import Report
+from graphprune.runner import Runner
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Budget",
+    "Compiled",
+    "GraphPruneError",
+    "InternalError",
+    "Plan",
+    "Pruner",
+    "Report",
+    "Runner",
+    "UserError",
+    "Verification",
+    "compile",
+]
+
+del _ops

@@ -131,7 +131,7 @@ def evaluate_loss(loss: Callable[[Any, Any], Any], module: nn.Module, batch: Bat
         raise LossError(f"the loss must be a scalar tensor, got {value if not isinstance(value, Tensor) else tuple(value.shape)}")
     if not bool(torch.isfinite(value)):
         raise LossError(
-            f"the loss of a batch of {batch.size} samples is {float(value)}; check the data for NaN or inf, and the "
+            f"the loss of a batch of {batch.size} samples is {float(value.detach())}; check the data for NaN or inf, and the "
             "model's weights"
         )
     return value.reshape(())

@@ -17,6 +17,7 @@ from graphprune.ops.call import Operand
 from graphprune.planes import channel_planes, squash, thin, varying
 from graphprune.program import Kept, Program, device_of
 from graphprune.protection import protected_dims
+from graphprune.rewrite.literals import can_resize
 
 NOT_PRUNABLE = -1
 
@@ -66,7 +67,6 @@ class Dependencies:
         values: Shapes and planes of each node's result, by node name.
         contractions: Multiply-accumulates of each contraction.
         normalised: Nodes that hold a normalisation.
-        positional: Nodes that address channels by position.
     """
 
     space: LabelSpace
@@ -75,7 +75,6 @@ class Dependencies:
     values: dict[str, Any]
     contractions: tuple[Contraction, ...] = field(repr=False)
     normalised: frozenset[str] = frozenset()
-    positional: frozenset[str] = frozenset()
 
     @property
     def channels(self) -> int:
@@ -128,11 +127,9 @@ def analyse(program: Program, pins: Sequence[tuple[str, str]] = ()) -> Dependenc
     _freeze_protected(program, run)
     for node, reason in pins:
         _freeze_node(program, run, values, node, reason)
-    root = _solve_with_product_sets(run)
+    root = _solve(program, run)
     channel_of, groups = _groups(run.space, root)
-    return Dependencies(
-        run.space, channel_of, groups, values, tuple(run.contractions), frozenset(run.normalised), frozenset(run.positional)
-    )
+    return Dependencies(run.space, channel_of, groups, values, tuple(run.contractions), frozenset(run.normalised))
 
 
 def leaf_operands(tree: Any) -> list[Operand]:
@@ -161,6 +158,20 @@ def _freeze_node(program: Program, run: LabelRun, values: dict[str, Any], name: 
         for operand in leaf_operands(values[touched.name]):
             for plane in channel_planes(operand.planes):
                 run.space.pin(squash(plane), cause)
+
+
+def _solve(program: Program, run: LabelRun) -> Tensor:
+    """Solves the unions, and freezes channels that are addressed by position in nodes that cannot be rewritten."""
+    root = _solve_with_product_sets(run)
+    rewritable = {node.name for node in program.module.graph.nodes if can_resize(node)}
+    stuck = [
+        (plane, cause)
+        for node, plane, cause in run.positional
+        if node not in rewritable and bool((root[squash(plane)] != PINNED).any())
+    ]
+    for plane, cause in stuck:
+        run.space.pin(squash(plane), cause)
+    return _solve_with_product_sets(run) if stuck else root
 
 
 def _solve_with_product_sets(run: LabelRun) -> Tensor:

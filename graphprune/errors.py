@@ -55,5 +55,13 @@ class VerificationError(InternalError):
     """The compact program does not compute what the masked dense program computes."""
 
 
+class RewriteError(InternalError):
+    """The literals of a node are in a form that its rewriting rule does not expect."""
+
+    def __init__(self, node: str, message: str) -> None:
+        super().__init__(message)
+        self.node = node
+
+
 class InvariantError(InternalError):
     """A program violates one or more named invariants after a pass."""

@@ -109,11 +109,8 @@ def shapes_are_as_recorded(program: Program) -> list[str]:
     """Running the program on shapes gives the shapes that were recorded or, after pruning, foretold."""
     if program.shapes is None:
         return []
-    try:
-        found = propagate_shapes(program)
-    except Exception as error:  # any op may fail on wrong sizes, in its own way
-        return [f"shapes: {error}"]
-    return [
+    found, failure = propagate_shapes(program)
+    return ([f"shapes: {failure}"] if failure else []) + [
         f"node %{name}: shape {found[name]}, expected {shape}"
         for name, shape in program.shapes.items()
         if name in found and found[name] != shape
@@ -149,16 +146,20 @@ def shapes_of(value: Any) -> Any:
     )
 
 
-def propagate_shapes(program: Program) -> dict[str, Any]:
-    """Shapes of every node's result, by running the program without values, in evaluation mode.
+def propagate_shapes(program: Program) -> tuple[dict[str, Any], str]:
+    """Runs the program without values, in evaluation mode.
 
-    Raises:
-        InputError: a node cannot run on the shapes it gets.
+    Returns:
+        Shapes of every node's result, and why the run stopped early (empty where it did not).
     """
     shapes: dict[str, Any] = {}
 
     def record(node: fx.Node, result: Any) -> None:
         shapes[node.name] = shapes_of(result)
 
-    interpret(program, ShapeRun(LabelSpace(), device_of(program)), meta_tensors(program.module), program.example, record)
-    return shapes
+    run = ShapeRun(LabelSpace(), device_of(program))
+    try:
+        interpret(program, run, meta_tensors(program.module), program.example, record)
+    except Exception as error:  # any op may refuse wrong sizes, in its own way
+        return shapes, str(error)
+    return shapes, ""

@@ -73,7 +73,8 @@ class LabelRun:
 
     Attributes:
         moved: Planes of tensors that data movement made; what is kept of each must be a product of index sets.
-        positional: Nodes in which an op addresses channels by position (roll, strided slice, indexing).
+        positional: Nodes in which an op addresses channels by position (roll, strided slice, indexing), with the plane that
+            it moves along.
         normalised: Nodes in which a normalisation took place.
     """
 
@@ -84,7 +85,7 @@ class LabelRun:
     source: str = ""
     contractions: list[Contraction] = field(default_factory=list)
     moved: list[tuple[Tensor, Cause]] = field(default_factory=list)
-    positional: set[str] = field(default_factory=set)
+    positional: list[tuple[str, Tensor, Cause]] = field(default_factory=list)
     normalised: set[str] = field(default_factory=set)
 
     def label(self, value: Tensor, planes: Planes = ()) -> Labelled:

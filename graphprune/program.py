@@ -73,9 +73,14 @@ class Example:
         return self.mapped(take)
 
     def fresh(self, batch_size: int, generator: torch.Generator) -> Example:
-        """New inputs like these: floats with the example's mean and deviation, integers drawn from the example's."""
+        """New inputs like these: floats with the example's mean and deviation, integers drawn from the example's.
+
+        Masks (booleans, floats with infinities) stay as they are: a shuffled mask may hide everything.
+        """
 
         def draw(tensor: Tensor) -> Tensor:
+            if tensor.dtype == torch.bool or not bool(torch.isfinite(tensor).all()):
+                return tensor
             if tensor.is_floating_point():
                 noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float32).to(tensor)
                 spread = tensor.std() if tensor.numel() > 1 else torch.ones((), device=tensor.device)

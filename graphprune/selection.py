@@ -79,7 +79,7 @@ class Goal:
 def select(costs: CostModel, importance: Tensor, goal: Goal, limits: Limits) -> Selection:
     """Removes the least important channels until the goal is met.
 
-    Ties keep the order of the channels. Where a floor or the alignment forbids a removal, the next-ranked channel goes
+    Channels of equal importance go evenly from all groups. Where a floor or the alignment forbids a removal, the next-ranked channel goes
     instead.
 
     Args:
@@ -91,65 +91,95 @@ def select(costs: CostModel, importance: Tensor, goal: Goal, limits: Limits) -> 
     Raises:
         BudgetError: not even the smallest permitted network meets the goal; the message names what binds.
     """
-    dependencies = costs.dependencies
-    blocks = _ranked_blocks(dependencies, importance, limits)
-    everything = torch.ones(dependencies.channels, dtype=torch.bool)
-    if goal.is_met(costs, everything):
-        return Selection(everything)
-    smallest = _without(everything, blocks)
-    if not goal.is_met(costs, smallest):
-        raise BudgetError(_unreachable(costs, goal, limits, smallest))
-    low, high = 0, len(blocks)  # removing the first `high` blocks meets the goal, the first `low` do not
+    ranking = _Ranking.of(costs.dependencies, importance, limits)
+    if goal.is_met(costs, ranking.keep(0)):
+        return Selection(ranking.keep(0))
+    if not goal.is_met(costs, ranking.keep(ranking.blocks)):
+        raise BudgetError(_unreachable(costs, goal, limits, ranking.keep(ranking.blocks)))
+    low, high = 0, ranking.blocks  # removing the first `high` blocks meets the goal, the first `low` do not
     while high - low > 1:
         middle = (low + high) // 2
-        if goal.is_met(costs, _without(everything, blocks[:middle])):
+        if goal.is_met(costs, ranking.keep(middle)):
             high = middle
         else:
             low = middle
-    keep = _trimmed(costs, goal, everything, blocks, high)
-    return Selection(keep, _bound(dependencies, importance, keep, limits))
+    keep = _trimmed(costs, goal, ranking, high)
+    return Selection(keep, _bound(costs.dependencies, importance, keep, limits))
+
+
+def check_reachable(costs: CostModel, goal: Goal, limits: Limits) -> None:
+    """Raises `BudgetError` if not even the smallest permitted network meets the goal."""
+    ranking = _Ranking.of(costs.dependencies, torch.zeros(costs.dependencies.channels), limits)
+    smallest = ranking.keep(ranking.blocks)
+    if not goal.is_met(costs, smallest):
+        raise BudgetError(_unreachable(costs, goal, limits, smallest))
 
 
 @dataclass(frozen=True)
-class _Block:
-    """Channels whose removal takes a group from one permitted count to the next."""
+class _Ranking:
+    """Permitted removals in order. A block is the channels that take a group from one permitted count to the next.
 
-    group: int
-    channels: Tensor
-    importance: float
+    Attributes:
+        rank: For each channel, the place of its block; the number of blocks for channels that must stay.
+        group: For each block in order, its group.
+        size: For each block in order, its number of channels.
+    """
+
+    rank: Tensor
+    group: Tensor
+    size: Tensor
+
+    @classmethod
+    def of(cls, dependencies: Dependencies, importance: Tensor, limits: Limits) -> _Ranking:
+        """Blocks by mean importance, each group's own in order; ties go evenly through all groups."""
+        groups, sizes, means, members, shares = [], [], [], [], []
+        for index, group in enumerate(dependencies.groups):
+            order = group.start + torch.argsort(importance[group.start : group.stop], stable=True)
+            bounds = torch.tensor([group.channels, *limits.counts(group)])
+            size = bounds[:-1] - bounds[1:]
+            removable = order[: int(size.sum())]
+            of_block = torch.repeat_interleave(torch.arange(len(size)), size)
+            total = torch.zeros(len(size), dtype=torch.float64).scatter_add_(0, of_block, importance[removable].double())
+            groups.append(torch.full_like(size, index))
+            sizes.append(size)
+            means.append(total / size)
+            members.append(removable)
+            shares.append(size.cumsum(0) / group.channels)
+        size, evenly = torch.cat(sizes), torch.argsort(torch.cat(shares), stable=True)
+        order = evenly[torch.argsort(torch.cat(means)[evenly], stable=True)]
+        place = torch.empty_like(order)
+        place[order] = torch.arange(len(order))
+        rank = torch.full((dependencies.channels,), len(order))
+        rank[torch.cat(members)] = torch.repeat_interleave(place, size)
+        return cls(rank, torch.cat(groups)[order], size[order])
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks."""
+        return len(self.size)
+
+    def keep(self, removed: int) -> Tensor:
+        """Channels that stay when the first ``removed`` blocks go."""
+        return self.rank >= removed
+
+    def removal_of(self, block: int) -> Tensor:
+        """The channels of one block, bool per channel."""
+        return self.rank == block
 
 
-def _ranked_blocks(dependencies: Dependencies, importance: Tensor, limits: Limits) -> list[_Block]:
-    """All permitted removals by mean importance, each group's own in order."""
-    blocks: list[_Block] = []
-    for index, group in enumerate(dependencies.groups):
-        order = group.start + torch.argsort(importance[group.start : group.stop], stable=True)
-        removed = 0
-        for count in limits.counts(group):
-            channels = order[removed : group.channels - count]
-            blocks.append(_Block(index, channels, float(importance[channels].mean())))
-            removed = group.channels - count
-    return sorted(blocks, key=lambda block: block.importance)
-
-
-def _without(keep: Tensor, blocks: list[_Block]) -> Tensor:
-    result = keep.clone()
-    if blocks:
-        result[torch.cat([block.channels for block in blocks])] = False
-    return result
-
-
-def _trimmed(costs: CostModel, goal: Goal, everything: Tensor, blocks: list[_Block], count: int) -> Tensor:
+def _trimmed(costs: CostModel, goal: Goal, ranking: _Ranking, count: int) -> Tensor:
     """The first ``count`` blocks, where a smaller next-ranked one that meets the goal as well takes the last one's place."""
-    before, last = _without(everything, blocks[: count - 1]), blocks[count - 1]
-    passed = {last.group}
-    for block in blocks[count:]:
-        if block.group not in passed and len(block.channels) < len(last.channels):
-            candidate = _without(before, [block])
-            if goal.is_met(costs, candidate):
-                return candidate
-        passed.add(block.group)
-    return _without(before, [last])
+    last = count - 1
+    if int(ranking.size[last]) > 1:
+        passed = {int(ranking.group[last])}
+        for block in range(count, ranking.blocks):
+            group = int(ranking.group[block])
+            if group not in passed and ranking.size[block] < ranking.size[last]:
+                candidate = ranking.keep(last) & ~ranking.removal_of(block)
+                if goal.is_met(costs, candidate):
+                    return candidate
+            passed.add(group)
+    return ranking.keep(count)
 
 
 def _bound(dependencies: Dependencies, importance: Tensor, keep: Tensor, limits: Limits) -> tuple[str, ...]:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from graphprune.dependencies import Dependencies, analyse
-from graphprune.errors import GraphPruneError
+from graphprune.errors import RewriteError
 from graphprune.invariants import propagate_shapes, shapes_of
 from graphprune.pass_protocol import Pass, PassResult
 from graphprune.program import Program
-from graphprune.rewrite import can_resize, compact_module, foretold_shapes
+from graphprune.rewrite.compact import compact_module, foretold_shapes
 
 Pins = tuple[tuple[str, str], ...]
 
@@ -47,19 +47,10 @@ def _with_pins_for_what_cannot_follow(program: Program) -> tuple[Dependencies, P
     pins: Pins = ()
     while True:
         dependencies = analyse(program, pins)
-        found = _positions_without_rule(program, dependencies, pins) or _trial(program, dependencies)
+        found = _trial(program, dependencies)
         if not found:
             return dependencies, pins
         pins += found
-
-
-def _positions_without_rule(program: Program, dependencies: Dependencies, pins: Pins) -> Pins:
-    pinned = {name for name, _ in pins}
-    return tuple(
-        (node.name, "addresses channels by position, and there is no rewriting rule for it")
-        for node in program.module.graph.nodes
-        if node.name in dependencies.positional and node.name not in pinned and not can_resize(node)
-    )
 
 
 def _trial(program: Program, dependencies: Dependencies) -> Pins:
@@ -69,13 +60,8 @@ def _trial(program: Program, dependencies: Dependencies) -> Pins:
     keep = _every_second(dependencies)
     try:
         module = compact_module(program, dependencies, keep)
-    except GraphPruneError:
-        raise
-    except Exception as error:  # a literal in a form that no rule expects
-        node = getattr(error, "node_name", None)
-        if node is None:
-            raise
-        return ((node, f"its sizes cannot be rewritten ({error})"),)
+    except RewriteError as error:
+        return ((error.node, f"its sizes cannot be rewritten: {error}"),)
     expected = foretold_shapes(dependencies, keep)
     return _first_misfit(program.with_module(module), expected)
 
@@ -88,17 +74,8 @@ def _every_second(dependencies: Dependencies) -> Tensor:
 
 
 def _first_misfit(compact: Program, expected: dict[str, Any]) -> Pins:
-    found: dict[str, Any] = {}
-    failed = None
-    try:
-        found = propagate_shapes(compact)
-    except GraphPruneError as error:
-        failed = error
-        found = getattr(error, "shapes", {})
+    found, failure = propagate_shapes(compact)
     for node in compact.module.graph.nodes:
-        if node.name in expected and node.name in found and found[node.name] != expected[node.name]:
-            return ((node.name, "its sizes cannot be rewritten"),)
-    if failed is None:
-        return ()
-    culprit = next(n.name for n in compact.module.graph.nodes if n.name not in found and n.name in expected)
-    return ((culprit, "its sizes cannot be rewritten"),)
+        if node.name in expected and expected[node.name] != found.get(node.name):
+            return ((node.name, f"its sizes cannot be rewritten{': ' + failure if failure else ''}"),)
+    return ()

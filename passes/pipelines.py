@@ -20,6 +20,11 @@ def analysis() -> Sequence[Pass]:
     return (BuildDependencies(), FixChannelSizes())
 
 
+def reanalysis() -> Sequence[Pass]:
+    """What follows a change of shapes."""
+    return (BuildDependencies(),)
+
+
 def scoring(criterion: Criterion, sensitivity: Sensitivity) -> Sequence[Pass]:
     """The first half of a round."""
     return (ScoreChannels(criterion, sensitivity),)

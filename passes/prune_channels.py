@@ -8,7 +8,7 @@ from typing import ClassVar
 from graphprune.costs import CostModel, count_parameters
 from graphprune.pass_protocol import Pass, PassResult
 from graphprune.program import Program
-from graphprune.rewrite import compact_module, compose_kept, foretold_shapes
+from graphprune.rewrite.compact import compact_module, compose_kept, foretold_shapes
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from graphprune.equivalence import verify_compact
+from graphprune.equivalence import MaskedProgram, verify_compact
 from graphprune.pass_protocol import Pass, PassResult
 from graphprune.program import Program
 
@@ -26,6 +26,7 @@ class VerifyPrune(Pass):
         """
         origin = program.origin
         assert origin is not None and origin.dependencies is not None and origin.selection is not None
-        verification = verify_compact(origin, origin.dependencies, origin.selection.keep, program, seed=self.seed)
+        masked = MaskedProgram.of(origin, origin.dependencies, origin.selection.keep)
+        verification = verify_compact(masked, program, self.seed)
         remark = f"max abs error {verification.max_abs_error:.2g} at scale {verification.scale:.2g}"
         return PassResult(replace(program, origin=None, verification=verification), True, (remark,))

@@ -89,8 +89,8 @@ def gate_gradient(gated: GatedModule, batch: Batch, loss: Callable[[object, obje
         value = evaluate_loss(loss, gated.module, batch)
         (gradient,) = torch.autograd.grad(value, [gate])
     if not bool(torch.isfinite(gradient).all()):
-        raise LossError(f"the gradient of the loss ({float(value)}) in the gates is not finite; check data and weights")
-    return gradient[..., :-1], float(value)
+        raise LossError(f"the gradient of the loss ({float(value.detach())}) in the gates is not finite; check data and weights")
+    return gradient[..., :-1], float(value.detach())
 
 
 def _single_samples(batches: Iterable[Batch]) -> Iterator[Batch]:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 def isolated_in_eval_mode(module: nn.Module) -> Iterator[None]:
     """Switch to eval mode; give the module its modes and buffers back at the end, and the process its random state.
 
-    The mode is set part by part: a module's own `eval` may do more than that (merge weights, freeze layers, refuse), and
-    could not be undone. Parameters need no copy: nothing in an export or a forward pass writes to them.
+    The mode is set part by part: a module's own `eval` may do more than that (merge weights, freeze layers, refuse),
+    which could not be undone. Parameters need no copy: nothing in an export or a forward pass writes to them.
     """
     modes = {part: part.training for part in module.modules()}
     buffers = {part: dict(part._buffers) for part in module.modules()}

@@ -157,9 +157,12 @@ class OpCall:
         """
         self.mixes = change
 
-    def positional(self) -> None:
-        """Says that the op addresses channels by position, so that the graph around it has to be rewritten."""
-        self.run.positional.add(self.run.node)
+    def positional(self, operand: Operand, dims: Iterable[int]) -> None:
+        """Says that the op addresses channels by position along ``dims``, so that the graph has to be rewritten there."""
+        cause = self.run.cause(self.func, "addresses channels by position, and no rewriting rule knows this op")
+        for plane in channel_planes(operand.planes):
+            if varying(plane) & frozenset(dims):
+                self.run.positional.append((self.run.node, plane, cause))
 
     def fresh(self, shape: Sequence[int]) -> Planes:
         """Planes of a tensor that is the same in every element, hence may shrink along any dim."""

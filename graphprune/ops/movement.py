@@ -93,7 +93,7 @@ def move_by_position(call: OpCall) -> list[Planes]:
     rank = len(operand.shape)
     touched = frozenset(range(rank)) if None in dims or not dims else frozenset(dim % rank for dim in dims)
     if touched & operand.labelled_dims and call.arguments.get("step", None) != 1:
-        call.positional()
+        call.positional(operand, touched)
         if "index" in call.arguments and call.value("index") is None:
             return call.freeze_all("the index is not known before the program runs")
     if "index" in call.arguments:
@@ -123,8 +123,7 @@ def index(call: OpCall) -> list[Planes]:
                 return call.freeze_all("the index is not known before the program runs")
             indices.append(torch.zeros(value.shape, dtype=torch.long))
         else:
-            if dim in operand.labelled_dims:
-                call.positional()
+            call.positional(operand, [dim])
             indices.append(value.cpu())
     planes = (compress(aten.index.Tensor(plane, indices)) for plane in operand.planes)
     return [settle(call, call.merge(planes, "indexed into a common dim"))]
@@ -142,7 +141,7 @@ def constant_pad(call: OpCall) -> list[Planes]:
         if is_sample(plane) and varying(plane) & padded:
             continue
         if varying(plane) & padded:
-            call.positional()
+            call.positional(operand, padded)
             padded_plane = aten.constant_pad_nd(plane, pad, -1)
             planes.append(compress(_with_fresh_labels(call, padded_plane)))
         else:

@@ -15,7 +15,7 @@ import torch
 from torch import fx
 from torch.utils._pytree import tree_map_only
 
-from graphprune.errors import InternalError
+from graphprune.errors import InternalError, RewriteError
 from graphprune.rewrite.sizes import Resize, Survivors
 
 Resizer = Callable[[Resize], None]
@@ -51,9 +51,17 @@ def can_resize(node: fx.Node) -> bool:
 
 
 def resize_literals(resize: Resize) -> None:
-    """Rewrites a node's literals, if its op has any."""
-    if can_resize(resize.node):
+    """Rewrites a node's literals, if its op has any.
+
+    Raises:
+        RewriteError: they have a form that the rule does not expect.
+    """
+    if not can_resize(resize.node):
+        return
+    try:
         RESIZERS[op_name(resize.node)](resize)
+    except Exception as error:  # whatever the user's code put there; the caller freezes the node
+        raise RewriteError(resize.node.name, f"{type(error).__name__}: {error}") from error
 
 
 def argument(node: fx.Node, position: int, *names: str, default: Any = None) -> Any:
@@ -130,6 +138,15 @@ def _shape_of_new_tensor(resize: Resize) -> None:
         node.args = (*node.args[:position], *new)
     else:
         _set(node, position, "size", new)
+
+
+@resizer("squeeze")
+def _squeeze(resize: Resize) -> None:
+    """Without a dim, names the dims that had size 1: a layer may be left with one channel."""
+    node, source = resize.node, resize.source
+    if source is not None and len(node.args) == 1 and not node.kwargs:
+        node.op, node.target = "call_function", torch.squeeze
+        node.args = (node.args[0], tuple(dim for dim, size in enumerate(source.shape) if size == 1))
 
 
 @resizer("unflatten")

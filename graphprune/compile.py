@@ -1,0 +1,92 @@
+"""The one call: from a model to a smaller one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from graphprune.budget import Budget
+from graphprune.compiled import Compiled
+from graphprune.criteria import Criterion
+from graphprune.pruner import Progress, Pruner
+from graphprune.runner import Runner
+from graphprune.schedule import Schedule
+
+
+def compile(
+    model: nn.Module,
+    example_input: Any,
+    *,
+    sparsity: float | None = None,
+    budget: Budget | None = None,
+    data: Iterable[Any] | None = None,
+    loss: Callable[[Any, Any], Tensor] | None = None,
+    samples: int = 2560,
+    accumulate: str = "absolute",
+    granularity: str = "channel",
+    criterion: str | Criterion = "elasticity",
+    schedule: str | Schedule = "halving",
+    protect: Sequence[str] = (),
+    min_channels: int | str | Callable[[int], int] = 1,
+    align: int | str = 1,
+    verify: bool = True,
+    seed: int = 0,
+    progress: Progress | None = None,
+    runner: Runner | None = None,
+) -> Compiled:
+    """Removes the least important channels of a model, round by round, and proves each round.
+
+    Args:
+        model: Any nn.Module, in any mode, on any device. It is never changed.
+        example_input: A tensor, a tuple of arguments, or a dict of keyword arguments; dim 0 is the batch.
+        sparsity: Share of the prunable channels to remove, in [0, 1); short for ``budget=Budget(channels=sparsity)``.
+        budget: Shares to remove, in [0, 1); half of the channels where nothing is said.
+        data: Batches ``(inputs, target)`` for scoring. Without it the example input is scored against the model's own
+            prediction.
+        loss: ``loss(output, target)``, a mean over the batch; cross-entropy by default.
+        samples: Sensitivity samples per round.
+        accumulate: How samples add up: ``"signed"`` (the paper), ``"absolute"``, ``"squared"``; see
+            `graphprune.criteria.elasticity`.
+        granularity: ``"channel"``.
+        criterion: A name (see `graphprune.criteria`) or an object.
+        schedule: A name (see `graphprune.schedule`) or a function from the final sparsity to that of each round.
+        protect: Name patterns (shell wildcards) of modules whose outputs, or parameters that as a whole, must stay.
+        min_channels: Channels that stay in every group: a number, ``"safe"`` (two or 2 %), or a function of the group's size.
+        align: Widths that shrink stay multiples of this.
+        verify: Prove after each round that the compact program equals the masked one.
+        seed: Of everything random.
+        progress: Called as ``progress(stage, rounds_done, rounds)``.
+        runner: Runs the passes; give one to dump or print programs between passes, or to read times.
+
+    Returns:
+        The compact module with its plan and report.
+
+    Raises:
+        UserError: the model, the data or an option cannot work; the message says what to change.
+        InternalError: a bug in graphprune, such as a failed proof.
+    """
+    pruner = Pruner(
+        model,
+        example_input,
+        sparsity=sparsity,
+        budget=budget,
+        data=data,
+        loss=loss,
+        samples=samples,
+        accumulate=accumulate,
+        granularity=granularity,
+        criterion=criterion,
+        schedule=schedule,
+        protect=protect,
+        min_channels=min_channels,
+        align=align,
+        verify=verify,
+        seed=seed,
+        progress=progress,
+        runner=runner,
+    )
+    while pruner.rounds_left:
+        pruner.step()
+    return pruner.finish()

@@ -1,0 +1,271 @@
+"""Pruning one round at a time, inside a training loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.optim import Optimizer
+
+from graphprune.budget import MEASURES, Budget, Measure, budget_of
+from graphprune.capture import capture
+from graphprune.compiled import Compiled
+from graphprune.costs import CostModel
+from graphprune.criteria import Criterion, Sensitivity, criterion_of
+from graphprune.criteria.criterion import check_accumulate
+from graphprune.data import SampleStream, cross_entropy
+from graphprune.dependencies import Dependencies
+from graphprune.errors import NothingToPruneError, OptionError
+from graphprune.explain import why_frozen
+from graphprune.optimizer import check_holds, follow
+from graphprune.passes import pipelines
+from graphprune.plan import Plan
+from graphprune.program import Example, Kept, Program
+from graphprune.report import Report, Round, frozen_rows, group_rows
+from graphprune.rewrite.compact import copy_sharing_tensors
+from graphprune.runner import Runner
+from graphprune.schedule import SCHEDULES, Schedule
+from graphprune.selection import Goal, Limits, check_reachable
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, rounds done, and rounds in all."""
+
+
+def safe_floor(channels: int) -> int:
+    """``min_channels="safe"``: two channels or 2 % of the layer, which avoids bottlenecks of one."""
+    return max(2, -(-channels // 50))
+
+
+class Pruner:
+    """Prunes a model round by round; between rounds it can be trained.
+
+    Attributes:
+        module: The present module: dense at first, smaller after each step. It stays the same object, so a training loop
+            can hold on to it; its parameters are replaced as they shrink.
+        rounds: What each step did.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        example_input: Any,
+        *,
+        sparsity: float | None = None,
+        budget: Budget | None = None,
+        data: Iterable[Any] | None = None,
+        loss: Callable[[Any, Any], Tensor] | None = None,
+        samples: int = 2560,
+        accumulate: str = "absolute",
+        granularity: str = "channel",
+        criterion: str | Criterion = "elasticity",
+        schedule: str | Schedule = "halving",
+        protect: Sequence[str] = (),
+        min_channels: int | str | Callable[[int], int] = 1,
+        align: int | str = 1,
+        verify: bool = True,
+        seed: int = 0,
+        progress: Progress | None = None,
+        runner: Runner | None = None,
+    ) -> None:
+        """Captures and analyses the model; see `graphprune.compile` for the arguments.
+
+        Raises:
+            UserError: the model, the example or an option cannot work; `BudgetError` where the budget cannot be reached.
+        """
+        self._budget = budget_of(sparsity, budget)
+        self._limits = _limits(min_channels, align)
+        self._criterion = criterion_of(criterion)
+        self._targets = (SCHEDULES[schedule] if isinstance(schedule, str) else schedule)(self._budget.sparsity)
+        _check_options(granularity, samples, protect)
+        self._verify, self._seed, self._progress = verify, seed, progress or (lambda stage, done, total: None)
+        self._runner = runner or Runner()
+        self._progress("analyse", 0, len(self._targets))
+        self._model_name = type(model).__name__
+        self._original = self._runner.run(pipelines.analysis(), capture(model, example_input, tuple(protect)))
+        self._dropped = _dropped(model, self._original)
+        self.module: fx.GraphModule = copy_sharing_tensors(self._original.module)
+        self._program = self._original.with_module(
+            self.module, dependencies=self._original.dependencies, shapes=self._original.shapes
+        )
+        stream = SampleStream(data, Example.of(example_input))
+        self._sensitivity = Sensitivity(stream, loss or cross_entropy, samples, check_accumulate(accumulate), seed)
+        self._costs_before = _costs(self._program)
+        self._plan_rounds: list[Kept] = []
+        self._first_importance: Tensor | None = None
+        self.rounds: list[Round] = []
+        self._check_feasible()
+
+    @property
+    def rounds_left(self) -> int:
+        """Steps until the budget is met."""
+        return len(self._targets) - len(self.rounds)
+
+    def step(self, data: Iterable[Any] | None = None, optimizer: Optimizer | None = None) -> Round:
+        """One round: score, select, prune, verify.
+
+        Args:
+            data: Batches for this round; what the pruner was made with by default.
+            optimizer: Follows the parameters of `module` as they shrink: state is sliced, groups keep their options.
+
+        Returns:
+            What was done. A round whose target is met already removes nothing.
+
+        Raises:
+            NothingToPruneError: all rounds are done.
+        """
+        if not self.rounds_left:
+            raise NothingToPruneError(f"all {len(self._targets)} rounds are done; call finish()")
+        if optimizer is not None:
+            check_holds(optimizer, self.module)
+        if data is not None:
+            stream = SampleStream(data, self._sensitivity.stream.example)
+            self._sensitivity = replace(self._sensitivity, stream=stream)
+        started = time.perf_counter()
+        target = self._budget.scaled(self._targets[len(self.rounds)])
+        goal = Goal.of(target, self._costs_before)
+        before, loss, bound = self._program, None, ()
+        if not _is_met(goal, before):
+            scored = self._run("score", pipelines.scoring(self._criterion, self._sensitivity), before)
+            assert scored.scores is not None
+            loss = scored.scores.loss
+            if self._first_importance is None:
+                self._first_importance = scored.scores.importance
+            proof = pipelines.pruning(goal, self._limits, verify=self._verify, seed=self._seed + len(self.rounds))
+            selected = self._run("select", proof[:1], scored)
+            assert selected.selection is not None
+            bound = selected.selection.bound
+            self._adopt(selected, self._run("prune", proof[1:], selected), optimizer)
+        removed = (before.channels_left or 0) - (self._program.channels_left or 0)
+        verification = self._program.verification if removed and self._verify else None
+        entry = Round(
+            target.shares(), self._achieved(), removed, loss, bound, verification, time.perf_counter() - started
+        )
+        self.rounds.append(entry)
+        self._progress("done", len(self.rounds), len(self._targets))
+        return entry
+
+    def finish(self) -> Compiled:
+        """The result of the rounds so far.
+
+        Raises:
+            NothingToPruneError: no round has removed anything.
+        """
+        if not self._program.kept:
+            raise NothingToPruneError("nothing was removed; call step() before finish()")
+        plan = Plan(
+            self._model_name,
+            self._original.example,
+            self._program.kept,
+            tuple(self._plan_rounds),
+            self._original.protect,
+        )
+        return Compiled(self.module, plan, self.report(), self._original, self._program)
+
+    def report(self) -> Report:
+        """What was done so far."""
+        dependencies = self._original.dependencies
+        assert dependencies is not None
+        after = _costs(self._program)
+        captured = self._original.captured_by
+        return Report(
+            model=self._model_name,
+            captured_by=captured.route + (f" ({captured.reason})" if captured.reason else ""),
+            costs={name: (self._costs_before[name], after[name]) for name in MEASURES},
+            rounds=tuple(self.rounds),
+            groups=group_rows(dependencies, self._program.kept, self._first_importance),
+            frozen=frozen_rows(self._original, dependencies),
+            dropped=self._dropped,
+            criterion=getattr(self._criterion, "__name__", type(self._criterion).__name__).lower(),
+            seconds_by_pass=dict(self._runner.seconds),
+        )
+
+    def _run(self, stage: str, pipeline: Sequence[Any], program: Program) -> Program:
+        self._progress(stage, len(self.rounds), len(self._targets))
+        return self._runner.run(pipeline, program)
+
+    def _adopt(self, before: Program, after: Program, optimizer: Optimizer | None) -> None:
+        """Puts the compact program into the module that the user holds."""
+        assert before.dependencies is not None and before.selection is not None
+        kept = before.dependencies.kept(before.selection.keep)
+        old = dict(self.module.named_parameters())
+        _become(self.module, after.module)
+        if optimizer is not None:
+            follow(optimizer, old, dict(self.module.named_parameters()), kept)
+        self._plan_rounds.append(kept)
+        self._program = replace(after, module=self.module, origin=None)
+
+    def _achieved(self) -> dict[Measure, float]:
+        after = _costs(self._program)
+        return {name: 1 - after[name] / self._costs_before[name] for name in MEASURES if self._costs_before[name]}
+
+    def _check_feasible(self) -> None:
+        dependencies = self._program.dependencies
+        assert dependencies is not None
+        if not dependencies.groups:
+            raise NothingToPruneError(_nothing_prunable(self._original, dependencies))
+        goal = Goal.of(self._budget, self._costs_before)
+        if _is_met(goal, self._program):
+            shares = ", ".join(f"{name}={share}" for name, share in self._budget.shares().items())
+            raise NothingToPruneError(f"the budget {shares} would remove nothing of {self._model_name}; ask for more")
+        check_reachable(CostModel(self._program, dependencies), goal, self._limits)
+
+
+def _become(module: fx.GraphModule, other: fx.GraphModule) -> None:
+    """Gives a module the contents and the graph of another; its own mode and identity stay."""
+    for name in ("_parameters", "_buffers", "_non_persistent_buffers_set", "_modules"):
+        setattr(module, name, getattr(other, name))
+    module.graph = other.graph
+
+
+def _is_met(goal: Goal, program: Program) -> bool:
+    assert program.dependencies is not None
+    everything = torch.ones(program.dependencies.channels, dtype=torch.bool)
+    return goal.is_met(CostModel(program, program.dependencies), everything)
+
+
+def _costs(program: Program) -> dict[Measure, int]:
+    assert program.dependencies is not None
+    costs = CostModel(program, program.dependencies)
+    everything = torch.ones(program.dependencies.channels, dtype=torch.bool)
+    return {name: getattr(costs, name)(everything) for name in MEASURES}
+
+
+def _dropped(model: nn.Module, program: Program) -> tuple[str, ...]:
+    known = {name for name, _ in program.module.named_parameters(remove_duplicate=False)}
+    return tuple(name for name, _ in model.named_parameters() if name not in known)
+
+
+def _limits(min_channels: int | str | Callable[[int], int], align: int | str) -> Limits:
+    if isinstance(min_channels, str):
+        if min_channels != "safe":
+            raise OptionError(f"min_channels='{min_channels}': expected a number, a function, or 'safe'")
+        min_channels = safe_floor
+    if not callable(min_channels) and (not isinstance(min_channels, int) or min_channels < 1):
+        raise OptionError(f"min_channels={min_channels}: expected a whole number of at least 1")
+    if align == "auto":
+        raise OptionError("align='auto' needs a measured profile, which this version does not have; give a multiple")
+    if not isinstance(align, int) or align < 1:
+        raise OptionError(f"align={align}: expected a whole number of at least 1")
+    return Limits(min_channels, align)
+
+
+def _check_options(granularity: str, samples: int, protect: Sequence[str]) -> None:
+    if granularity != "channel":
+        raise OptionError(f"granularity='{granularity}' is not available; this version prunes 'channel'")
+    if not isinstance(samples, int) or samples < 1:
+        raise OptionError(f"samples={samples}: expected a whole number of at least 1")
+    if isinstance(protect, str):
+        raise OptionError(f"protect='{protect}': expected a sequence of patterns, e.g. protect=('{protect}',)")
+
+
+def _nothing_prunable(program: Program, dependencies: Dependencies) -> str:
+    lines = [f"{type(program.module).__name__} has no channels that can be removed:"]
+    for owner in dependencies.frozen_dims()[:8]:
+        steps = why_frozen(dependencies, owner.name, owner.dim)
+        if owner.dim == 0 and steps:
+            lines.append(f"  {owner.name}: {steps[-1].cause}")
+    return "\n".join(lines)

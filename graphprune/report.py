@@ -1,0 +1,195 @@
+"""What a compilation did: a table by group, requested against achieved, what is frozen and why."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from graphprune.budget import Measure
+from graphprune.dependencies import Dependencies
+from graphprune.equivalence import Verification
+from graphprune.explain import why_frozen
+from graphprune.program import Kept, Program
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round.
+
+    Attributes:
+        requested: Share to be removed by the end of the round, by measure, in [0, 1).
+        achieved: Share removed of channels, params and macs.
+        removed: Channels removed in the round.
+        loss: Mean loss of the sensitivity samples before it; None without data.
+        bound: Groups that a floor or the alignment held back.
+        verification: What the proof compared; None where it was switched off.
+        seconds: Duration.
+    """
+
+    requested: dict[Measure, float]
+    achieved: dict[Measure, float]
+    removed: int
+    loss: float | None
+    bound: tuple[str, ...]
+    verification: Verification | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """One group of the user's model.
+
+    Attributes:
+        id: As in the printed program.
+        name: First member.
+        members: Number of parameter and buffer dims that shrink together.
+        before: Channels before.
+        after: Channels after.
+        elasticity: Mean importance of its channels in the first round; None before any.
+    """
+
+    id: str
+    name: str
+    members: int
+    before: int
+    after: int
+    elasticity: float | None
+
+
+@dataclass(frozen=True)
+class FrozenRow:
+    """A weight whose output channels stay, and why.
+
+    Attributes:
+        name: The weight.
+        size: Its output channels.
+        reason: What freezes it: op, node, source line.
+        path: Ties that lead there, nearest first.
+    """
+
+    name: str
+    size: int
+    reason: str
+    path: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """The whole compilation.
+
+    Attributes:
+        model: Class name of the model.
+        captured_by: Front end, and why not the other one.
+        costs: ``{measure: (before, after)}`` for channels, params, macs.
+        rounds: One entry per round.
+        groups: Prunable groups.
+        frozen: Weights whose output channels cannot be removed.
+        dropped: Parameters of the user's model that it does not read in evaluation mode; the compact module lacks them.
+        criterion: What ranked the channels.
+        seconds_by_pass: Time spent in each pass.
+    """
+
+    model: str
+    captured_by: str
+    costs: dict[Measure, tuple[int, int]]
+    rounds: tuple[Round, ...]
+    groups: tuple[GroupRow, ...]
+    frozen: tuple[FrozenRow, ...]
+    dropped: tuple[str, ...]
+    criterion: str
+    seconds_by_pass: dict[str, float]
+
+    @property
+    def achieved(self) -> dict[Measure, float]:
+        """Share removed, by measure, in [0, 1)."""
+        return {name: 1 - after / before for name, (before, after) in self.costs.items() if before}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, ready for JSON."""
+        return asdict(self) | {"achieved": self.achieved}
+
+    def __str__(self) -> str:
+        """Tables for a terminal, 120 columns."""
+        console = Console(file=io.StringIO(), width=120, color_system=None, highlight=False)
+        console.print(f"{self.model}, captured by {self.captured_by}, ranked by {self.criterion}")
+        console.print(self._cost_table())
+        console.print(self._group_table())
+        if self.frozen:
+            console.print(self._frozen_table())
+        for name in self.dropped:
+            console.print(f"dropped: {name} is not read in evaluation mode")
+        for line in dict.fromkeys(line for entry in self.rounds for line in entry.bound):
+            console.print(f"held back: {line}")
+        file = console.file
+        assert isinstance(file, io.StringIO)
+        return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
+
+    def _cost_table(self) -> Table:
+        table = Table("", "before", "after", "removed", "requested")
+        requested = self.rounds[-1].requested if self.rounds else {}
+        for name, (before, after) in self.costs.items():
+            wanted = f"{requested[name]:.1%}" if name in requested else ""
+            table.add_row(name, f"{before:,}", f"{after:,}", f"{self.achieved.get(name, 0.0):.1%}", wanted)
+        return table
+
+    def _group_table(self) -> Table:
+        table = Table("group", "first member", "dims", "before", "after", "elasticity")
+        for row in self.groups:
+            elasticity = "" if row.elasticity is None else f"{row.elasticity:.3g}"
+            table.add_row(row.id, row.name, str(row.members), str(row.before), str(row.after), elasticity)
+        return table
+
+    def _frozen_table(self) -> Table:
+        table = Table("frozen weight", "channels", "why")
+        for row in self.frozen:
+            table.add_row(row.name, str(row.size), row.reason)
+        return table
+
+
+def group_rows(dependencies: Dependencies, kept: Kept, importance: Tensor | None) -> tuple[GroupRow, ...]:
+    """A row for each group of the user's model."""
+    labels = kept_labels(dependencies, kept)
+    channels = torch.ones(dependencies.channels + 1, dtype=torch.bool)
+    channels[dependencies.channel_of[~labels]] = False
+    rows = []
+    for group in dependencies.groups:
+        score = None if importance is None else float(importance[group.start : group.stop].mean())
+        after = int(channels[group.start : group.stop].sum())
+        rows.append(GroupRow(group.id, group.name, len(group.members), group.channels, after, score))
+    return tuple(rows)
+
+
+def kept_labels(dependencies: Dependencies, kept: Kept) -> Tensor:
+    """Bool per label: what is left of the user's model, padding and the like going with their channels."""
+    labels = torch.ones(dependencies.space.size, dtype=torch.bool)
+    for owner in dependencies.stored:
+        indices = kept.get((owner.name, owner.dim))
+        if indices is not None:
+            labels[owner.start : owner.start + owner.size] = False
+            labels[owner.start + indices] = True
+    alive = torch.zeros(dependencies.channels + 1, dtype=torch.bool)
+    stored = torch.cat([owner.labels for owner in dependencies.stored])
+    alive[dependencies.channel_of[stored[labels[stored]]]] = True
+    made = torch.ones_like(labels)
+    made[stored] = False
+    prunable = made & (dependencies.channel_of >= 0)
+    labels[prunable] = alive[dependencies.channel_of[prunable]]
+    return labels
+
+
+def frozen_rows(program: Program, dependencies: Dependencies) -> tuple[FrozenRow, ...]:
+    """A row for each weight of two dims or more whose dim 0 is frozen."""
+    weights = {name for name, parameter in program.module.named_parameters() if parameter.dim() >= 2}
+    rows = []
+    for owner in dependencies.frozen_dims():
+        if owner.dim == 0 and owner.name in weights:
+            steps = why_frozen(dependencies, owner.name, owner.dim)
+            reason = str(steps[-1].cause) if steps else "it is not used"
+            rows.append(FrozenRow(owner.name, owner.size, reason, tuple(f"{s.owner}: {s.cause}" for s in steps)))
+    return tuple(rows)
