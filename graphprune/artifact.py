@@ -12,5 +12,5 @@ if TYPE_CHECKING:
 
 
 def save(compiled: Compiled, directory: Path) -> Path:
-    """placeholder"""
+    """Placeholder"""
     raise ArtifactError("x")

@@ -93,12 +93,16 @@ class Dependencies:
     def kept(self, keep: Tensor) -> Kept:
         """Kept indices of each parameter or buffer dim that shrinks."""
         labels = self.keep_labels(keep)
-        result = {}
-        for owner in self.stored:
-            of_dim = labels[owner.start : owner.start + owner.size]
-            if not bool(of_dim.all()):
-                result[owner.name, owner.dim] = of_dim.nonzero().flatten()
-        return result
+        # one sum over all labels instead of one per owner: a network has thousands of owners, few of which may shrink
+        removed = torch.cat([torch.zeros(1, dtype=torch.long), (~labels).cumsum(0)])
+        starts = torch.tensor([owner.start for owner in self.stored])
+        stops = starts + torch.tensor([owner.size for owner in self.stored])
+        shrunk = (removed[stops] > removed[starts]).tolist()
+        return {
+            (owner.name, owner.dim): labels[owner.start : owner.start + owner.size].nonzero().flatten()
+            for owner, shrinks in zip(self.stored, shrunk, strict=True)
+            if shrinks
+        }
 
     def frozen_dims(self) -> list[Owner]:
         """Parameter and buffer dims of which nothing can be removed."""

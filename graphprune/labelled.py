@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+from torch.utils._pytree import tree_leaves
 
 from graphprune.labels import Cause, LabelSpace
 from graphprune.ops.call import OpCall
@@ -104,7 +104,7 @@ class LabelRun:
         """Runs one ATen op on values, then its rule on planes."""
         call = OpCall.bind(self, func, args, kwargs)
         outputs = call.compute()
-        flat, structure = tree_flatten(outputs)
+        flat = list(outputs) if isinstance(outputs, (tuple, list)) else [outputs]
         call.outputs = tuple(leaf for leaf in flat if isinstance(leaf, Tensor))
         planes = self._planes_of_outputs(call)
         if self.keep is not None and call.mixes:
@@ -115,9 +115,8 @@ class LabelRun:
                 written.planes = planes[0]
             return written
         left = iter(planes)
-        return tree_unflatten(
-            [self.label(leaf, next(left)) if isinstance(leaf, Tensor) else leaf for leaf in flat], structure
-        )
+        results = [self.label(leaf, next(left)) if isinstance(leaf, Tensor) else leaf for leaf in flat]
+        return type(outputs)(results) if isinstance(outputs, (tuple, list)) else results[0]
 
     def _planes_of_outputs(self, call: OpCall) -> list[Planes]:
         rule = rule_for(call.func)

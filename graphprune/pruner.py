@@ -93,7 +93,7 @@ class Pruner:
         )
         stream = SampleStream(data, Example.of(example_input))
         self._sensitivity = Sensitivity(stream, loss or cross_entropy, samples, check_accumulate(accumulate), seed)
-        self._costs_before = _costs(self._program)
+        self._costs_before = self._costs = _costs(self._program, None)
         self._plan_rounds: list[Kept] = []
         self._first_importance: Tensor | None = None
         self.rounds: list[Round] = []
@@ -128,7 +128,9 @@ class Pruner:
         target = self._budget.scaled(self._targets[len(self.rounds)])
         goal = Goal.of(target, self._costs_before)
         before, loss, bound = self._program, None, ()
-        if not _is_met(goal, before):
+        if not goal.allows(self._costs):
+            if before.dependencies is None:
+                before = self._run("analyse", pipelines.reanalysis(), before)
             scored = self._run("score", pipelines.scoring(self._criterion, self._sensitivity), before)
             assert scored.scores is not None
             loss = scored.scores.loss
@@ -169,12 +171,11 @@ class Pruner:
         """What was done so far."""
         dependencies = self._original.dependencies
         assert dependencies is not None
-        after = _costs(self._program)
         captured = self._original.captured_by
         return Report(
             model=self._model_name,
             captured_by=captured.route + (f" ({captured.reason})" if captured.reason else ""),
-            costs={name: (self._costs_before[name], after[name]) for name in MEASURES},
+            costs={name: (self._costs_before[name], self._costs[name]) for name in MEASURES},
             rounds=tuple(self.rounds),
             groups=group_rows(dependencies, self._program.kept, self._first_importance),
             frozen=frozen_rows(self._original, dependencies),
@@ -196,11 +197,12 @@ class Pruner:
         if optimizer is not None:
             follow(optimizer, old, dict(self.module.named_parameters()), kept)
         self._plan_rounds.append(kept)
+        self._costs = _costs(before, before.selection.keep)
         self._program = replace(after, module=self.module, origin=None)
 
     def _achieved(self) -> dict[Measure, float]:
-        after = _costs(self._program)
-        return {name: 1 - after[name] / self._costs_before[name] for name in MEASURES if self._costs_before[name]}
+        before = self._costs_before
+        return {name: 1 - self._costs[name] / before[name] for name in MEASURES if before[name]}
 
     def _check_feasible(self) -> None:
         dependencies = self._program.dependencies
@@ -208,7 +210,7 @@ class Pruner:
         if not dependencies.groups:
             raise NothingToPruneError(_nothing_prunable(self._original, dependencies))
         goal = Goal.of(self._budget, self._costs_before)
-        if _is_met(goal, self._program):
+        if goal.allows(self._costs):
             shares = ", ".join(f"{name}={share}" for name, share in self._budget.shares().items())
             raise NothingToPruneError(f"the budget {shares} would remove nothing of {self._model_name}; ask for more")
         check_reachable(CostModel(self._program, dependencies), goal, self._limits)
@@ -221,17 +223,12 @@ def _become(module: fx.GraphModule, other: fx.GraphModule) -> None:
     module.graph = other.graph
 
 
-def _is_met(goal: Goal, program: Program) -> bool:
+def _costs(program: Program, keep: Tensor | None) -> dict[Measure, int]:
+    """Costs of a program under a keep set, or as it is."""
     assert program.dependencies is not None
-    everything = torch.ones(program.dependencies.channels, dtype=torch.bool)
-    return goal.is_met(CostModel(program, program.dependencies), everything)
-
-
-def _costs(program: Program) -> dict[Measure, int]:
-    assert program.dependencies is not None
+    keep = torch.ones(program.dependencies.channels, dtype=torch.bool) if keep is None else keep
     costs = CostModel(program, program.dependencies)
-    everything = torch.ones(program.dependencies.channels, dtype=torch.bool)
-    return {name: getattr(costs, name)(everything) for name in MEASURES}
+    return {name: getattr(costs, name)(keep) for name in MEASURES}
 
 
 def _dropped(model: nn.Module, program: Program) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import gcd
 
@@ -73,7 +73,11 @@ class Goal:
 
     def is_met(self, costs: CostModel, keep: Tensor) -> bool:
         """Whether every cost is within its limit."""
-        return all(getattr(costs, name)(keep) <= limit for name, limit in self.limits.items())
+        return self.allows({name: getattr(costs, name)(keep) for name in self.limits})
+
+    def allows(self, costs: Mapping[Measure, int]) -> bool:
+        """Whether every cost, given by measure, is within its limit."""
+        return all(costs[name] <= limit for name, limit in self.limits.items())
 
 
 def select(costs: CostModel, importance: Tensor, goal: Goal, limits: Limits) -> Selection:

@@ -14,6 +14,7 @@ from graphprune.invariants import propagate_shapes, shapes_of
 from graphprune.pass_protocol import Pass, PassResult
 from graphprune.program import Program
 from graphprune.rewrite.compact import compact_module, foretold_shapes
+from graphprune.rewrite.sizeless import is_sizeless
 
 Pins = tuple[tuple[str, str], ...]
 
@@ -55,7 +56,7 @@ def _with_pins_for_what_cannot_follow(program: Program) -> tuple[Dependencies, P
 
 def _trial(program: Program, dependencies: Dependencies) -> Pins:
     """Prunes half of every group and runs the result on shapes; names the first node that does not fit."""
-    if not dependencies.groups:
+    if not dependencies.groups or all(is_sizeless(program.module, node) for node in program.module.graph.nodes):
         return ()
     keep = _every_second(dependencies)
     try:

@@ -30,14 +30,14 @@ class FixChannelSizes(Pass):
         """Rewrites size reads, and folds arithmetic on the literals."""
         assert program.dependencies is not None
         values = program.dependencies.values
+        if not any(_reads_channel_size(node, values) for node in program.module.graph.nodes):
+            return PassResult(program, False, ("no channel sizes read",))
         module = copy_sharing_tensors(program.module)
         fixed = 0
         for node in list(module.graph.nodes):
             if _reads_channel_size(node, values) or _is_constant_arithmetic(node):
                 _replace(module.graph, node, values[node.name])
                 fixed += 1
-        if not fixed:
-            return PassResult(program, False, ("no channel sizes read",))
         module.recompile()
         changed = program.with_module(module, dependencies=program.dependencies, shapes=program.shapes)
         return PassResult(changed, True, (f"{fixed} sizes became literals",))

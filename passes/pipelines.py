@@ -33,4 +33,4 @@ def scoring(criterion: Criterion, sensitivity: Sensitivity) -> Sequence[Pass]:
 def pruning(goal: Goal, limits: Limits, *, verify: bool, seed: int) -> Sequence[Pass]:
     """The second half of a round."""
     proof = (VerifyPrune(seed),) if verify else ()
-    return (SelectChannels(goal, limits), PruneChannels(), *proof, BuildDependencies())
+    return (SelectChannels(goal, limits), PruneChannels(), *proof)

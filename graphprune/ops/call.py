@@ -13,9 +13,22 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
-from graphprune.planes import Planes, along, channel_planes, constant_along, drop, gather, is_sample, same, squash, thin, varying
+from graphprune.ops.likeness import result_like
+from graphprune.planes import (
+    Planes,
+    along,
+    channel_planes,
+    constant_along,
+    drop,
+    gather,
+    is_sample,
+    same,
+    squash,
+    thin,
+    varying,
+)
 
 if TYPE_CHECKING:
     from graphprune.labelled import LabelRun
@@ -84,12 +97,15 @@ class OpCall:
         Args:
             change: Applied to the arguments (values instead of labelled tensors) before the op runs.
         """
-        arguments: Arguments = tree_map_only(Tensor, lambda tensor: getattr(tensor, "value", tensor), self.arguments)
-        tensors = [leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor)]
+        arguments = {name: _values(argument) for name, argument in self.arguments.items()}
+        tensors = [leaf for argument in arguments.values() for leaf in _tensors_in(argument)]
         if any(tensor.is_meta for tensor in tensors):
-            arguments = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), arguments)
+            if not all(tensor.is_meta for tensor in tensors):
+                arguments = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), arguments)
             if "device" in arguments:
                 arguments["device"] = torch.device("meta")
+            if (known := result_like(self.func, arguments)) is not None:
+                return known
         return call_by_schema(self.func, change(arguments) if change else arguments)
 
     def compute_over_kept(self, keep: Tensor) -> Any:
@@ -116,7 +132,7 @@ class OpCall:
 
     def operands(self) -> list[Operand]:
         """All tensor arguments, in the order of the schema."""
-        return [operand_of(leaf) for leaf in tree_leaves(self.arguments) if isinstance(leaf, Tensor)]
+        return [operand_of(leaf) for argument in self.arguments.values() for leaf in _tensors_in(argument)]
 
     def value(self, name: str) -> Tensor | None:
         """The real value of a tensor argument where it is known during analysis: constants, not parameters or inputs."""
@@ -249,6 +265,24 @@ class OpCall:
             if rest is not None:
                 planes.append(drop(rest, summed))
         return tuple(planes)
+
+
+def _values(argument: Any) -> Any:
+    """An argument with values instead of labelled tensors."""
+    if isinstance(argument, Tensor):
+        return getattr(argument, "value", argument)
+    if isinstance(argument, (list, tuple)):
+        return [_values(entry) for entry in argument]
+    return argument
+
+
+def _tensors_in(argument: Any) -> list[Tensor]:
+    """The tensors of an argument: ATen ops take them alone or in lists."""
+    if isinstance(argument, Tensor):
+        return [argument]
+    if isinstance(argument, (list, tuple)):
+        return [entry for entry in argument if isinstance(entry, Tensor)]
+    return []
 
 
 def operand_of(tensor: Tensor) -> Operand:

@@ -52,8 +52,28 @@ def _update_leaf(leaf: nn.Module, resize: Resize) -> None:
 
 def copy_sharing_tensors(module: fx.GraphModule) -> fx.GraphModule:
     """A copy with its own modules and graph, and the same parameters and buffers."""
-    shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
-    return copy.deepcopy(module, memo=shared)
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(module.graph, {}))
+    graph._codegen = copy.deepcopy(module.graph._codegen)
+    copied = fx.GraphModule(_own_modules(module, {}), graph, class_name=type(module).__name__)
+    copied.training = module.training
+    return copied
+
+
+def _own_modules(module: nn.Module, done: dict[int, nn.Module]) -> nn.Module:
+    """A copy of a tree of modules that shares everything but the modules and their tables; shared modules stay shared."""
+    if id(module) in done:
+        return done[id(module)]
+    kind = nn.Module if isinstance(module, fx.GraphModule) else type(module)
+    own = done[id(module)] = kind.__new__(kind)
+    own.__dict__ = {
+        name: copy.copy(value) if isinstance(value, (dict, set, list)) else value
+        for name, value in module.__dict__.items()
+    }
+    own._modules = {
+        name: child if child is None else _own_modules(child, done) for name, child in module._modules.items()
+    }
+    return own
 
 
 def slice_tensors(module: nn.Module, kept: Kept) -> None:
