@@ -40,7 +40,7 @@ class Budget:
             raise OptionError("the budget is empty; give at least one of channels=, params=, macs=")
         for name in MEASURES:
             share = getattr(self, name)
-            if share is not None and not 0 <= share < 1:
+            if share is not None and not _is_share(share):
                 raise OptionError(f"budget {name}={share}: expected the share to remove, in [0, 1)")
         if self.latency is not None or self.latency_ms is not None:
             raise OptionError("latency budgets need a measured profile, which this version does not have; use macs=")
@@ -60,6 +60,16 @@ class Budget:
         return Budget(**{name: share * part for name, share in self.shares().items()})
 
 
+def _is_share(value: object) -> bool:
+    return isinstance(value, (int, float)) and 0 <= value < 1
+
+
+def _checked(budget: object) -> Budget:
+    if not isinstance(budget, Budget):
+        raise OptionError(f"budget={budget!r}: expected a graphprune.Budget, e.g. Budget(params=0.5)")
+    return budget
+
+
 def budget_of(sparsity: float | None, budget: Budget | None) -> Budget:
     """The budget that a user means; half of the channels where nothing is said.
 
@@ -69,7 +79,7 @@ def budget_of(sparsity: float | None, budget: Budget | None) -> Budget:
     if sparsity is not None and budget is not None:
         raise OptionError("give sparsity= or budget=, not both")
     if budget is not None:
-        return budget
-    if sparsity is not None and not (isinstance(sparsity, (int, float)) and 0 <= sparsity < 1):
+        return _checked(budget)
+    if sparsity is not None and not _is_share(sparsity):
         raise OptionError(f"sparsity={sparsity}: expected the share of channels to remove, in [0, 1)")
     return Budget(channels=0.5 if sparsity is None else float(sparsity))

@@ -53,7 +53,8 @@ def compile(
         criterion: A name (see `graphprune.criteria`) or an object.
         schedule: A name (see `graphprune.schedule`) or a function from the final sparsity to that of each round.
         protect: Name patterns (shell wildcards) of modules whose outputs, or parameters that as a whole, must stay.
-        min_channels: Channels that stay in every group: a number, ``"safe"`` (two or 2 %), or a function of the group's size.
+        min_channels: Channels that stay in every group: a number, ``"safe"`` (two or 2 %), or a function of the group's
+            size.
         align: Widths that shrink stay multiples of this.
         verify: Prove after each round that the compact program equals the masked one.
         seed: Of everything random.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 
 from torch import Tensor, fx
@@ -20,14 +22,23 @@ class Compiled:
     Attributes:
         module: The compact module: trains, evaluates, and has the state dict keys of the user's model.
         plan: What was kept; can be replayed on a fresh instance of the model.
-        report: What was done, by group.
     """
 
     def __init__(
-        self, module: fx.GraphModule, plan: Plan, report: Report, original: Program, compact: Program
+        self,
+        module: fx.GraphModule,
+        plan: Plan,
+        report: Callable[[], Report],
+        original: Program,
+        compact: Program,
     ) -> None:
-        self.module, self.plan, self.report = module, plan, report
-        self._original, self._compact = original, compact
+        self.module, self.plan = module, plan
+        self._make_report, self._original, self._compact = report, original, compact
+
+    @cached_property
+    def report(self) -> Report:
+        """What was done, by group."""
+        return self._make_report()
 
     def __repr__(self) -> str:
         """Channels, parameters and multiply-accumulates before and after."""

@@ -55,28 +55,43 @@ class SampleStream:
         """Batches of together exactly ``samples`` samples; without data the example once.
 
         Raises:
-            InputError: the data is empty, or a batch is not a pair.
+            InputError: the data is empty, ends for good, or holds something else than pairs of inputs and target.
         """
         if self.source is None:
             yield Batch(_to(self.example, device), None, self.example.batch_size)
             return
         left = samples
         while left > 0:
-            batch = _batch(self._next(), device)
+            batch = _batch(self._next(samples - left, samples), device)
             if batch.size > left:
                 batch = batch.rows(0, left)
             left -= batch.size
             yield batch
 
-    def _next(self) -> Any:
+    def _next(self, drawn: int, samples: int) -> Any:
         assert self.source is not None
         for _ in range(2):
             if self._iterator is None:
-                self._iterator = iter(self.source)
+                self._iterator = _iterator(self.source)
             for item in self._iterator:
                 return item
             self._iterator = None
-        raise InputError("data gives no batches; give an iterable of (inputs, target) that is not exhausted")
+        if not drawn:
+            raise InputError(
+                "data gives no batches: it is empty, or a generator that is used up; give batches (inputs, target)"
+            )
+        raise InputError(
+            f"data ended after {drawn} of {samples} samples and cannot be started over; give a list or a DataLoader "
+            "instead of a generator, or ask for fewer samples="
+        )
+
+
+def _iterator(source: Any) -> Iterator[Any]:
+    try:
+        return iter(source)
+    except TypeError as error:
+        kind = type(source).__name__
+        raise InputError(f"data: expected an iterable of batches (inputs, target), got {kind}") from error
 
 
 def _to(example: Example, device: torch.device) -> Example:
@@ -85,10 +100,15 @@ def _to(example: Example, device: torch.device) -> Example:
 
 def _batch(item: Any, device: torch.device) -> Batch:
     if not isinstance(item, (tuple, list)) or len(item) != 2:
-        raise InputError(f"data: expected batches (inputs, target), got {type(item).__name__}")
+        what = f"{type(item).__name__} of {len(item)}" if isinstance(item, (tuple, list)) else type(item).__name__
+        raise InputError(
+            f"data: expected batches (inputs, target), got {what}; a single batch is given as data=[(inputs, target)]"
+        )
     inputs, target = Example.of(item[0]), item[1]
     if not inputs.tensors():
-        raise InputError("data: a batch has no tensor among its inputs")
+        raise InputError("data: a batch has no tensor among its inputs; expected (inputs, target)")
+    if inputs.batch_size == 0:
+        raise InputError("data: a batch holds no samples (its dim 0 is 0); leave empty batches out")
     target = tree_map_only(Tensor, lambda tensor: tensor.to(device), target)
     return Batch(_to(inputs, device), target, inputs.batch_size)
 
@@ -97,7 +117,7 @@ def cross_entropy(output: Any, target: Any) -> Tensor:
     """Mean cross-entropy of logits ``(N, K, ...)``; against the model's own prediction where there is no target.
 
     Raises:
-        LossError: the output is no tensor of logits.
+        LossError: the output is no tensor of logits, or a target is no class of it.
     """
     if not isinstance(output, Tensor):
         raise LossError(
@@ -106,32 +126,76 @@ def cross_entropy(output: Any, target: Any) -> Tensor:
         )
     if output.dim() < 2 or output.shape[1] < 2:
         raise LossError(
-            f"the model's output has shape {tuple(output.shape)}; cross-entropy needs (N, classes, ...). Pass loss= for "
-            "another task"
+            f"the model's output has shape {tuple(output.shape)}; cross-entropy needs (N, classes, ...). Pass loss= "
+            "for another task"
         )
     if target is None:
         target = output.detach().argmax(dim=1)
+    if isinstance(target, Tensor) and target.dtype == torch.long and target.numel():
+        _check_classes(target, output.shape[1])
     return functional.cross_entropy(output, target)
 
 
-def _describe(output: Any) -> str:
-    leaves = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
-    return f"{type(output).__name__} of {len(leaves)} tensors"
+_IGNORED = -100
+"""Target that `torch.nn.functional.cross_entropy` leaves out."""
+
+
+def _check_classes(target: Tensor, classes: int) -> None:
+    """Before the loss does: on CUDA it would end the process's use of the device."""
+    wrong = ((target < 0) | (target >= classes)) & (target != _IGNORED)
+    if bool(wrong.any()):
+        raise LossError(
+            f"target {int(target[wrong][0])} is not a class: the model's output has {classes}, so targets are 0 to "
+            f"{classes - 1}. Check the labels, or the model's last layer"
+        )
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{tuple(value.shape)} of {value.dtype}"
+    leaves = [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+    return f"{type(value).__name__} of {len(leaves)} tensors" if leaves else type(value).__name__
 
 
 def evaluate_loss(loss: Callable[[Any, Any], Any], module: nn.Module, batch: Batch) -> Tensor:
     """The loss of a batch, checked.
 
     Raises:
-        LossError: not a scalar tensor, or not finite.
+        InputError: the model cannot take the batch.
+        LossError: the loss cannot be computed, is no scalar tensor, or is not finite.
     """
-    output = module(*batch.inputs.args, **batch.inputs.kwargs)
-    value = loss(output, batch.target)
+    output = _run(module, batch)
+    value = _loss_of(loss, output, batch.target)
     if not isinstance(value, Tensor) or value.numel() != 1:
-        raise LossError(f"the loss must be a scalar tensor, got {value if not isinstance(value, Tensor) else tuple(value.shape)}")
+        found = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise LossError(f"the loss must be a scalar tensor, the mean over the batch; got {found}")
     if not bool(torch.isfinite(value)):
         raise LossError(
-            f"the loss of a batch of {batch.size} samples is {float(value.detach())}; check the data for NaN or inf, and the "
-            "model's weights"
+            f"the loss of a batch of {batch.size} samples is {float(value.detach())}; check the data for NaN or inf, "
+            "and the model's weights"
         )
     return value.reshape(())
+
+
+def _run(module: nn.Module, batch: Batch) -> Any:
+    try:
+        return module(*batch.inputs.args, **batch.inputs.kwargs)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # any op may refuse, in its own way
+        shapes = ", ".join(f"{tuple(tensor.shape)} of {tensor.dtype}" for tensor in batch.inputs.tensors())
+        raise InputError(
+            f"data: the model cannot take a batch with inputs {shapes}: {error}\nGive batches like the example input"
+        ) from error
+
+
+def _loss_of(loss: Callable[[Any, Any], Any], output: Any, target: Any) -> Any:
+    try:
+        return loss(output, target)
+    except (LossError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # a user's function
+        raise LossError(
+            f"the loss cannot be computed from output {_describe(output)} and target {_describe(target)}: "
+            f"{type(error).__name__}: {error}"
+        ) from error

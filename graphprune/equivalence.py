@@ -1,7 +1,7 @@
 """Translation validation: the compact program computes what the masked dense program computes.
 
-Masked means: every removed slice of every parameter and buffer is zero, and ops that mix statistics over channels (layer
-norm, a mean or softmax over channels) see the kept channels only.
+Masked means: every removed slice of every parameter and buffer is zero, and ops that mix statistics over channels
+(layer norm, a mean or softmax over channels) see the kept channels only.
 """
 
 from __future__ import annotations
@@ -99,8 +99,9 @@ def verify_compact(masked: MaskedProgram, compact: Program, seed: int = 0) -> Ve
         where = first_difference(masked, compact, example, tolerance)
         if error > tolerance * scale or where is not None:
             raise VerificationError(
-                f"the compact program differs from the masked one: max abs error {error:.3g} at output scale {scale:.3g}, "
-                f"tolerance {tolerance:g} of the scale, batch size {batch_size}. {where or 'No single node differs.'}"
+                f"the compact program differs from the masked one: max abs error {error:.3g} at output scale "
+                f"{scale:.3g}, tolerance {tolerance:g} of the scale, batch size {batch_size}. "
+                f"{where or 'No single node differs.'}"
             )
     return Verification(error, scale, tolerance, batch_sizes, len(batch_sizes))
 

@@ -1,7 +1,7 @@
 """All exceptions of graphprune, in two families.
 
-`UserError` means that something about the model, the options or the files cannot work, and the message says what to change.
-`InternalError` means that graphprune broke one of its own invariants; it is a bug to report.
+`UserError` means that something about the model, the options or the files cannot work, and the message says what to
+change. `InternalError` means that graphprune broke one of its own invariants; it is a bug to report.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ class Step:
 
 
 def why_frozen(dependencies: Dependencies, name: str, dim: int) -> list[Step]:
-    """The shortest chain of ties from a frozen dim to the cause, nearest tie first; empty for a dim that is not frozen."""
+    """The shortest chain of ties from a frozen dim to the cause, nearest tie first; empty where nothing is frozen."""
     space = dependencies.space
     owner = next((owner for owner in dependencies.stored if (owner.name, owner.dim) == (name, dim)), None)
     if owner is None:
@@ -53,7 +53,8 @@ def _tree(dependencies: Dependencies) -> dict[int, tuple[int, int]]:
     source, target, cause = torch.cat([first, second]), torch.cat([second, first]), torch.cat([cause, cause])
     seen = torch.zeros(dependencies.space.size, dtype=torch.bool)
     seen[PINNED] = True
-    front, parent = seen.clone(), {}
+    front = seen.clone()
+    parent: dict[int, tuple[int, int]] = {}
     while bool(front.any()):
         reached = front[source] & ~seen[target]
         for label, towards, why in zip(
@@ -70,8 +71,8 @@ def _tree(dependencies: Dependencies) -> dict[int, tuple[int, int]]:
 def dependency_graph(program: Program, dependencies: Dependencies) -> nx.Graph[str]:
     """Dims of parameters and values as nodes, ties as edges.
 
-    Nodes have ``kind``: "stored" (``name[dim]``, with ``size`` and ``group``), "value" (``%node``) or "frozen". Edges have
-    ``causes``, the distinct reasons of the tie.
+    Nodes have ``kind``: "stored" (``name[dim]``, with ``size`` and ``group``), "value" (``%node``) or "frozen". Edges
+    have ``causes``, the distinct reasons of the tie.
     """
     graph: nx.Graph[str] = nx.Graph()
     graph.add_node(FROZEN, kind="frozen")

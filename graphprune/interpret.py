@@ -117,7 +117,7 @@ def interpret(
         The output of the graph, tensors as `Labelled`.
     """
     module = program.module
-    replaced = label_stored(run, stored)
+    replaced: dict[str, Tensor] = dict(label_stored(run, stored))
     inputs = label_inputs(run, program, example)
     interpreter = LabelInterpreter(module, run, record)
     with evaluating(module), _reparametrize_module(module, replaced, tie_weights=True):

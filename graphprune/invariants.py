@@ -117,22 +117,28 @@ def shapes_are_as_recorded(program: Program) -> list[str]:
     ]
 
 
-INVARIANTS: tuple[Invariant, ...] = (
-    graph_is_well_formed,
-    references_resolve,
-    kept_indices_are_valid,
+MODULE_INVARIANTS: tuple[Invariant, ...] = (graph_is_well_formed, references_resolve, kept_indices_are_valid)
+"""What holds of the module; checked when it changed. `shapes_are_as_recorded` comes after, for it runs the program."""
+
+ANALYSIS_INVARIANTS: tuple[Invariant, ...] = (
     groups_partition_channels,
     label_maps_fit_tensors,
     scores_match_channels,
     selection_keeps_every_group,
 )
-"""Invariants of the structure; `shapes_are_as_recorded` comes after them, for it runs the program."""
+"""What holds of the analyses."""
 
 
-def violations(program: Program, *, shapes: bool = True) -> list[str]:
-    """Every violated invariant; shapes only where the structure is sound."""
-    found = [problem for invariant in INVARIANTS for problem in invariant(program)]
-    return found if found or not shapes else shapes_are_as_recorded(program)
+def violations(program: Program, *, changed: bool = True) -> list[str]:
+    """Every violated invariant; shapes only where the structure is sound.
+
+    Args:
+        program: The program.
+        changed: Whether the module changed since it was last checked.
+    """
+    invariants = (*MODULE_INVARIANTS, *ANALYSIS_INVARIANTS) if changed else ANALYSIS_INVARIANTS
+    found = [problem for invariant in invariants for problem in invariant(program)]
+    return found if found or not changed else shapes_are_as_recorded(program)
 
 
 def shapes_of(value: Any) -> Any:

@@ -1,8 +1,8 @@
 """Running a program on labelled tensors.
 
-A `Labelled` tensor is a value (on the meta device while a program is analysed, real while it is verified) together with its
-label planes. Every ATen op that meets one is dispatched to `LabelRun`, which computes the value and asks the op's rule in
-`graphprune.ops` for the planes. One rule table so serves every front end, module, function and method.
+A `Labelled` tensor is a value (on the meta device while a program is analysed, real while it is verified) together with
+its label planes. Every ATen op that meets one is dispatched to `LabelRun`, which computes the value and asks the op's
+rule in `graphprune.ops` for the planes. One rule table so serves every front end, module, function and method.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class Labelled(Tensor):
     value: Tensor
     planes: Planes
     run: LabelRun
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
     def __new__(cls, value: Tensor, planes: Planes, run: LabelRun, device: torch.device) -> Labelled:
         """Wraps ``value``; ``device`` is the one that the program sees, also while the value is on the meta device."""
-        self: Labelled = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        self: Labelled = torch.Tensor._make_wrapper_subclass(
             cls,
             value.shape,
             strides=value.stride(),
@@ -43,14 +43,14 @@ class Labelled(Tensor):
         return self
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Hands the op over to the run that the tensor belongs to."""
         first = next(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Labelled))
         return first.run.dispatch(func, args, kwargs or {})
 
-    def __repr__(self, *, tensor_contents: object = None) -> str:
+    def __repr__(self, *, tensor_contents: object = None) -> str:  # type: ignore[override]
         """Shape and number of planes."""
         return f"Labelled({tuple(self.shape)}, {len(self.planes)} planes)"
 
@@ -73,8 +73,8 @@ class LabelRun:
 
     Attributes:
         moved: Planes of tensors that data movement made; what is kept of each must be a product of index sets.
-        positional: Nodes in which an op addresses channels by position (roll, strided slice, indexing), with the plane that
-            it moves along.
+        positional: Nodes in which an op addresses channels by position (roll, strided slice, indexing), with the plane
+            that it moves along.
         normalised: Nodes in which a normalisation took place.
     """
 

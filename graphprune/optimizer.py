@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from graphprune.errors import InputError
 from graphprune.program import Kept
 
-log = logging.getLogger("graphprune")
+log = logging.getLogger(__name__)
 
 
 def check_holds(optimizer: Optimizer, module: nn.Module) -> None:
@@ -20,15 +20,19 @@ def check_holds(optimizer: Optimizer, module: nn.Module) -> None:
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     if not any(id(parameter) in held for parameter in module.parameters()):
         raise InputError(
-            "the optimizer holds no parameter of pruner.module; create it from pruner.module.parameters() after the Pruner"
+            "the optimizer holds no parameter of pruner.module; create it from pruner.module.parameters(), after the "
+            "Pruner"
         )
 
 
-def follow(optimizer: Optimizer, before: Mapping[str, nn.Parameter], after: Mapping[str, nn.Parameter], kept: Kept) -> None:
+def follow(
+    optimizer: Optimizer, before: Mapping[str, nn.Parameter], after: Mapping[str, nn.Parameter], kept: Kept
+) -> None:
     """Puts smaller parameters in the place of the old ones, and slices their state.
 
-    Parameter groups keep their options and order. State of the parameter's shape (momenta) loses the same slices, scalars
-    stay, and state of any other shape is dropped, with a warning.
+    Parameter groups keep their options and order. Of state with the parameter's dims (momenta; factored moments, which
+    have size 1 in some) the same slices go, scalars stay. Where other state is found, the parameter's whole state is
+    dropped, with a warning: the optimizer starts anew for it.
 
     Args:
         optimizer: Any torch optimizer; changed in place.
@@ -39,28 +43,42 @@ def follow(optimizer: Optimizer, before: Mapping[str, nn.Parameter], after: Mapp
     cuts: dict[str, list[tuple[int, Tensor]]] = {}
     for (name, dim), indices in kept.items():
         cuts.setdefault(name, []).append((dim, indices))
-    successors = {id(before[name]): (after[name], cuts.get(name, [])) for name in before if name in after}
+    successors = {id(before[name]): (name, after[name]) for name in before if name in after}
     for group in optimizer.param_groups:
-        group["params"] = [
-            successors[id(parameter)][0] if id(parameter) in successors else parameter for parameter in group["params"]
-        ]
+        # in place, for some optimizers (LBFGS) hold the list itself
+        group["params"][:] = [successors[id(old)][1] if id(old) in successors else old for old in group["params"]]
     for old in list(optimizer.state):
-        if id(old) in successors and successors[id(old)][0] is not old:
-            new, its_cuts = successors[id(old)]
-            optimizer.state[new] = _sliced_state(optimizer.state.pop(old), old, its_cuts)
+        name, new = successors.get(id(old), ("", old))
+        if new is not old:
+            state = _sliced_state(optimizer.state.pop(old), name, old, cuts.get(name, []))
+            if state:
+                optimizer.state[new] = state
     _carry_gradients(before, after, cuts)
 
 
-def _sliced_state(state: dict[str, object], old: Tensor, cuts: list[tuple[int, Tensor]]) -> dict[str, object]:
-    result = {}
+def _sliced_state(
+    state: dict[str, object], name: str, old: Tensor, cuts: list[tuple[int, Tensor]]
+) -> dict[str, object]:
+    result: dict[str, object] = {}
     for key, value in state.items():
-        if not isinstance(value, Tensor) or value.dim() == 0 or value.numel() == 1:
+        if not isinstance(value, Tensor) or value.numel() == 1:
             result[key] = value
-        elif value.shape == old.shape:
-            result[key] = _sliced(value, cuts)
+        elif _has_dims_of(value, old):
+            result[key] = _sliced(value, [(dim, indices) for dim, indices in cuts if value.shape[dim] > 1])
         else:
-            log.warning("optimizer state '%s' has shape %s, its parameter %s: dropped", key, value.shape, old.shape)
+            log.warning(
+                "optimizer state '%s' of %s has shape %s, the parameter %s: the state of %s is dropped",
+                key, name, tuple(value.shape), tuple(old.shape), name,
+            )  # fmt: skip
+            return {}
     return result
+
+
+def _has_dims_of(value: Tensor, parameter: Tensor) -> bool:
+    """Whether each dim has the size of the parameter's, or 1."""
+    return value.dim() == parameter.dim() and all(
+        size in (1, wanted) for size, wanted in zip(value.shape, parameter.shape, strict=True)
+    )
 
 
 def _carry_gradients(

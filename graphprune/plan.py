@@ -3,34 +3,41 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_map_only
 
 from graphprune.capture import capture
 from graphprune.dependencies import Dependencies
-from graphprune.errors import ArtifactError
-from graphprune.program import Example, Kept
+from graphprune.errors import ArtifactError, InputError, UserError
+from graphprune.program import Example, Kept, Program, stored_tensors
 from graphprune.rewrite.compact import compact_module, compose_kept
+from graphprune.trees import READ_ERRORS, decode, decode_example, encode, encode_example, explained
 
 FORMAT = "graphprune-plan"
 VERSION = 1
 
+Sizes = dict[tuple[str, int], int]
+"""Size of each (parameter or buffer name, dim) before pruning."""
 
-@dataclass(frozen=True)
+_SHOWN = 8
+"""Problems that an error message lists before it only counts them."""
+
+
+@dataclass(frozen=True, eq=False)
 class Plan:
     """What is kept of a model.
 
     Attributes:
         model: Class name of the model.
-        example: Example inputs; only shapes and types matter.
+        example: Example inputs; only shapes and types matter, and the values of integers and masks.
         kept: Kept indices by (name, dim), for every parameter and buffer that shrank, under the names of the user's model.
         rounds: The same in the steps in which it came about, each in terms of what the one before had left.
         protect: Name patterns that were protected.
+        sizes: Sizes before pruning of the dims in ``kept``; empty where they are not known.
     """
 
     model: str
@@ -38,65 +45,117 @@ class Plan:
     kept: Kept
     rounds: tuple[Kept, ...]
     protect: tuple[str, ...] = ()
+    sizes: Sizes = field(default_factory=dict)
+
+    def with_sizes(self, dense: nn.Module) -> Plan:
+        """The plan with the sizes that the model had before pruning, so that it refuses a wider or narrower one."""
+        tensors = stored_tensors(dense)
+        return replace(self, sizes={(name, dim): tensors[name].shape[dim] for name, dim in self.kept})
 
     def to_json(self) -> str:
-        """The plan as JSON."""
+        """The plan as JSON; what `from_json` makes of it gives the same JSON again.
+
+        Raises:
+            ArtifactError: the example holds an argument that has no form in JSON.
+        """
+        try:
+            example = encode([self.example.args, self.example.kwargs], encode_example)
+        except TypeError as error:
+            raise ArtifactError(
+                f"the example input of {self.model} cannot be stored: {error}; "
+                "use tensors, numbers, strings, None, and tuples, lists or dicts of them"
+            ) from error
         content = {
             "format": FORMAT,
             "version": VERSION,
             "model": self.model,
-            "example": {"args": _describe(self.example.args), "kwargs": _describe(self.example.kwargs)},
+            "example": example,
             "protect": list(self.protect),
             "kept": _kept_to_json(self.kept),
+            "sizes": _by_name(self.sizes),
             "rounds": [_kept_to_json(kept) for kept in self.rounds],
         }
-        return json.dumps(content, separators=(",", ":"))
+        return json.dumps(content, separators=(",", ":"), allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """Reads a plan; ``rounds`` may be missing, for plans from elsewhere.
+        """Reads a plan; ``rounds``, ``sizes`` and ``protect`` may be missing, for plans from elsewhere.
 
         Raises:
             ArtifactError: not a plan, or of another version, or inconsistent.
         """
+        content = _content(text)
         try:
-            content = json.loads(text)
-            if content.get("format") != FORMAT:
-                raise ArtifactError(f"not a graphprune plan: format is {content.get('format')!r}, expected {FORMAT!r}")
-            if content.get("version") != VERSION:
-                raise ArtifactError(f"plan of version {content.get('version')!r}; this graphprune reads {VERSION}")
-            example = Example(tuple(_restore(content["example"]["args"])), _restore(content["example"]["kwargs"]))
-            kept = _kept_from_json(content["kept"])
-            rounds = tuple(_kept_from_json(entry) for entry in content.get("rounds", [content["kept"]]))
-        except ArtifactError:
-            raise
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ArtifactError(f"the plan is truncated or was edited: {type(error).__name__}: {error}") from error
-        composed: Kept = {}
-        for entry in rounds:
-            composed = compose_kept(composed, entry)
-        if _kept_to_json(composed) != _kept_to_json(kept):
-            raise ArtifactError("the plan contradicts itself: its rounds do not lead to the indices it keeps")
-        return cls(content["model"], example, kept, rounds, tuple(content.get("protect", ())))
+            plan = _plan_of(content)
+        except READ_ERRORS as error:
+            raise ArtifactError(f"the plan is truncated or was edited: {explained(error)}") from error
+        return plan
 
     def apply(self, model: nn.Module) -> fx.GraphModule:
         """Replays the plan on a fresh instance of the model, which is not changed.
 
+        Args:
+            model: Of the class and configuration that the plan was made for, on any device.
+
+        Returns:
+            The compact module, with what is left of the model's own weights.
+
         Raises:
             ArtifactError: the plan does not fit the model.
+            InputError: ``model`` is not a module.
         """
+        if not isinstance(model, nn.Module):
+            raise InputError(f"a plan is applied to an instance of {self.model}, got {model!r:.80}")
+        self._check_sizes(model)
+        try:
+            program = self._analysed(model)
+        except UserError as error:
+            raise ArtifactError(
+                f"the plan does not fit the model: it was made for {self.model}, this {type(model).__name__} "
+                f"cannot be run with inputs of the plan's shapes: {error}"
+            ) from error
+        for kept in self._steps(program):
+            program = _without(program, kept)
+        return program.module
+
+    def _check_sizes(self, model: nn.Module) -> None:
+        """Refuses a model in which a dim that shrank has another size; the other dims (classes, say) may differ."""
+        tensors = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+        problems = []
+        for (name, dim), size in self.sizes.items():
+            tensor = tensors.get(name)
+            if tensor is not None and (tensor.dim() <= dim or tensor.shape[dim] != size):
+                problems.append(f"{name} dim {dim}: expected size {size}, got shape {tuple(tensor.shape)}")
+        if problems:
+            raise ArtifactError(f"the plan does not fit the model, which has other sizes:\n  {listed(problems)}")
+
+    def _analysed(self, model: nn.Module) -> Program:
         from graphprune.passes import pipelines
         from graphprune.runner import Runner
 
-        program = Runner().run(pipelines.analysis(), capture(model, self.example, self.protect))
-        for kept in self.rounds:
-            dependencies = program.dependencies
-            assert dependencies is not None
-            keep = channels_of(dependencies, kept)
-            module = compact_module(program, dependencies, keep)
-            program = program.with_module(module, kept=compose_kept(program.kept, kept), channels_left=None)
-            program = Runner().run(pipelines.reanalysis(), program)
-        return program.module
+        device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+        example = self.example.mapped(lambda tensor: tensor.to(device).contiguous())
+        return Runner().run(pipelines.analysis(), capture(model, example, self.protect))
+
+    def _steps(self, program: Program) -> tuple[Kept, ...]:
+        """All at once where the channels of the dense model allow it, which takes a fraction of the time."""
+        assert program.dependencies is not None
+        try:
+            channels_of(program.dependencies, self.kept)
+        except ArtifactError:
+            return self.rounds
+        return (self.kept,) if self.kept else ()
+
+
+def _without(program: Program, kept: Kept) -> Program:
+    """The program with only what is kept of it, analysed again."""
+    from graphprune.passes import pipelines
+    from graphprune.runner import Runner
+
+    assert program.dependencies is not None
+    module = compact_module(program, program.dependencies, channels_of(program.dependencies, kept))
+    smaller = program.with_module(module, kept=compose_kept(program.kept, kept), channels_left=None)
+    return Runner().run(pipelines.reanalysis(), smaller)
 
 
 def channels_of(dependencies: Dependencies, kept: Kept) -> Tensor:
@@ -107,53 +166,25 @@ def channels_of(dependencies: Dependencies, kept: Kept) -> Tensor:
     """
     owners = {(owner.name, owner.dim): owner for owner in dependencies.stored}
     keep = torch.ones(dependencies.channels + 1, dtype=torch.bool)
+    problems = []
     for key, indices in kept.items():
         owner = owners.get(key)
         if owner is None or len(indices) == 0 or int(indices.max()) >= owner.size or int(indices.min()) < 0:
-            size = "nothing of that name" if owner is None else f"{owner.size} indices"
-            raise ArtifactError(f"the plan does not fit the model: {key[0]} dim {key[1]}: the model has {size}")
+            size = "has nothing of that name" if owner is None else f"has {owner.size} indices"
+            problems.append(f"{key[0]} dim {key[1]}: the model {size}")
+            continue
         removed = torch.ones(owner.size, dtype=torch.bool)
         removed[indices] = False
         keep[dependencies.channel_of[owner.start : owner.start + owner.size][removed]] = False
-    found = dependencies.kept(keep[:-1])
-    if not bool(keep[-1]) or _kept_to_json(found) != _kept_to_json(kept):
+    if problems:
+        raise ArtifactError(f"the plan does not fit the model:\n  {listed(problems)}")
+    found, wanted = dependencies.kept(keep[:-1]), _kept_to_json(kept)
+    if not bool(keep[-1]) or _kept_to_json(found) != wanted:
         raise ArtifactError(
             "the plan does not fit the model: it keeps indices that cannot be kept apart from those it removes; "
             "was it made for another model or configuration?"
         )
     return keep[:-1]
-
-
-def _kept_to_json(kept: Kept) -> dict[str, dict[str, list[int]]]:
-    result: dict[str, dict[str, list[int]]] = {}
-    for (name, dim), indices in sorted(kept.items()):
-        result.setdefault(name, {})[str(dim)] = indices.tolist()
-    return result
-
-
-def _kept_from_json(content: dict[str, dict[str, list[int]]]) -> Kept:
-    return {
-        (name, int(dim)): torch.tensor(indices, dtype=torch.long)
-        for name, dims in content.items()
-        for dim, indices in dims.items()
-    }
-
-
-def _describe(value: Any) -> Any:
-    """Tensors as shape and type; containers and numbers as they are."""
-    return tree_map_only(
-        Tensor,
-        lambda tensor: {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")},
-        list(value) if isinstance(value, tuple) else value,
-    )
-
-
-def _restore(value: Any) -> Any:
-    if isinstance(value, dict):
-        if set(value) == {"shape", "dtype"}:
-            return torch.zeros(value["shape"], dtype=getattr(torch, value["dtype"]))
-        return {key: _restore(entry) for key, entry in value.items()}
-    return [_restore(entry) for entry in value] if isinstance(value, list) else value
 
 
 def load_plan(path: Path) -> Plan:
@@ -163,7 +194,88 @@ def load_plan(path: Path) -> Plan:
         ArtifactError: there is none, or it cannot be read.
     """
     if not path.is_file():
-        raise ArtifactError(f"{path} does not exist; expected a directory written by compiled.save()")
-    return Plan.from_json(path.read_text())
+        raise ArtifactError(f"{path} does not exist; expected a file written by compiled.save()")
+    try:
+        return Plan.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{path} cannot be read: {error}") from error
+    except ArtifactError as error:
+        raise ArtifactError(f"{path}: {error}") from error
 
 
+def listed(problems: list[str]) -> str:
+    """The first few of a list of problems, one a line, and how many more there are."""
+    rest = len(problems) - _SHOWN
+    return "\n  ".join([*problems[:_SHOWN], *([f"and {rest} more"] if rest > 0 else [])])
+
+
+def _content(text: str) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"the plan is not valid JSON, was it truncated? {explained(error)}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format") if isinstance(content, dict) else type(content).__name__
+        raise ArtifactError(f"not a graphprune plan: format is {found!r:.80}, expected {FORMAT!r}")
+    if content.get("version") != VERSION:
+        raise ArtifactError(f"plan of version {content.get('version')!r:.80}; this graphprune reads {VERSION}")
+    return content
+
+
+def _plan_of(content: dict[str, Any]) -> Plan:
+    """Reads and checks every entry; raises one of `READ_ERRORS` where one is not as it is written."""
+    args, kwargs = decode(content["example"], decode_example)
+    protect = content.get("protect", [])
+    if not isinstance(args, tuple) or not isinstance(kwargs, dict) or not all(isinstance(key, str) for key in kwargs):
+        raise ValueError("the example is not a tuple of arguments and a dict of keyword arguments")
+    if not isinstance(content["model"], str):
+        raise ValueError("the model is not the name of a class")
+    if not isinstance(protect, list) or not all(isinstance(pattern, str) for pattern in protect):
+        raise ValueError("protect is not a list of name patterns")
+    kept = _kept_from_json(content["kept"])
+    rounds = tuple(_kept_from_json(entry) for entry in content.get("rounds", [content["kept"]]))
+    composed: Kept = {}
+    for entry in rounds:
+        composed = compose_kept(composed, entry)
+    if _kept_to_json(composed) != _kept_to_json(kept):
+        raise ValueError("its rounds do not lead to the indices that it keeps")
+    sizes = _sizes_from_json(content.get("sizes", {}), kept)
+    return Plan(content["model"], Example(args, kwargs), kept, rounds, tuple(protect), sizes)
+
+
+def _by_name(entries: dict[tuple[str, int], Any]) -> dict[str, dict[str, Any]]:
+    result: dict[str, dict[str, Any]] = {}
+    for (name, dim), value in sorted(entries.items()):
+        result.setdefault(name, {})[str(dim)] = value
+    return result
+
+
+def _by_dim(content: dict[str, dict[str, Any]]) -> dict[tuple[str, int], Any]:
+    result = {(name, int(dim)): value for name, dims in content.items() for dim, value in dims.items()}
+    if _by_name(result) != content or any(dim < 0 for _, dim in result):
+        raise ValueError("the names of dims are not 0, 1 and so on")
+    return result
+
+
+def _kept_to_json(kept: Kept) -> dict[str, dict[str, list[int]]]:
+    return _by_name({key: indices.tolist() for key, indices in kept.items()})
+
+
+def _kept_from_json(content: dict[str, dict[str, list[int]]]) -> Kept:
+    kept: Kept = {}
+    for (name, dim), indices in _by_dim(content).items():
+        whole = isinstance(indices, list) and all(type(index) is int for index in indices)
+        if not whole or not indices or indices[0] < 0 or sorted(set(indices)) != indices:
+            raise ValueError(f"{name} dim {dim}: expected whole numbers in ascending order, got {indices!r:.60}")
+        kept[name, dim] = torch.tensor(indices, dtype=torch.long)
+    return kept
+
+
+def _sizes_from_json(content: dict[str, dict[str, int]], kept: Kept) -> Sizes:
+    sizes = _by_dim(content)
+    if sizes and sizes.keys() != kept.keys():
+        raise ValueError("it has sizes of other dims than those it keeps indices of")
+    for (name, dim), size in sizes.items():
+        if type(size) is not int or size <= int(kept[name, dim][-1]):
+            raise ValueError(f"{name} dim {dim}: size {size!r:.60} has no room for the indices that are kept")
+    return sizes

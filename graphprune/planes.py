@@ -1,11 +1,11 @@
 """Label planes: for each element of a tensor, which channel it belongs to.
 
-A plane is an int64 tensor with the full shape of the tensor it describes. In every dimension along which it does not vary
-its stride is 0, so that a plane of a ``(N, C, H, W)`` activation stores C integers. A tensor may have several planes; no
-two of them vary along the same dimension. Along a dimension without a plane a tensor cannot shrink.
+A plane is an int64 tensor with the full shape of the tensor it describes. In every dimension along which it does not
+vary its stride is 0, so that a plane of a ``(N, C, H, W)`` activation stores C integers. A tensor may have several
+planes; no two of them vary along the same dimension. Along a dimension without a plane a tensor cannot shrink.
 
-One more plane may tell which sample an element belongs to. It is an int32 tensor, is never tied to anything, and may vary
-along the same dimension as a channel plane (batch and heads flattened into one).
+One more plane may tell which sample an element belongs to. It is an int32 tensor, is never tied to anything, and may
+vary along the same dimension as a channel plane (batch and heads flattened into one).
 """
 
 from __future__ import annotations
@@ -103,7 +103,8 @@ def same(first: Tensor, second: Tensor) -> bool:
 def kept_indices(plane: Tensor, dim: int, keep: Tensor) -> Tensor:
     """Indices along ``dim`` that survive under ``keep`` (bool per label), shape ``(kept,)``.
 
-    The keep set of a plane that varies along several dims is a product set, so an index survives if anything at it does.
+    The keep set of a plane that varies along several dims is a product set, so an index survives if anything at it
+    does.
     """
     kept = keep[squash(plane)]
     others = [other for other in range(plane.dim()) if other != dim]

@@ -92,7 +92,7 @@ def _groups_by_node(dependencies: Dependencies) -> dict[str, tuple[str, ...]]:
 
 
 def _channels(dependencies: Dependencies, plane: Tensor) -> Tensor:
-    channels = dependencies.channel_of[squash(plane)].flatten().unique()
+    channels: Tensor = dependencies.channel_of[squash(plane)].flatten().unique()
     return channels[channels >= 0]
 
 

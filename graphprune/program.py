@@ -152,8 +152,18 @@ class Program:
 
 
 def stored_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, each tensor once, in the order of the modules."""
-    return dict(module.named_parameters()) | dict(module.named_buffers())
+    """Parameters, then buffers, by name; each tensor once, in the order of the modules."""
+    parameters: dict[str, Tensor] = {}
+    buffers: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for path, submodule in module.named_modules():
+        prefix = f"{path}." if path else ""
+        for table, found in ((submodule._parameters, parameters), (submodule._buffers, buffers)):
+            for name, tensor in table.items():
+                if tensor is not None and id(tensor) not in seen:
+                    seen.add(id(tensor))
+                    found[prefix + name] = tensor
+    return parameters | buffers
 
 
 def device_of(program: Program) -> torch.device:
@@ -163,10 +173,5 @@ def device_of(program: Program) -> torch.device:
 
 def source_line(node: fx.Node) -> str:
     """``file:line`` of the user's code that made the node; empty where it is not known."""
-    trace = node.meta.get("stack_trace") or node.stack_trace or ""
-    lines = [line.strip() for line in trace.splitlines() if line.strip().startswith("File ")]
-    own = [line for line in lines if "/torch/" not in line] or lines
-    if not own:
-        return ""
-    file, number = own[-1].removeprefix("File ").split(", ")[:2]
-    return f"{file.strip(chr(34))}:{number.removeprefix('line ')}"
+    source: str = node.meta.get("source", "")
+    return source

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from graphprune.errors import OptionError
@@ -23,24 +23,27 @@ def protected_dims(module: nn.Module, patterns: Sequence[str]) -> dict[tuple[str
         OptionError: a pattern matches nothing.
     """
     modules = [name for name, _ in module.named_modules() if name]
-    tensors = stored_tensors(module)
+    tensors = _tensors_under_all_names(module)
+    known_as = {id(tensor): name for name, tensor in stored_tensors(module).items()}
     found: dict[tuple[str, int], str] = {}
     missing = []
     for pattern in patterns:
-        whole = [name for name in tensors if fnmatchcase(name, pattern)]
-        inside = [name for name in modules if _matches_path(name, pattern)]
-        if not whole and not inside:
-            missing.append(pattern)
-        for name in whole:
-            found.update({(name, dim): pattern for dim in range(tensors[name].dim())})
-        homes = set(inside)
-        for name in tensors:
+        dims = [(name, dim) for name in tensors if fnmatchcase(name, pattern) for dim in range(tensors[name].dim())]
+        for name, tensor in tensors.items():
             home = name.rpartition(".")[0]
-            if home in homes or any(home.startswith(f"{path}.") for path in homes):
-                found[name, _output_dim(module.get_submodule(home), tensors[name].dim())] = pattern
+            if _matches_path(home, pattern) and tensor.dim():
+                dims.append((name, _output_dim(module.get_submodule(home), tensor.dim())))
+        if not dims:
+            missing.append(pattern)
+        found.update({(known_as[id(tensors[name])], dim): pattern for name, dim in dims})
     if missing:
-        raise OptionError(_nothing_matches(missing, [*modules, *tensors]))
+        raise OptionError(_nothing_matches(missing, modules, list(tensors)))
     return found
+
+
+def _tensors_under_all_names(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers; a tied one under each of its names."""
+    return dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
 
 
 def _matches_path(name: str, pattern: str) -> bool:
@@ -53,10 +56,13 @@ def _output_dim(module: nn.Module, rank: int) -> int:
     return 1 if rank > 1 and isinstance(module, (_ConvTransposeNd, nn.Embedding)) else 0
 
 
-def _nothing_matches(patterns: Sequence[str], names: Sequence[str]) -> str:
+def _nothing_matches(patterns: Sequence[str], modules: Sequence[str], tensors: Sequence[str]) -> str:
     lines = []
     for pattern in patterns:
-        near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.4)
+        if any(_matches_path(name, pattern) for name in modules):
+            lines.append(f"protect: '{pattern}' matches only modules without parameters; name the layer before them")
+            continue
+        near = difflib.get_close_matches(pattern, [*modules, *tensors], n=3, cutoff=0.4)
         hint = f"; did you mean {', '.join(map(repr, near))}?" if near else ""
         lines.append(f"protect: '{pattern}' matches no module, parameter or buffer{hint}")
     return "\n".join(lines)

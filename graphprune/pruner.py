@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, fx, nn
@@ -25,8 +26,7 @@ from graphprune.optimizer import check_holds, follow
 from graphprune.passes import pipelines
 from graphprune.plan import Plan
 from graphprune.program import Example, Kept, Program
-from graphprune.report import Report, Round, frozen_rows, group_rows
-from graphprune.rewrite.compact import copy_sharing_tensors
+from graphprune.report import Report, Round, build_report
 from graphprune.runner import Runner
 from graphprune.schedule import SCHEDULES, Schedule
 from graphprune.selection import Goal, Limits, check_reachable
@@ -44,8 +44,8 @@ class Pruner:
     """Prunes a model round by round; between rounds it can be trained.
 
     Attributes:
-        module: The present module: dense at first, smaller after each step. It stays the same object, so a training loop
-            can hold on to it; its parameters are replaced as they shrink.
+        module: The present module: dense at first, smaller after each step. It stays the same object, so a training
+            loop can hold on to it; its parameters are replaced as they shrink.
         rounds: What each step did.
     """
 
@@ -74,7 +74,8 @@ class Pruner:
         """Captures and analyses the model; see `graphprune.compile` for the arguments.
 
         Raises:
-            UserError: the model, the example or an option cannot work; `BudgetError` where the budget cannot be reached.
+            UserError: the model, the example or an option cannot work; `BudgetError` where the budget cannot be
+                reached.
         """
         self._budget = budget_of(sparsity, budget)
         self._limits = _limits(min_channels, align)
@@ -87,10 +88,8 @@ class Pruner:
         self._model_name = type(model).__name__
         self._original = self._runner.run(pipelines.analysis(), capture(model, example_input, tuple(protect)))
         self._dropped = _dropped(model, self._original)
-        self.module: fx.GraphModule = copy_sharing_tensors(self._original.module)
-        self._program = self._original.with_module(
-            self.module, dependencies=self._original.dependencies, shapes=self._original.shapes
-        )
+        self._program = self._original
+        self.module: fx.GraphModule = self._original.module
         stream = SampleStream(data, Example.of(example_input))
         self._sensitivity = Sensitivity(stream, loss or cross_entropy, samples, check_accumulate(accumulate), seed)
         self._costs_before = self._costs = _costs(self._program, None)
@@ -127,7 +126,8 @@ class Pruner:
         started = time.perf_counter()
         target = self._budget.scaled(self._targets[len(self.rounds)])
         goal = Goal.of(target, self._costs_before)
-        before, loss, bound = self._program, None, ()
+        before, loss = self._program, None
+        bound: tuple[str, ...] = ()
         if not goal.allows(self._costs):
             if before.dependencies is None:
                 before = self._run("analyse", pipelines.reanalysis(), before)
@@ -165,20 +165,24 @@ class Pruner:
             tuple(self._plan_rounds),
             self._original.protect,
         )
-        return Compiled(self.module, plan, self.report(), self._original, self._program)
+        return Compiled(self.module, plan, self._reporting(), self._original, self._program)
 
     def report(self) -> Report:
         """What was done so far."""
-        dependencies = self._original.dependencies
-        assert dependencies is not None
+        return self._reporting()()
+
+    def _reporting(self) -> Callable[[], Report]:
+        """A report of what was done so far, made when it is asked for."""
         captured = self._original.captured_by
-        return Report(
+        return partial(
+            build_report,
+            self._original,
+            self._program.kept,
+            self._first_importance,
             model=self._model_name,
             captured_by=captured.route + (f" ({captured.reason})" if captured.reason else ""),
             costs={name: (self._costs_before[name], self._costs[name]) for name in MEASURES},
             rounds=tuple(self.rounds),
-            groups=group_rows(dependencies, self._program.kept, self._first_importance),
-            frozen=frozen_rows(self._original, dependencies),
             dropped=self._dropped,
             criterion=getattr(self._criterion, "__name__", type(self._criterion).__name__).lower(),
             seconds_by_pass=dict(self._runner.seconds),
@@ -193,7 +197,9 @@ class Pruner:
         assert before.dependencies is not None and before.selection is not None
         kept = before.dependencies.kept(before.selection.keep)
         old = dict(self.module.named_parameters())
-        _become(self.module, after.module)
+        former = _become(self.module, after.module)
+        if self._original.module is self.module:
+            self._original = replace(self._original, module=former)
         if optimizer is not None:
             follow(optimizer, old, dict(self.module.named_parameters()), kept)
         self._plan_rounds.append(kept)
@@ -216,11 +222,21 @@ class Pruner:
         check_reachable(CostModel(self._program, dependencies), goal, self._limits)
 
 
-def _become(module: fx.GraphModule, other: fx.GraphModule) -> None:
-    """Gives a module the contents and the graph of another; its own mode and identity stay."""
-    for name in ("_parameters", "_buffers", "_non_persistent_buffers_set", "_modules"):
-        setattr(module, name, getattr(other, name))
-    module.graph = other.graph
+def _become(module: fx.GraphModule, other: fx.GraphModule) -> fx.GraphModule:
+    """Turns a module into another one, which must not be used any more; the module's mode stays.
+
+    Returns:
+        A module that is what ``module`` was.
+    """
+    # a graph module keeps its code on a class of its own, so contents and class move together and nothing is recompiled
+    former = other
+    mode = module.training
+    contents, kind = other.__dict__, other.__class__
+    former.__dict__, former.__class__ = module.__dict__, module.__class__
+    module.__dict__, module.__class__ = contents, kind
+    former.graph.owning_module, module.graph.owning_module = former, module
+    module.training = mode
+    return former
 
 
 def _costs(program: Program, keep: Tensor | None) -> dict[Measure, int]:
@@ -241,19 +257,23 @@ def _limits(min_channels: int | str | Callable[[int], int], align: int | str) ->
         if min_channels != "safe":
             raise OptionError(f"min_channels='{min_channels}': expected a number, a function, or 'safe'")
         min_channels = safe_floor
-    if not callable(min_channels) and (not isinstance(min_channels, int) or min_channels < 1):
+    if not callable(min_channels) and not _is_count(min_channels):
         raise OptionError(f"min_channels={min_channels}: expected a whole number of at least 1")
     if align == "auto":
         raise OptionError("align='auto' needs a measured profile, which this version does not have; give a multiple")
-    if not isinstance(align, int) or align < 1:
+    if not _is_count(align):
         raise OptionError(f"align={align}: expected a whole number of at least 1")
     return Limits(min_channels, align)
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and value >= 1
 
 
 def _check_options(granularity: str, samples: int, protect: Sequence[str]) -> None:
     if granularity != "channel":
         raise OptionError(f"granularity='{granularity}' is not available; this version prunes 'channel'")
-    if not isinstance(samples, int) or samples < 1:
+    if not _is_count(samples):
         raise OptionError(f"samples={samples}: expected a whole number of at least 1")
     if isinstance(protect, str):
         raise OptionError(f"protect='{protect}': expected a sequence of patterns, e.g. protect=('{protect}',)")

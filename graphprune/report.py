@@ -152,6 +152,21 @@ class Report:
         return table
 
 
+def build_report(original: Program, kept: Kept, importance: Tensor | None, **rest: Any) -> Report:
+    """Fills in the tables of groups and of frozen weights.
+
+    Args:
+        original: The analysed program of the user's model.
+        kept: What is left of it.
+        importance: Importance of each channel in the first round.
+        **rest: The other fields of the report.
+    """
+    dependencies = original.dependencies
+    assert dependencies is not None
+    groups = group_rows(dependencies, kept, importance)
+    return Report(groups=groups, frozen=frozen_rows(original, dependencies), **rest)
+
+
 def group_rows(dependencies: Dependencies, kept: Kept, importance: Tensor | None) -> tuple[GroupRow, ...]:
     """A row for each group of the user's model."""
     labels = kept_labels(dependencies, kept)

@@ -14,7 +14,7 @@ from graphprune.pass_protocol import ANALYSES, Pass, PassResult
 from graphprune.printer import print_program
 from graphprune.program import Program
 
-log = logging.getLogger("graphprune")
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Runner:
         """
         check_order(pipeline, program)
         if program is not self._checked:
-            check(program, "before the pipeline", shapes=False)
+            check(program, "before the pipeline", changed=False)
         for transformation in pipeline:
             program = self._run_one(transformation, program)
         self._checked = program
@@ -57,9 +57,9 @@ class Runner:
         _raise_if(transformation.ensures(program, result), f"{transformation.name}: postcondition")
         _raise_if(_claims(program, result), f"{transformation.name}: claim")
         if result.modified:
-            # a pass that only adds an analysis leaves shapes alone, and running the program is not free
+            # a pass that only adds an analysis leaves the module alone, and checking that is not free
             changed = result.program.module is not program.module
-            check(result.program, f"after {transformation.name}", shapes=changed)
+            check(result.program, f"after {transformation.name}", changed=changed)
         elapsed = time.perf_counter() - started
         self.seconds[transformation.name] = self.seconds.get(transformation.name, 0.0) + elapsed
         log.info("%s: %s", transformation.name, "; ".join(result.remarks) or "done")
@@ -94,9 +94,9 @@ def check_order(pipeline: Sequence[Pass], program: Program) -> None:
     _raise_if(problems, "order of passes")
 
 
-def check(program: Program, when: str, *, shapes: bool = True) -> None:
-    """Raises `InvariantError` with every violated invariant; ``shapes`` says whether to run the program on shapes too."""
-    found = violations(program, shapes=shapes)
+def check(program: Program, when: str, *, changed: bool = True) -> None:
+    """Raises `InvariantError` with every violated invariant; ``changed`` says whether the module is checked too."""
+    found = violations(program, changed=changed)
     if found:
         raise InvariantError(f"{when}:\n" + "\n".join(f"  {problem}" for problem in found))
 

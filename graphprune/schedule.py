@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from graphprune.errors import OptionError
 from graphprune.registry import Registry
 
 Schedule = Callable[[float], list[float]]
@@ -14,11 +15,36 @@ SCHEDULES: Registry[Schedule] = Registry("schedule")
 HALVINGS = 5
 
 
+def targets_of(schedule: str | Schedule, sparsity: float) -> list[float]:
+    """The cumulative sparsity after each round.
+
+    Args:
+        schedule: A registered name, or a function.
+        sparsity: The final sparsity, in [0, 1).
+
+    Raises:
+        OptionError: the name is unknown, or the function does not lead up to the final sparsity.
+    """
+    if not isinstance(schedule, str) and not callable(schedule):
+        raise OptionError(f"schedule: expected a name or a function, got {type(schedule).__name__}")
+    given = (SCHEDULES[schedule] if isinstance(schedule, str) else schedule)(sparsity)
+    targets = [float(target) for target in given]
+    ascends = all(before <= after for before, after in zip([0.0, *targets], targets, strict=False))
+    if not targets or not ascends or abs(targets[-1] - sparsity) > TOLERANCE:
+        raise OptionError(f"schedule: expected ascending sparsities that end at {sparsity}, got {targets}")
+    return [*targets[:-1], sparsity]
+
+
+TOLERANCE = 1e-9
+"""How far from the final sparsity a schedule may end: roundings of its own arithmetic."""
+
+
 @SCHEDULES.register("halving")
 def halving(sparsity: float) -> list[float]:
     """Starts at half the network at most, then halves the gap to the goal five times, then closes it: seven rounds.
 
-    Source: Algorithm 1 of the SNIP-it paper: kappa - (kappa - k0) 2^-i for i = 0..5, then kappa, k0 = min(0.5, kappa / 2).
+    Source: Algorithm 1 of the SNIP-it paper: kappa - (kappa - k0) 2^-i for i = 0..5, then kappa;
+    k0 = min(0.5, kappa / 2).
     """
     start = min(0.5, sparsity / 2)
     return [sparsity - (sparsity - start) * 2.0**-step for step in range(HALVINGS + 1)] + [sparsity]

@@ -83,8 +83,8 @@ class Goal:
 def select(costs: CostModel, importance: Tensor, goal: Goal, limits: Limits) -> Selection:
     """Removes the least important channels until the goal is met.
 
-    Channels of equal importance go evenly from all groups. Where a floor or the alignment forbids a removal, the next-ranked channel goes
-    instead.
+    Channels of equal importance go evenly from all groups. Where a floor or the alignment forbids a removal, the
+    next-ranked channel goes instead.
 
     Args:
         costs: Costs of the program.
@@ -121,7 +121,9 @@ def check_reachable(costs: CostModel, goal: Goal, limits: Limits) -> None:
 
 @dataclass(frozen=True)
 class _Ranking:
-    """Permitted removals in order. A block is the channels that take a group from one permitted count to the next.
+    """Permitted removals in order.
+
+    A block is the channels that take a group from one permitted count to the next.
 
     Attributes:
         rank: For each channel, the place of its block; the number of blocks for channels that must stay.
@@ -143,10 +145,12 @@ class _Ranking:
             size = bounds[:-1] - bounds[1:]
             removable = order[: int(size.sum())]
             of_block = torch.repeat_interleave(torch.arange(len(size)), size)
-            total = torch.zeros(len(size), dtype=torch.float64).scatter_add_(0, of_block, importance[removable].double())
+            total = torch.zeros(len(size), dtype=torch.float64)
+            total.scatter_add_(0, of_block, importance[removable].double())
             groups.append(torch.full_like(size, index))
             sizes.append(size)
-            means.append(total / size)
+            # means of sorted blocks ascend but for rounding, which must not put a group's later block first
+            means.append(_ascending(total / size))
             members.append(removable)
             shares.append(size.cumsum(0) / group.channels)
         size, evenly = torch.cat(sizes), torch.argsort(torch.cat(shares), stable=True)
@@ -171,8 +175,12 @@ class _Ranking:
         return self.rank == block
 
 
+def _ascending(means: Tensor) -> Tensor:
+    return means.cummax(0).values if len(means) else means
+
+
 def _trimmed(costs: CostModel, goal: Goal, ranking: _Ranking, count: int) -> Tensor:
-    """The first ``count`` blocks, where a smaller next-ranked one that meets the goal as well takes the last one's place."""
+    """The first ``count`` blocks; a smaller next-ranked one that meets the goal too takes the last one's place."""
     last = count - 1
     if int(ranking.size[last]) > 1:
         passed = {int(ranking.group[last])}

@@ -44,7 +44,19 @@ def export(model: nn.Module, example: Example) -> fx.Graph:
     _strip_guards(graph)
     raise_modules(graph, model)
     _adopt_constants(graph, module, model)
+    for node in graph.nodes:
+        node.meta = {"source": _user_line(node.meta.get("stack_trace") or "")}
     return graph
+
+
+def _user_line(trace: str) -> str:
+    """``file:line`` of the innermost frame of a printed stack trace that lies outside of torch."""
+    frames = [line.strip() for line in trace.splitlines() if line.strip().startswith("File ")]
+    own = [frame for frame in frames if "/torch/" not in frame] or frames
+    if not own:
+        return ""
+    file, number = own[-1].removeprefix("File ").split(", ")[:2]
+    return f"{file.strip(chr(34))}:{number.removeprefix('line ')}"
 
 
 def _adopt_constants(graph: fx.Graph, exported: nn.Module, model: nn.Module) -> None:

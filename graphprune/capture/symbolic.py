@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -25,7 +26,12 @@ class _Tracer(fx.Tracer):
     def __init__(self, given: set[str]) -> None:
         super().__init__()
         self.given = given
-        self.record_stack_traces = True
+
+    def create_proxy(self, *args: Any, **kwargs: Any) -> fx.Proxy:
+        """Notes where in the user's code each node comes from."""
+        proxy: fx.Proxy = super().create_proxy(*args, **kwargs)
+        proxy.node.meta["source"] = _calling_line()
+        return proxy
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return is_leaf(m)
@@ -65,6 +71,14 @@ def trace(model: nn.Module, example: Example) -> fx.Graph:
             name = getattr(node.target, "__name__", str(node.target))
             raise OpaqueCall(f"function '{name}' of {node.target.__module__} takes sizes or parameters")
     return graph
+
+
+def _calling_line() -> str:
+    """``file:line`` of the innermost frame outside of torch and graphprune."""
+    frame = sys._getframe(2)
+    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("torch", "graphprune"):
+        frame = frame.f_back  # type: ignore[assignment]
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else ""
 
 
 def _is_opaque(node: fx.Node) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +13,10 @@ from torch import Tensor, nn
 from graphprune.criteria.criterion import CRITERIA, Accumulate, Sensitivity
 from graphprune.data import Batch, evaluate_loss
 from graphprune.errors import LossError
-from graphprune.gates import GatedModule, can_be_per_sample, find_sites, insert_gates
+from graphprune.gate_sites import find_sites
+from graphprune.gates import GatedModule, can_be_per_sample, insert_gates
 from graphprune.program import Program, device_of
+from graphprune.randomness import private_random_state
 from graphprune.scores import Scores
 
 _ACCUMULATE: dict[Accumulate, Callable[[Tensor], Tensor]] = {
@@ -27,9 +30,11 @@ _ACCUMULATE: dict[Accumulate, Callable[[Tensor], Tensor]] = {
 class Elasticity:
     """|dL/dc| / L for a gate c on the channel's pre-activation.
 
-    Source: formula 4 of the SNIP-it paper for ``accumulate="signed"``: the gradient of the mean loss, one absolute value at
-    the end. ``"absolute"`` and ``"squared"`` take the absolute value or the square of each sample's gradient first (of
-    squares the root is taken at the end): on a trained model signed gradients of samples cancel.
+    Source: formula 4 of the SNIP-it paper for ``accumulate="signed"``: the gradient of the mean loss, one absolute
+        value at the end. ``"absolute"`` and ``"squared"`` take the absolute value or the square of each sample's
+        gradient first (of squares the root of the mean is taken at the end): on a trained model signed gradients of
+        samples cancel. The paper has activations that are zero at zero; behind others (sigmoid) the gate acts on the
+        activation, see `graphprune.gate_sites`.
 
     Attributes:
         training: Score with batch statistics and dropout, as in training; in evaluation mode by default.
@@ -38,21 +43,32 @@ class Elasticity:
     training: bool = False
 
     def __call__(self, program: Program, sensitivity: Sensitivity) -> Scores:
-        """Draws the samples and scores the channels; leaves no trace on the program or the random state."""
+        """Draws the samples and scores the channels; leaves no trace on the program or the random state.
+
+        Raises:
+            InputError: the data is empty or does not fit the model.
+            LossError: the loss or its gradient is not finite, or the loss is 0.
+        """
         dependencies = program.dependencies
         assert dependencies is not None
+        sites = find_sites(program, dependencies)
         signed = sensitivity.accumulate == "signed"
-        separable = all(map(can_be_per_sample, find_sites(program, dependencies)))
-        gated = insert_gates(program, dependencies, per_sample=not signed and separable)
+        separable = all(map(can_be_per_sample, sites))
+        gated = insert_gates(program, dependencies, sites, per_sample=not signed and separable)
         batches = sensitivity.stream.draw(sensitivity.samples, device_of(program))
         if not signed and not separable:
             batches = _single_samples(batches)
-        with _untouched(gated.module, training=self.training):
+        # the channels that are left tell the rounds apart: each draws other random numbers
+        seed = sensitivity.seed + dependencies.channels
+        with private_random_state(seed), _untouched(gated.module, training=self.training):
             total, loss, count = _accumulate(gated, batches, sensitivity)
+        if loss == 0:
+            raise LossError(
+                "the mean loss of the sensitivity samples is 0; elasticity is relative to the loss. Give other data, "
+                "or data with targets if you gave none"
+            )
         mean = total / count
         importance = mean.sqrt() if sensitivity.accumulate == "squared" else mean.abs()
-        if loss == 0:
-            raise LossError("the loss of the sensitivity samples is 0; elasticity is relative to the loss. Give other data")
         return Scores((importance / abs(loss)).cpu(), "elasticity", loss, count)
 
 
@@ -75,11 +91,11 @@ def _accumulate(gated: GatedModule, batches: Iterable[Batch], sensitivity: Sensi
     return total, loss_sum / count, count
 
 
-def gate_gradient(gated: GatedModule, batch: Batch, loss: Callable[[object, object], object]) -> tuple[Tensor, float]:
+def gate_gradient(gated: GatedModule, batch: Batch, loss: Callable[[Any, Any], Any]) -> tuple[Tensor, float]:
     """Gradient of a batch's mean loss in the gates, shape ``(channels,)`` or ``(N, channels)``, and the loss.
 
     Raises:
-        LossError: the loss or its gradient is not finite.
+        LossError: the loss or its gradient is not finite, or the loss does not depend on the model.
     """
     parameter = next(gated.module.parameters())
     shape = (batch.size, gated.channels + 1) if gated.per_sample else (gated.channels + 1,)
@@ -87,9 +103,17 @@ def gate_gradient(gated: GatedModule, batch: Batch, loss: Callable[[object, obje
     gated.set_gate(gate)
     with torch.enable_grad():
         value = evaluate_loss(loss, gated.module, batch)
-        (gradient,) = torch.autograd.grad(value, [gate])
+        gradient = torch.autograd.grad(value, [gate], allow_unused=True)[0] if value.requires_grad else None
+    if gradient is None:
+        raise LossError(
+            "the loss has no gradient in the model's channels: it is computed from something else, or from a detached "
+            "output. Return a tensor that is computed from the output with torch"
+        )
     if not bool(torch.isfinite(gradient).all()):
-        raise LossError(f"the gradient of the loss ({float(value.detach())}) in the gates is not finite; check data and weights")
+        raise LossError(
+            f"the gradient of the loss ({float(value.detach())}) in the gates is not finite; check the data for "
+            "extreme values, and the model's weights"
+        )
     return gradient[..., :-1], float(value.detach())
 
 
@@ -102,22 +126,21 @@ def _single_samples(batches: Iterable[Batch]) -> Iterator[Batch]:
 
 @contextmanager
 def _untouched(module: nn.Module, *, training: bool) -> Iterator[None]:
-    """Sets the mode for scoring; modes, buffers, ``requires_grad`` and random state come back afterwards."""
+    """Sets the mode for scoring; modes, buffers and ``requires_grad`` come back afterwards."""
     modes = [(submodule, submodule.training) for submodule in module.modules()]
     needed = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
-    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()] if training else []
-    devices = {parameter.device.index for parameter, _ in needed if parameter.device.type == "cuda"}
-    with torch.random.fork_rng(devices=[device for device in devices if device is not None]):
-        module.train(training)
-        for parameter, _ in needed:
-            parameter.requires_grad_(False)
-        try:
-            yield
-        finally:
-            for submodule, mode in modes:
-                submodule.training = mode
-            for parameter, required in needed:
-                parameter.requires_grad_(required)
+    buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
+    module.train(training)
+    for parameter, _ in needed:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for submodule, mode in modes:
+            submodule.training = mode
+        for parameter, required in needed:
+            parameter.requires_grad_(required)
+        with torch.no_grad():
             for buffer, value in buffers:
-                buffer.copy_(value)
-
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)

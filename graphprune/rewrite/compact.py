@@ -67,7 +67,7 @@ def _own_modules(module: nn.Module, done: dict[int, nn.Module]) -> nn.Module:
     kind = nn.Module if isinstance(module, fx.GraphModule) else type(module)
     own = done[id(module)] = kind.__new__(kind)
     own.__dict__ = {
-        name: copy.copy(value) if isinstance(value, (dict, set, list)) else value
+        name: value.copy() if isinstance(value, (dict, set, list)) else value
         for name, value in module.__dict__.items()
     }
     own._modules = {
