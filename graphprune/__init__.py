@@ -1,9 +1,11 @@
 """graphprune: prunes PyTorch models for real, proves it, and exports them.
 
-`compile` is the one call; `Pruner` does the same one round at a time inside a training loop.
+`compile` is the one call; `Pruner` does the same one round at a time inside a training loop; `load` reads what
+`Compiled.save` wrote.
 """
 
 from graphprune import ops as _ops
+from graphprune.artifact import load
 from graphprune.budget import Budget
 from graphprune.compile import compile
 from graphprune.compiled import Compiled
@@ -28,6 +30,7 @@ __all__ = [
     "UserError",
     "Verification",
     "compile",
+    "load",
 ]
 
 del _ops

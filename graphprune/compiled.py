@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 from torch import Tensor, fx
 
+from graphprune.artifact import save as save_artifact
 from graphprune.deploy import ExportResult, TimingResult, export_onnx, onnx_feeds, time_interleaved
 from graphprune.equivalence import MaskedProgram, Verification, verify_compact
-from graphprune.plan import Plan
-from graphprune.program import Kept, Program, stored_tensors
+from graphprune.plan import Plan, on_device_of
+from graphprune.program import Kept, Program, device_of, stored_tensors
 from graphprune.report import Report, kept_labels
 
 
@@ -32,7 +35,7 @@ class Compiled:
         original: Program,
         compact: Program,
     ) -> None:
-        self.module, self.plan = module, plan
+        self.module, self.plan = module, plan.with_sizes(original.module)
         self._make_report, self._original, self._compact = report, original, compact
 
     @cached_property
@@ -48,7 +51,7 @@ class Compiled:
     def verify(self, seed: int = 0) -> Verification:
         """Proves that the compact module, with the weights it has now, equals the masked dense one.
 
-        The compact weights are put into their places among zeros in the dense program; so this holds after training too.
+        The compact weights are put into their places among zeros in the dense program, so this holds after training.
 
         Raises:
             VerificationError: they differ; names the first node that does.
@@ -56,12 +59,13 @@ class Compiled:
         dependencies = self._original.dependencies
         assert dependencies is not None
         labels = kept_labels(dependencies, self.plan.kept)
-        compact = stored_tensors(self.module)
+        program = self._compact_beside_original()
+        compact = stored_tensors(program.module)
         values = {
             name: embedded(compact[name], tensor, name, self.plan.kept)
             for name, tensor in stored_tensors(self._original.module).items()
         }
-        return verify_compact(MaskedProgram(self._original, dependencies.space, labels, values), self._compact, seed)
+        return verify_compact(MaskedProgram(self._original, dependencies.space, labels, values), program, seed)
 
     def export_onnx(self, path: str | Path) -> ExportResult:
         """Writes the compact module as ONNX with a free batch size, checked and compared with torch.
@@ -69,7 +73,7 @@ class Compiled:
         Raises:
             ExportError: the file would not be valid or would not compute the same; nothing is written then.
         """
-        example = self._compact.example
+        example = on_device_of(self.module, self._compact.example)
         return export_onnx(self.module, example.args, example.kwargs, path)
 
     def benchmark(self, *, provider: str = "auto", threads: int = 1, repeats: int = 30) -> TimingResult:
@@ -89,10 +93,22 @@ class Compiled:
             return time_interleaved(paths, feeds, provider=provider, threads=threads, repeats=repeats)
 
     def save(self, directory: str | Path) -> Path:
-        """Writes plan, weights, ONNX file and report into a directory; see `graphprune.load`."""
-        from graphprune.artifact import save
+        """Writes plan, weights, ONNX file and report into a directory; `graphprune.load` reads it.
 
-        return save(self, Path(directory))
+        The directory appears only when it is complete, and replaces an artifact that was there.
+
+        Raises:
+            ArtifactError: the directory holds other files, which stay, or cannot be written.
+            ExportError: the module cannot be exported to a valid ONNX file; nothing is written then.
+        """
+        return save_artifact(self, directory)
+
+    def _compact_beside_original(self) -> Program:
+        """The compact program on the device of the dense one, which stays where the user's model was."""
+        device = device_of(self._original)
+        if device_of(self._compact) == device:
+            return self._compact
+        return replace(self._compact, module=copy.deepcopy(self.module).to(device))
 
 
 def embedded(compact: Tensor, dense: Tensor, name: str, kept: Kept) -> Tensor:
@@ -104,5 +120,3 @@ def embedded(compact: Tensor, dense: Tensor, name: str, kept: Kept) -> Tensor:
             shape[dim] = dense.shape[dim]
             result = result.new_zeros(shape).index_copy(dim, indices.to(result.device), result)
     return result
-
-

@@ -89,6 +89,7 @@ class _SiteFinder:
         self._carried: dict[str, Tensor] = {}
         self._keeps_zero: dict[str, bool] = {}
         self._from_parameters: set[str] = set()
+        self._mixed = _mixed(dependencies)
 
     def carried(self, node: fx.Node) -> Tensor:
         """Channels that a node's result carries, bool, shape ``(channels,)``."""
@@ -101,15 +102,15 @@ class _SiteFinder:
         return self._carried[node.name]
 
     def visit_consumer(self, node: fx.Node) -> None:
-        """Starts a walk where channels go in that do not come out."""
+        """Starts a walk where channels go in that do not come out, or only summed with others."""
         inputs = node.all_input_nodes
         if node.op == "get_attr" or (inputs and all(source.name in self._from_parameters for source in inputs)):
             self._from_parameters.add(node.name)
-        out = self.carried(node)
+        passed = self.carried(node) & ~self._mixed.get(node.name, torch.tensor(False))
         for source in inputs:
             if source.name in self._from_parameters:
                 continue  # the weight of a functional layer; its columns go with the data's channels
-            consumed = self.carried(source) & ~out
+            consumed = self.carried(source) & ~passed
             if bool(consumed.any()):
                 self.walk(source, consumed)
 
@@ -152,6 +153,21 @@ class _SiteFinder:
             if bool((channels < self.dependencies.channels).any()):
                 sites.append(_site(self.dependencies, node, value, channels))
         return sites
+
+
+def _mixed(dependencies: Dependencies) -> dict[str, Tensor]:
+    """Channels that are summed over in a contraction although its result has them too, by node.
+
+    Such a channel is seen along two loops, those of the inputs and of the outputs (a layer that is applied to its own
+    result); in a depthwise convolution it is seen along one.
+    """
+    mixed: dict[str, Tensor] = {}
+    for contraction in dependencies.contractions:
+        seen = torch.zeros(dependencies.channels + 1, dtype=torch.long)
+        for plane in channel_planes(contraction.planes):
+            seen[dependencies.channel_of[squash(plane)].unique()] += 1
+        mixed[contraction.node] = mixed.get(contraction.node, torch.tensor(False)) | (seen[:-1] > 1)
+    return mixed
 
 
 def _any(masks: Iterable[Tensor]) -> Tensor:

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map_only
 from graphprune.errors import InputError
 from graphprune.labelled import Labelled, LabelRun
 from graphprune.ops.call import Operand, planes_of
-from graphprune.planes import Planes, along, planes_of_stored, sample_plane
+from graphprune.planes import Planes, along, sample_plane
 from graphprune.program import Example, Program, source_line, stored_tensors
 
 aten = torch.ops.aten
@@ -72,16 +72,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 def label_stored(run: LabelRun, tensors: Mapping[str, Tensor]) -> dict[str, Labelled]:
     """Gives labels to every index of every dim of every floating parameter and buffer."""
-    labelled = {}
-    for name, tensor in tensors.items():
-        if not tensor.is_floating_point():
-            continue
-        labels = [
-            run.space.allocate(name, dim, size, stored=True) if size > 1 else None
-            for dim, size in enumerate(tensor.shape)
-        ]
-        labelled[name] = run.label(tensor.detach(), planes_of_stored(labels, tensor.shape))
-    return labelled
+    return {name: run.label_stored(name, tensor) for name, tensor in tensors.items() if tensor.is_floating_point()}
 
 
 def label_inputs(run: LabelRun, program: Program, example: Example) -> list[Any]:

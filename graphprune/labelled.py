@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from graphprune.labels import Cause, LabelSpace
 from graphprune.ops.call import OpCall
 from graphprune.ops.registry import rule_for
-from graphprune.planes import Planes, scatter
+from graphprune.planes import Planes, planes_of_stored, scatter
 
 
 class Labelled(Tensor):
@@ -92,6 +92,13 @@ class LabelRun:
         """Wraps a value of this run."""
         return Labelled(value, planes, self, self.device if value.is_meta else value.device)
 
+    def label_stored(self, name: str, tensor: Tensor) -> Labelled:
+        """Wraps a parameter or buffer, every index of every dim with a label of its own."""
+        labels = [
+            self.space.allocate(name, dim, size, stored=True) if size > 1 else None for dim, size in enumerate(tensor.shape)
+        ]
+        return self.label(tensor.detach(), planes_of_stored(labels, tensor.shape))
+
     def cause(self, func: Any, reason: str) -> Cause:
         """A cause at the node that runs now."""
         return Cause(self.node, str(func).removeprefix("aten.").removesuffix(".default"), reason, self.source)
@@ -133,6 +140,10 @@ class ShapeRun(LabelRun):
     def label(self, value: Tensor, planes: Planes = ()) -> Labelled:
         """Wraps a value, without planes."""
         return super().label(value)
+
+    def label_stored(self, name: str, tensor: Tensor) -> Labelled:
+        """Wraps a parameter or buffer, without labels."""
+        return self.label(tensor.detach())
 
 
 def _evaluate_over_kept(call: OpCall, dense: list[Any], planes: list[Planes], keep: Tensor) -> list[Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from graphprune.capture import capture
+from graphprune.capture import capture, unshare
 from graphprune.dependencies import Dependencies
 from graphprune.errors import ArtifactError, InputError, UserError
 from graphprune.program import Example, Kept, Program, stored_tensors
@@ -34,7 +34,8 @@ class Plan:
     Attributes:
         model: Class name of the model.
         example: Example inputs; only shapes and types matter, and the values of integers and masks.
-        kept: Kept indices by (name, dim), for every parameter and buffer that shrank, under the names of the user's model.
+        kept: Kept indices by (name, dim), for every parameter and buffer that shrank, under the names of the user's
+            model.
         rounds: The same in the steps in which it came about, each in terms of what the one before had left.
         protect: Name patterns that were protected.
         sizes: Sizes before pruning of the dims in ``kept``; empty where they are not known.
@@ -112,15 +113,16 @@ class Plan:
         except UserError as error:
             raise ArtifactError(
                 f"the plan does not fit the model: it was made for {self.model}, this {type(model).__name__} "
-                f"cannot be run with inputs of the plan's shapes: {error}"
+                f"cannot be run with inputs of the plan's shapes: {explained(error)}"
             ) from error
         for kept in self._steps(program):
             program = _without(program, kept)
+        unshare(program.module, model)
         return program.module
 
     def _check_sizes(self, model: nn.Module) -> None:
         """Refuses a model in which a dim that shrank has another size; the other dims (classes, say) may differ."""
-        tensors = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+        tensors = named_tensors(model)
         problems = []
         for (name, dim), size in self.sizes.items():
             tensor = tensors.get(name)
@@ -133,8 +135,7 @@ class Plan:
         from graphprune.passes import pipelines
         from graphprune.runner import Runner
 
-        device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-        example = self.example.mapped(lambda tensor: tensor.to(device).contiguous())
+        example = on_device_of(model, self.example).mapped(Tensor.contiguous)
         return Runner().run(pipelines.analysis(), capture(model, example, self.protect))
 
     def _steps(self, program: Program) -> tuple[Kept, ...]:
@@ -201,6 +202,18 @@ def load_plan(path: Path) -> Plan:
         raise ArtifactError(f"{path} cannot be read: {error}") from error
     except ArtifactError as error:
         raise ArtifactError(f"{path}: {error}") from error
+
+
+def on_device_of(module: nn.Module, example: Example) -> Example:
+    """The example where the module's parameters are."""
+    device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+    return example.mapped(lambda tensor: tensor.detach().to(device))
+
+
+def named_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers, tied ones under all of their names."""
+    parameters = module.named_parameters(remove_duplicate=False)
+    return dict(parameters) | dict(module.named_buffers(remove_duplicate=False))
 
 
 def listed(problems: list[str]) -> str:

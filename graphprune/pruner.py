@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.optim import Optimizer
 
 from graphprune.budget import MEASURES, Budget, Measure, budget_of
-from graphprune.capture import capture
+from graphprune.capture import capture, unshare
 from graphprune.compiled import Compiled
 from graphprune.costs import CostModel
 from graphprune.criteria import Criterion, Sensitivity, criterion_of
@@ -89,7 +89,8 @@ class Pruner:
         self._original = self._runner.run(pipelines.analysis(), capture(model, example_input, tuple(protect)))
         self._dropped = _dropped(model, self._original)
         self._program = self._original
-        self.module: fx.GraphModule = self._original.module
+        self._module: fx.GraphModule = self._original.module
+        self._shares_with: nn.Module | None = model
         stream = SampleStream(data, Example.of(example_input))
         self._sensitivity = Sensitivity(stream, loss or cross_entropy, samples, check_accumulate(accumulate), seed)
         self._costs_before = self._costs = _costs(self._program, None)
@@ -97,6 +98,17 @@ class Pruner:
         self._first_importance: Tensor | None = None
         self.rounds: list[Round] = []
         self._check_feasible()
+
+    @property
+    def module(self) -> fx.GraphModule:
+        """The present module: dense at first, smaller after each step.
+
+        It stays the same object, so a training loop can hold on to it; its parameters are replaced as they shrink.
+        """
+        if self._shares_with is not None:
+            unshare(self._module, self._shares_with)
+            self._shares_with = None
+        return self._module
 
     @property
     def rounds_left(self) -> int:
@@ -119,7 +131,7 @@ class Pruner:
         if not self.rounds_left:
             raise NothingToPruneError(f"all {len(self._targets)} rounds are done; call finish()")
         if optimizer is not None:
-            check_holds(optimizer, self.module)
+            check_holds(optimizer, self._module)
         if data is not None:
             stream = SampleStream(data, self._sensitivity.stream.example)
             self._sensitivity = replace(self._sensitivity, stream=stream)
@@ -196,15 +208,15 @@ class Pruner:
         """Puts the compact program into the module that the user holds."""
         assert before.dependencies is not None and before.selection is not None
         kept = before.dependencies.kept(before.selection.keep)
-        old = dict(self.module.named_parameters())
-        former = _become(self.module, after.module)
-        if self._original.module is self.module:
+        old = dict(self._module.named_parameters())
+        former = _become(self._module, after.module)
+        if self._original.module is self._module:
             self._original = replace(self._original, module=former)
         if optimizer is not None:
-            follow(optimizer, old, dict(self.module.named_parameters()), kept)
+            follow(optimizer, old, dict(self._module.named_parameters()), kept)
         self._plan_rounds.append(kept)
         self._costs = _costs(before, before.selection.keep)
-        self._program = replace(after, module=self.module, origin=None)
+        self._program = replace(after, module=self._module, origin=None)
 
     def _achieved(self) -> dict[Measure, float]:
         before = self._costs_before

@@ -113,8 +113,9 @@ def select(costs: CostModel, importance: Tensor, goal: Goal, limits: Limits) -> 
 
 def check_reachable(costs: CostModel, goal: Goal, limits: Limits) -> None:
     """Raises `BudgetError` if not even the smallest permitted network meets the goal."""
-    ranking = _Ranking.of(costs.dependencies, torch.zeros(costs.dependencies.channels), limits)
-    smallest = ranking.keep(ranking.blocks)
+    smallest = torch.ones(costs.dependencies.channels, dtype=torch.bool)
+    for group in costs.dependencies.groups:
+        smallest[group.start + min(limits.counts(group), default=group.channels) : group.stop] = False
     if not goal.is_met(costs, smallest):
         raise BudgetError(_unreachable(costs, goal, limits, smallest))
 

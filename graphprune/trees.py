@@ -131,4 +131,4 @@ def explained(error: Exception) -> str:
     if isinstance(error, KeyError):
         return f"entry {error} is missing"
     line = " ".join(str(error).split())
-    return f"{type(error).__name__}: {line[:200]}"
+    return f"{type(error).__name__}: {line[:300]}"

@@ -18,6 +18,8 @@ from graphprune.program import CapturedBy, Example, Program
 def capture(model: nn.Module, example_input: Any, protect: tuple[str, ...] = ()) -> Program:
     """Captures a model; the model itself is not touched.
 
+    The program's parameters use the model's memory until `unshare` is called; buffers are copies.
+
     Args:
         model: Any nn.Module.
         example_input: A tensor, a tuple of arguments, or a dict of keyword arguments.
@@ -75,13 +77,29 @@ class _gradients_required:
 
 
 def _private_copy(model: nn.Module) -> nn.Module:
+    """A copy with parameters of its own that still use the model's memory; nothing writes to it before it is unshared."""
+    memo: dict[int, object] = {id(parameter): _alias(parameter) for parameter in model.parameters()}
     try:
-        return copy.deepcopy(model)
+        return copy.deepcopy(model, memo)
     except Exception as error:
         raise CaptureError(
             f"{type(model).__name__} cannot be copied: {_first_line(error)}\n"
             "Remove cached activations or handles from the module, or give a fresh instance."
         ) from error
+
+
+def _alias(parameter: nn.Parameter) -> nn.Parameter:
+    alias = nn.Parameter(parameter.detach(), requires_grad=parameter.requires_grad)
+    alias.__dict__.update(parameter.__dict__)
+    return alias
+
+
+def unshare(module: nn.Module, model: nn.Module) -> None:
+    """Gives a module memory of its own for every parameter that still uses the model's."""
+    shared = {parameter.data_ptr() for parameter in model.parameters()}
+    for parameter in module.parameters():
+        if parameter.data_ptr() in shared:
+            parameter.data = parameter.data.clone()
 
 
 def _check_inputs(model: nn.Module, example: Example) -> None:

@@ -1,0 +1,100 @@
+"""The tensors of a module in a safetensors file: each once, with the other names of tied ones kept beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from graphprune.errors import ArtifactError
+from graphprune.plan import listed, named_tensors
+
+Aliases = dict[str, str]
+"""The name under which a tied tensor is stored, by each of its other names."""
+
+
+def write_weights(module: nn.Module, path: Path) -> Aliases:
+    """Writes every parameter and buffer, those outside of the state dict included: a fresh model may have others.
+
+    Returns:
+        The further names of tensors that have several; safetensors refuses to hold a tensor twice.
+
+    Raises:
+        ArtifactError: a tensor has a type that safetensors does not know.
+    """
+    first: dict[int, str] = {}
+    aliases: Aliases = {}
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in named_tensors(module).items():
+        owner = first.setdefault(id(tensor), name)
+        if owner != name:
+            aliases[name] = owner
+            continue
+        # a copy: distinct tensors may be views of one storage, which safetensors refuses too
+        tensors[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise ArtifactError(f"the weights cannot be stored: {error}; convert the module to another type") from error
+    return aliases
+
+
+def read_weights(module: nn.Module, path: Path, aliases: Mapping[str, str]) -> None:
+    """Copies stored tensors into a module, in place; ties, devices and ``requires_grad`` stay as they are.
+
+    Raises:
+        ArtifactError: the file cannot be read, or does not hold exactly the tensors of the module, which is not
+            changed then.
+    """
+    try:
+        stored = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ArtifactError(f"{path} cannot be read: {error}; save the artifact again") from error
+    owners = {name: name for name in stored} | dict(aliases)
+    dangling = sorted({owner for owner in aliases.values() if owner not in stored})
+    if dangling:
+        raise ArtifactError(f"{path} lacks the tied tensors {', '.join(dangling)}; save the artifact again")
+    own = named_tensors(module)
+    problems = _misfits(own, {name: stored[owner] for name, owner in owners.items()})
+    problems = problems or _broken_ties(own, owners)
+    if problems:
+        raise ArtifactError(
+            f"{path} does not fit the model, pruned by the plan:\n  {listed(problems)}\n"
+            "Give an instance built with the arguments of the model that was compiled, in the same type, its ties set."
+        )
+    with torch.no_grad():
+        for name, value in stored.items():
+            # constants that are views of fewer elements cannot be written to, and need not be
+            if not torch.equal(own[name].cpu(), value):
+                own[name].copy_(value)
+
+
+def _misfits(own: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> list[str]:
+    """Names that only one side has, and tensors of another shape or type."""
+    problems = [f"{name}: the file has no such tensor" for name in own if name not in stored]
+    problems += [f"{name}: the model has no such tensor" for name in stored if name not in own]
+    for name in own:
+        if name in stored and _form(own[name]) != _form(stored[name]):
+            problems.append(f"{name}: expected {_form(own[name])} (model), got {_form(stored[name])} (file)")
+    return problems
+
+
+def _form(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+
+
+def _broken_ties(own: Mapping[str, Tensor], owners: Mapping[str, str]) -> list[str]:
+    """Names that are one tensor on one side and two on the other."""
+    first: dict[int, str] = {}
+    problems = []
+    for name, owner in owners.items():
+        if own[name] is not own[owner]:
+            problems.append(f"{name} and {owner}: tied in the file, two tensors in the model")
+        other = first.setdefault(id(own[name]), owner)
+        if other != owner:
+            problems.append(f"{name} and {other}: tied in the model, two tensors in the file")
+    return problems
