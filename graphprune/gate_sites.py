@@ -63,7 +63,7 @@ def find_sites(program: Program, dependencies: Dependencies) -> tuple[Site, ...]
 
 def _with_sample_planes(program: Program, dependencies: Dependencies) -> Dependencies:
     """A batch of one sample does not show where samples lie; the values of a batch of two do, under the same labels."""
-    if program.example.batch_size > 1 or not program.batch_is_free:
+    if program.example.batch_size > 1:
         return dependencies
     values: dict[str, Any] = {}
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils._pytree import tree_leaves
 
 from graphprune.dependencies import Dependencies
+from graphprune.interpret import interpret, meta_tensors
+from graphprune.labelled import ShapeRun
+from graphprune.labels import LabelSpace
 from graphprune.ops.call import Operand
 from graphprune.planes import channel_planes, squash
-from graphprune.program import Program
+from graphprune.program import Program, device_of
 
 _DTYPES = {
     torch.float32: "f32", torch.float64: "f64", torch.float16: "f16", torch.bfloat16: "bf16",
@@ -20,19 +25,20 @@ _DTYPES = {
 
 def print_program(program: Program) -> str:
     """The textual form of a program."""
-    groups = _groups_by_node(program.dependencies) if program.dependencies else {}
+    groups, types = _groups_by_node(program.dependencies) if program.dependencies else {}, _types(program)
     lines = [f"program {type(program.module).__name__} captured by {program.captured_by.route}"]
-    lines += [_node_line(program, node, groups.get(node.name, ())) for node in program.module.graph.nodes]
+    for node in program.module.graph.nodes:
+        lines.append(_node_line(program, node, types.get(node.name, ""), groups.get(node.name, ())))
     lines += _group_lines(program)
     return "\n".join(lines) + "\n"
 
 
-def _node_line(program: Program, node: fx.Node, groups: tuple[str, ...]) -> str:
+def _node_line(program: Program, node: fx.Node, kind: str, groups: tuple[str, ...]) -> str:
     if node.op == "output":
         return f"return {_value(node.args[0])}"
-    shape = _shape(program, node)
+    annotation = f" : {kind}" if kind else ""
     marks = f" {{group={','.join(groups)}}}" if groups else ""
-    return f"%{node.name}{shape} = {_right_side(program, node)}{marks}"
+    return f"%{node.name}{annotation} = {_right_side(program, node)}{marks}"
 
 
 def _right_side(program: Program, node: fx.Node) -> str:
@@ -70,12 +76,22 @@ def _value(argument: Any) -> str:
     return repr(argument)
 
 
-def _shape(program: Program, node: fx.Node) -> str:
-    shapes = (program.shapes or {}).get(node.name)
-    if not shapes:
-        return ""
-    parts = [f"[{','.join(map(str, shape))}]" for shape in shapes]
-    return f" : {parts[0] if len(parts) == 1 else '(' + ', '.join(parts) + ')'}"
+def _types(program: Program) -> dict[str, str]:
+    """Types and shapes of the nodes' tensors, found by a run without values; as far as it comes."""
+    types: dict[str, str] = {}
+
+    def record(node: fx.Node, result: Any) -> None:
+        parts = [_type(leaf) for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        types[node.name] = parts[0] if len(parts) == 1 else f"({', '.join(parts)})" if parts else ""
+
+    with suppress(Exception):  # a program that does not run has to be printed all the more
+        run = ShapeRun(LabelSpace(), device_of(program))
+        interpret(program, run, meta_tensors(program.module), program.example, record)
+    return types
+
+
+def _type(tensor: Tensor) -> str:
+    return f"{_DTYPES.get(tensor.dtype, str(tensor.dtype))}[{','.join(map(str, tensor.shape))}]"
 
 
 def _groups_by_node(dependencies: Dependencies) -> dict[str, tuple[str, ...]]:

@@ -108,7 +108,6 @@ class Program:
         module: The program; parameters under the names of the user's model.
         example: Example inputs at the analysed batch size.
         captured_by: Front end of the graph.
-        batch_is_free: Whether the program runs at other batch sizes than the example's.
         protect: Name patterns of parameters or modules that must stay as they are.
         kept: What is left of the user's model, under its names; empty before the first prune.
         dependencies: Channels and groups of `module`; None until they are built or after it changed shape.
@@ -124,7 +123,6 @@ class Program:
     module: fx.GraphModule
     example: Example
     captured_by: CapturedBy
-    batch_is_free: bool = True
     protect: tuple[str, ...] = ()
     kept: Kept = field(default_factory=dict)
     dependencies: Dependencies | None = None

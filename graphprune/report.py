@@ -116,7 +116,7 @@ class Report:
 
     def __str__(self) -> str:
         """Tables for a terminal, 120 columns."""
-        console = Console(file=io.StringIO(), width=120, color_system=None, highlight=False)
+        console = Console(file=io.StringIO(), width=120, color_system=None, highlight=False, markup=False, emoji=False)
         console.print(f"{self.model}, captured by {self.captured_by}, ranked by {self.criterion}")
         console.print(self._cost_table())
         console.print(self._group_table())

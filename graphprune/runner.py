@@ -12,7 +12,7 @@ from graphprune.errors import InternalError, InvariantError
 from graphprune.invariants import violations
 from graphprune.pass_protocol import ANALYSES, Pass, PassResult
 from graphprune.printer import print_program
-from graphprune.program import Program
+from graphprune.program import Program, stored_tensors
 
 log = logging.getLogger(__name__)
 
@@ -53,9 +53,10 @@ class Runner:
     def _run_one(self, transformation: Pass, program: Program) -> Program:
         started = time.perf_counter()
         _raise_if(transformation.requires(program), f"{transformation.name}: precondition")
+        given = _contents(program)
         result = transformation.run(program)
         _raise_if(transformation.ensures(program, result), f"{transformation.name}: postcondition")
-        _raise_if(_claims(program, result), f"{transformation.name}: claim")
+        _raise_if(_claims(transformation, program, given, result), f"{transformation.name}: claim")
         if result.modified:
             # a pass that only adds an analysis leaves the module alone, and checking that is not free
             changed = result.program.module is not program.module
@@ -101,12 +102,27 @@ def check(program: Program, when: str, *, changed: bool = True) -> None:
         raise InvariantError(f"{when}:\n" + "\n".join(f"  {problem}" for problem in found))
 
 
-def _claims(before: Program, result: PassResult) -> list[str]:
+def _claims(transformation: Pass, before: Program, given: object, result: PassResult) -> list[str]:
+    """What a pass says about itself and its result, and is not so."""
+    problems = []
     if not result.modified and result.program is not before:
-        return ["says that nothing changed, but returns another program"]
+        problems.append("says that nothing changed, but returns another program")
     if result.modified and result.program is before:
-        return ["says that it changed something, but returns the same program"]
-    return []
+        problems.append("says that it changed something, but returns the same program")
+    if _contents(before) != given:
+        problems.append("changes the module of the program that it was given; work on a copy")
+    if result.modified:
+        present = {name for name in ANALYSES if getattr(result.program, name) is not None}
+        missing, stale = transformation.provides - present, present & transformation.drops - transformation.provides
+        problems += [f"says that it provides {name}, but does not" for name in sorted(missing)]
+        problems += [f"says that it drops {name}, but keeps it" for name in sorted(stale)]
+    return problems
+
+
+def _contents(program: Program) -> object:
+    """What is equal as long as the graph and the stored tensors stay in place (their values are not looked at)."""
+    nodes = [(node, node.target, node.args, node.kwargs) for node in program.module.graph.nodes]
+    return nodes, {name: (id(tensor), tensor.shape) for name, tensor in stored_tensors(program.module).items()}
 
 
 def _raise_if(problems: Sequence[str], what: str) -> None:

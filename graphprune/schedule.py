@@ -41,12 +41,12 @@ TOLERANCE = 1e-9
 
 @SCHEDULES.register("halving")
 def halving(sparsity: float) -> list[float]:
-    """Starts at half the network at most, then halves the gap to the goal five times, then closes it: seven rounds.
+    """Starts with half the network, then halves the gap to the goal five times, then closes it: seven rounds.
 
-    Source: Algorithm 1 of the SNIP-it paper: kappa - (kappa - k0) 2^-i for i = 0..5, then kappa;
-    k0 = min(0.5, kappa / 2).
+    Source: Algorithm 1 of the SNIP-it paper: kappa - (kappa - k0) 2^-i for i = 0..5, then kappa, with k0 = 0.5. For goals
+    of half the network or less, which the paper does not have, k0 = kappa / 2.
     """
-    start = min(0.5, sparsity / 2)
+    start = 0.5 if sparsity > 0.5 else sparsity / 2
     return [sparsity - (sparsity - start) * 2.0**-step for step in range(HALVINGS + 1)] + [sparsity]
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from math import gcd
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from math import ceil, gcd
 
 import torch
 from torch import Tensor
@@ -33,16 +34,23 @@ class Limits:
     """Hard constraints on every group.
 
     Attributes:
-        min_channels: Channels that stay in each group, or a function of the group's size.
+        min_channels: Channels that stay in each group, or a function of the group's size before the first round.
         align: Widths of the layers stay multiples of this; 1 for no constraint.
+        sizes: Channels that groups had before the first round, by their members; others count as they are.
     """
 
     min_channels: int | Callable[[int], int] = 1
     align: int = 1
+    sizes: Mapping[frozenset[tuple[str, int]], int] = field(default_factory=dict, repr=False)
+
+    def at_first(self, dependencies: Dependencies) -> Limits:
+        """The limits for a model of which these are the first dependencies."""
+        return replace(self, sizes={_members(group): group.channels for group in dependencies.groups})
 
     def floor(self, group: Group) -> int:
         """Fewest channels that stay."""
-        wanted = self.min_channels(group.channels) if callable(self.min_channels) else self.min_channels
+        size = self.sizes.get(_members(group), group.channels)
+        wanted = self.min_channels(size) if callable(self.min_channels) else self.min_channels
         return min(max(1, wanted), group.channels)
 
     def step(self, group: Group) -> int:
@@ -56,6 +64,10 @@ class Limits:
         return [count for count in range(first, 0, -step) if count >= floor]
 
 
+def _members(group: Group) -> frozenset[tuple[str, int]]:
+    return frozenset((member.name, member.dim) for member in group.members)
+
+
 @dataclass(frozen=True)
 class Goal:
     """Largest cost that is allowed of each measure."""
@@ -67,8 +79,9 @@ class Goal:
         """From shares of the original costs; channels are rounded to the nearest, other costs down."""
         limits: dict[Measure, int] = {}
         for name, share in budget.shares().items():
-            exact = original[name] * (1 - share)
-            limits[name] = original[name] - round(original[name] * share) if name == "channels" else int(exact)
+            # the simple fraction that the user means: in floats 1000 * (1 - 0.9) is less than 100
+            exact = original[name] * Fraction(share).limit_denominator(10**9)
+            limits[name] = original[name] - (round(exact) if name == "channels" else ceil(exact))
         return cls(limits)
 
     def is_met(self, costs: CostModel, keep: Tensor) -> bool:
@@ -222,7 +235,8 @@ def _unreachable(costs: CostModel, goal: Goal, limits: Limits, smallest: Tensor)
         if least > 1:
             binding.append(f"{group.id} ({group.name}): {least} of {group.channels}")
     if limits.align > 1 or limits.min_channels != 1:
-        lines.append(f"  min_channels={limits.min_channels}, align={limits.align} keep " + "; ".join(binding[:8]))
+        floors = getattr(limits.min_channels, "__name__", limits.min_channels)
+        lines.append(f"  min_channels={floors}, align={limits.align} keep " + "; ".join(binding[:8]))
     else:
         lines.append(f"  each of the {len(costs.dependencies.groups)} groups keeps one channel; the rest is frozen")
     lines.append("  Lower the budget, the floors or the alignment, or protect less.")

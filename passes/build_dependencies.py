@@ -32,6 +32,7 @@ class BuildDependencies(Pass):
     def run(self, program: Program) -> PassResult:
         """Fills in dependencies, recorded shapes, and the nodes that cannot be rewritten."""
         if program.pins is None:
+            program = _at_two_samples(program)
             dependencies, pins = _with_pins_for_what_cannot_follow(program)
         else:
             dependencies, pins = analyse(program, program.pins), program.pins
@@ -41,6 +42,16 @@ class BuildDependencies(Pass):
         remarks += [f"%{name} frozen: {reason}" for name, reason in pins]
         result = replace(program, dependencies=dependencies, pins=pins, shapes=shapes, channels_left=left)
         return PassResult(result, True, tuple(remarks))
+
+
+def _at_two_samples(program: Program) -> Program:
+    """The program with two samples as its example: a batch dim of size 1 could not be told from any other.
+
+    Where the model takes the example's batch size only, its example stays.
+    """
+    small = replace(program, example=program.example.resized(2))
+    _, failure = propagate_shapes(small)
+    return program if failure else small
 
 
 def _with_pins_for_what_cannot_follow(program: Program) -> tuple[Dependencies, Pins]:

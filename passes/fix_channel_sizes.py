@@ -25,6 +25,7 @@ class FixChannelSizes(Pass):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"dependencies"})
+    drops: ClassVar[frozenset[str]] = frozenset({"scores", "selection"})
 
     def run(self, program: Program) -> PassResult:
         """Rewrites size reads, and folds arithmetic on the literals."""

@@ -1,0 +1,115 @@
+"""``graphprune compile``: prunes a named model, prints the report, saves the result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import graphprune
+from graphprune.cli import options
+from graphprune.cli.model_names import build_model
+from graphprune.cli.progress import Phases
+from graphprune.cli.tables import output, table
+from graphprune.errors import ArtifactError
+from graphprune.manifest import is_artifact
+from graphprune.runner import Runner
+
+NAME = "compile"
+HELP = """Removes the least important channels of MODEL, proves that the rest computes the same, and prints a report.
+
+Channels are ranked on the example input, a random one, against the model's own prediction. To rank them on data, call
+`graphprune.compile` from Python.
+
+\b
+Examples:
+  graphprune compile torchvision:resnet18 --sparsity 0.5 --out resnet18-half
+  graphprune compile timm:convnext_tiny --macs 0.4 --protect 'stages.3.*' --align 8
+  graphprune compile mypackage.models:make_net --input-shape 1,3,64,64 --weights net.safetensors
+  graphprune compile paper:lenet5 --print-after prune-channels --time-passes
+"""
+
+Out = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Save plan, weights, ONNX file and report here; `graphprune.load` reads them."),
+]
+DumpDir = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Write the program as text here after each pass of each round.")
+]
+PrintAfter = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PASS", help=f"Print the program after this pass: {', '.join(options.pass_names())}."),
+]
+
+
+def command(
+    model: options.Model,
+    sparsity: options.Sparsity = None,
+    params: options.Params = None,
+    macs: options.Macs = None,
+    input_shape: options.InputShape = None,
+    weights: options.Weights = None,
+    protect: options.Protect = None,
+    min_channels: options.MinChannels = "1",
+    align: options.Align = None,
+    criterion: options.Criterion = "elasticity",
+    schedule: options.Schedule = "halving",
+    seed: options.Seed = 0,
+    out: Out = None,
+    dump_dir: DumpDir = None,
+    print_after: PrintAfter = None,
+    time_passes: Annotated[bool, typer.Option("--time-passes", help="Print the time spent in each pass.")] = False,
+    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Prove each round.")] = True,
+) -> None:
+    """Compiles; with nothing said about how much, half of the channels go."""
+    _check_out(out)
+    for name in print_after or ():
+        options.check_pass("--print-after", name, options.pass_names())
+    budget = options.budget(sparsity, params, macs)
+    runner = Runner(dump_dir, frozenset(print_after or ()), lambda text: typer.echo(text))
+    named = build_model(model, input_shape, weights, seed)
+    with Phases(quiet=bool(print_after)) as phases:
+        compiled = graphprune.compile(
+            named.module,
+            named.example,
+            budget=budget,
+            protect=tuple(protect or ()),
+            min_channels=options.floor(min_channels),
+            align=1 if align is None else align,
+            criterion=criterion,
+            schedule=schedule,
+            verify=verify,
+            seed=seed,
+            progress=phases.rounds,
+            runner=runner,
+        )
+        if out is not None:
+            phases("save", 0, 1)
+            compiled.save(out)
+    typer.echo(str(compiled.report))
+    if time_passes:
+        print_times(runner)
+    if out is not None:
+        typer.echo(f"saved to {out}")
+
+
+def print_times(runner: Runner) -> None:
+    """A table of the time spent in each pass, the slowest first."""
+    total = sum(runner.seconds.values())
+    rows = [
+        (name, f"{seconds:.3f}", f"{seconds / total:.0%}")
+        for name, seconds in sorted(runner.seconds.items(), key=lambda entry: -entry[1])
+    ]
+    columns = ("pass", "seconds", "share")
+    output().print(table("", columns, [*rows, ("total", f"{total:.3f}", "")], numbers=columns[1:]))
+
+
+def _check_out(out: Path | None) -> None:
+    """Refuses before the work what saving would refuse after it."""
+    if out is None or not out.exists():
+        return
+    if not out.is_dir():
+        raise ArtifactError(f"--out: {out} is a file; name a directory")
+    if any(out.iterdir()) and not is_artifact(out):
+        raise ArtifactError(f"--out: {out} holds files that are not of an artifact; name another directory")

@@ -1,0 +1,148 @@
+"""``graphprune inspect``: what can be removed of a model, what it costs, and what is frozen and why."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from graphprune.artifact import REPORT_TEXT
+from graphprune.capture import capture
+from graphprune.cli import options
+from graphprune.cli.model_names import build_model
+from graphprune.cli.tables import output, table
+from graphprune.costs import CostModel
+from graphprune.dependencies import Dependencies
+from graphprune.errors import OptionError
+from graphprune.explain import why_frozen
+from graphprune.labels import Owner
+from graphprune.manifest import Manifest
+from graphprune.passes import pipelines
+from graphprune.program import Program
+from graphprune.report import frozen_rows
+from graphprune.runner import Runner
+
+NAME = "inspect"
+HELP = """Shows the groups of channels of MODEL that can be removed, what they cost, and the weights that are frozen and why.
+
+MODEL may also be a directory that `graphprune compile --out` wrote; its report is printed then.
+
+\b
+Examples:
+  graphprune inspect torchvision:mobilenet_v2
+  graphprune inspect paper:resnet18 --protect 'features.stage1*'
+  graphprune inspect torchvision:resnet18 --why fc.weight --why conv1.weight[1]
+  graphprune inspect resnet18-half
+"""
+
+
+def command(
+    model: options.Model,
+    why: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Explain a parameter or buffer instead: its group, or the ties that lead to what freezes it. "
+            "'NAME[1]' asks about dim 1; dim 0 otherwise. May be repeated.",
+        ),
+    ] = None,
+    input_shape: options.InputShape = None,
+    weights: options.Weights = None,
+    protect: options.Protect = None,
+    seed: options.Seed = 0,
+) -> None:
+    """Analyses the model; nothing is pruned."""
+    if Path(model).is_dir():
+        _print_saved(Path(model), why)
+        return
+    named = build_model(model, input_shape, weights, seed)
+    program = Runner().run(pipelines.analysis(), capture(named.module, named.example, tuple(protect or ())))
+    assert program.dependencies is not None
+    if why:
+        for name in why:
+            typer.echo("\n".join(explanation(program.dependencies, name)))
+        return
+    _print_tables(model, program, program.dependencies)
+
+
+def _print_saved(directory: Path, why: list[str] | None) -> None:
+    if why:
+        raise OptionError("--why goes with a model; of a saved directory only the report is there")
+    Manifest.read(directory).check_files(directory)
+    typer.echo((directory / REPORT_TEXT).read_text(encoding="utf-8").rstrip())
+
+
+def _print_tables(model: str, program: Program, dependencies: Dependencies) -> None:
+    console = output()
+    captured = program.captured_by
+    reason = f" ({captured.reason})" if captured.reason else ""
+    costs = CostModel(program, dependencies)
+    everything = torch.ones(dependencies.channels, dtype=torch.bool)
+    console.print(f"{model}: {type(program.module).__name__}, captured by {captured.route}{reason}")
+    console.print(
+        f"{costs.channels(everything):,} prunable channels in {len(dependencies.groups)} groups, "
+        f"{costs.params(everything):,} parameters, {costs.macs(everything):,} multiply-accumulates per sample"
+    )
+    columns = ("group", "channels", "dims", "params of a channel", "macs of a channel", "first member")
+    rows = list(_group_rows(costs, dependencies, everything))
+    console.print(table("Groups: channels that go together", columns, rows, numbers=columns[1:5]))
+    frozen = [(row.name, str(row.size), row.reason) for row in frozen_rows(program, dependencies)]
+    if frozen:
+        console.print(table("Frozen weights", ("weight", "channels", "why"), frozen, numbers=("channels",)))
+
+
+def _group_rows(costs: CostModel, dependencies: Dependencies, everything: torch.Tensor) -> Iterator[tuple[str, ...]]:
+    """A row for each group, with what one of its channels costs while all others are there."""
+    params, macs = costs.params(everything), costs.macs(everything)
+    for group in dependencies.groups:
+        without = everything.clone()
+        without[group.start] = False
+        yield (
+            group.id,
+            str(group.channels),
+            str(len(group.members)),
+            f"{params - costs.params(without):,}",
+            f"{macs - costs.macs(without):,}",
+            group.name,
+        )
+
+
+def explanation(dependencies: Dependencies, text: str) -> list[str]:
+    """What there is to say about ``name`` or ``name[dim]``, line by line.
+
+    Raises:
+        OptionError: the program has no such dim.
+    """
+    owner = _owner(dependencies, text)
+    title = f"{owner.name}[{owner.dim}], {owner.size} indices"
+    steps = why_frozen(dependencies, owner.name, owner.dim)
+    if steps:
+        return [f"{title}: frozen", *(f"  {step.owner}: {step.cause}" for step in steps)]
+    for group in dependencies.groups:
+        mates = [f"{member.name}[{member.dim}]" for member in group.members]
+        if f"{owner.name}[{owner.dim}]" in mates:
+            return [f"{title}: prunable, group {group.id}, {group.channels} channels; with it go", *_indented(mates)]
+    return [f"{title}: not used by the program"]
+
+
+def _owner(dependencies: Dependencies, text: str) -> Owner:
+    match = re.fullmatch(r"(.+)\[(\d+)\]", text)
+    name, dim = (match[1], int(match[2])) if match else (text, 0)
+    owners = {(owner.name, owner.dim): owner for owner in dependencies.stored}
+    if (name, dim) in owners:
+        return owners[name, dim]
+    names = list(dict.fromkeys(owner.name for owner in dependencies.stored))
+    if name in names:
+        raise OptionError(f"--why '{text}': {name} has no dim {dim} with channels")
+    near = get_close_matches(name, names, n=3)
+    hint = f"; did you mean {', '.join(near)}?" if near else ""
+    raise OptionError(f"--why '{text}': the model has no parameter or buffer '{name}' with channels{hint}")
+
+
+def _indented(lines: list[str]) -> list[str]:
+    return [f"  {line}" for line in lines]

@@ -1,0 +1,212 @@
+"""Models by name: ``torchvision:resnet18``, ``timm:...``, ``paper:lenet5``, ``package.module:factory``."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_model
+from torch import Tensor, nn
+
+from graphprune.errors import ArtifactError, OptionError
+from graphprune.networks import NETWORKS
+
+FORMS = "torchvision:resnet18, timm:resnet50, paper:lenet5, or package.module:factory"
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """A model and an input for it.
+
+    Attributes:
+        name: As it was given.
+        module: Freshly built, in evaluation mode.
+        example: Example input: a tensor, a tuple of arguments, or a dict of keyword arguments.
+    """
+
+    name: str
+    module: nn.Module
+    example: Any
+
+
+@dataclass(frozen=True)
+class _Built:
+    """What a source makes of a name: the model and either an example input or the shape of one."""
+
+    module: nn.Module
+    shape: Shape | None = None
+    example: Any = None
+
+
+def build_model(name: str, input_shape: str | None = None, weights: Path | None = None, seed: int = 0) -> NamedModel:
+    """Builds the model of that name.
+
+    Args:
+        name: One of the forms above. A factory is called without arguments and returns an nn.Module, or a pair of one
+            and its example input; it is looked for in the current directory too.
+        input_shape: Sizes of the example input, ``"1,3,224,224"``; by default what the source of the model says.
+        weights: A safetensors file with all weights of the model; they are random otherwise.
+        seed: Of random weights and of the example input.
+
+    Raises:
+        OptionError: the name, or what it leads to, is no model; or there is no shape for the input.
+        ArtifactError: the weights cannot be read or do not fit.
+    """
+    source, colon, rest = name.partition(":")
+    if not colon or not source or not rest:
+        raise OptionError(f"'{name}' names no model; write {FORMS}{_hint(name)}")
+    wanted = None if input_shape is None else parse_shape(input_shape)
+    torch.manual_seed(seed)
+    built = _SOURCES[source](rest, wanted) if source in _SOURCES else _from_factory(source, rest)
+    if weights is not None:
+        _load_weights(built.module, weights, name)
+    return NamedModel(name, built.module.eval(), _example(name, built, wanted, seed))
+
+
+def parse_shape(text: str) -> Shape:
+    """``"1,3,224,224"`` as numbers.
+
+    Raises:
+        OptionError: it is something else.
+    """
+    sizes = text.split(",")
+    if not all(size.strip().isdecimal() and int(size) > 0 for size in sizes):
+        raise OptionError(f"--input-shape '{text}': expected positive sizes, the batch first, such as 1,3,224,224")
+    return tuple(int(size) for size in sizes)
+
+
+def _example(name: str, built: _Built, wanted: Shape | None, seed: int) -> Any:
+    if wanted is None and built.example is not None:
+        return built.example
+    shape = wanted or built.shape
+    if shape is None:
+        raise OptionError(
+            f"the shape of an input of '{name}' is not known; give --input-shape, such as --input-shape 1,3,224,224, or "
+            "let the factory return (model, example_input)"
+        )
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _from_torchvision(name: str, wanted: Shape | None) -> _Built:
+    models = _library("torchvision.models", "torchvision")
+    if name not in models.list_models():
+        raise OptionError(f"torchvision has no model '{name}'{_similar(name, models.list_models())}")
+    # these two spend a minute on drawing their weights unless told not to, and warn that they will
+    options = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    return _Built(models.get_model(name, weights=None, **options), (1, 3, 224, 224))
+
+
+def _from_timm(name: str, wanted: Shape | None) -> _Built:
+    timm = _library("timm", "timm")
+    if not timm.is_model(name):
+        raise OptionError(f"timm has no model '{name}'{_similar(name, timm.list_models())}")
+    module = timm.create_model(name, pretrained=False)
+    return _Built(module, (1, *module.pretrained_cfg["input_size"]))
+
+
+def _from_paper(name: str, wanted: Shape | None) -> _Built:
+    if name not in NETWORKS:
+        raise OptionError(f"the paper has no network '{name}'; it has {', '.join(NETWORKS)}")
+    if wanted is None:
+        shape = (1, 28, 28) if name in ("lenet5", "mlp5") else (3, 32, 32)
+        return _Built(NETWORKS[name](), (1, *shape))
+    return _Built(NETWORKS[name](in_shape=wanted[1:]), wanted)
+
+
+_SOURCES: dict[str, Callable[[str, Shape | None], _Built]] = {
+    "torchvision": _from_torchvision,
+    "timm": _from_timm,
+    "paper": _from_paper,
+}
+
+
+def _from_factory(module_name: str, attribute: str) -> _Built:
+    """Imports a module and calls its factory; whatever the user's code raises becomes one line."""
+    name = f"{module_name}:{attribute}"
+    module = _imported(module_name)
+    if not hasattr(module, attribute):
+        raise OptionError(f"'{name}': {module_name} has no '{attribute}'{_similar(attribute, vars(module))}")
+    factory = getattr(module, attribute)
+    if not callable(factory):
+        raise OptionError(f"'{name}' is {_kind(factory)}; expected a class or function that returns an nn.Module")
+    try:
+        made = factory if isinstance(factory, nn.Module) else factory()
+    except Exception as error:  # the user's code may raise anything
+        raise OptionError(f"'{name}' failed when called without arguments: {_one_line(error)}") from error
+    module, example = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if not isinstance(module, nn.Module):
+        raise OptionError(f"'{name}' returned {_kind(made)}; expected an nn.Module, or (nn.Module, example_input)")
+    return _Built(module, example=example)
+
+
+def _imported(name: str) -> ModuleType:
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
+            raise OptionError(
+                f"'{name}:...' names a model in the module {name}, but there is no module {error.name}, neither installed nor "
+                f"in {here}; otherwise write {FORMS}"
+            ) from error
+        raise OptionError(f"importing {name} failed: {_one_line(error)}") from error
+    except Exception as error:  # likewise
+        raise OptionError(f"importing {name} failed: {_one_line(error)}") from error
+
+
+def _library(module: str, package: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise OptionError(f"{package} cannot be imported: {_one_line(error)}; `pip install {package}`") from error
+
+
+def _load_weights(module: nn.Module, path: Path, name: str) -> None:
+    if not path.is_file():
+        raise ArtifactError(f"--weights: there is no file {path}")
+    try:
+        load_model(module, path)
+    except (SafetensorError, RuntimeError) as error:
+        raise ArtifactError(f"--weights: {path} does not fit '{name}': {_one_line(error)}") from error
+
+
+def _one_line(error: BaseException) -> str:
+    """Type and message, cut to a line, with the place in the user's code where there is one."""
+    text = " ".join(str(error).split())
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith(("<", *_FOREIGN))]
+    place = f" ({os.path.relpath(own[-1].filename)}:{own[-1].lineno})" if own else ""
+    return f"{type(error).__name__}: {text[:300]}{'...' if len(text) > 300 else ''}{place}"
+
+
+_FOREIGN = (str(Path(__file__).parent.parent), str(Path(torch.__file__).parent), str(Path(os.__file__).parent))
+"""Where frames do not come from the user's code: graphprune, torch, the standard library."""
+
+
+def _similar(name: str, known: Iterable[str]) -> str:
+    near = get_close_matches(name, list(known), n=3)
+    return f"; did you mean {', '.join(near)}?" if near else ""
+
+
+def _hint(name: str) -> str:
+    if Path(name).is_dir():
+        return f" ('{name}' is a directory, from which no model can be built)"
+    return f"; did you mean paper:{name}?" if name in NETWORKS else ""
+
+
+def _kind(value: Any) -> str:
+    return f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else f"of type {type(value).__name__}"

@@ -1,0 +1,84 @@
+"""Arguments and options that several commands share, and what they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from graphprune.budget import Budget
+from graphprune.criteria import CRITERIA
+from graphprune.errors import OptionError
+from graphprune.pass_protocol import Pass
+from graphprune.passes import pipelines
+from graphprune.schedule import SCHEDULES
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="Name of a model; see `graphprune --help`.")]
+InputShape = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N,C,H,W",
+        help="Sizes of the example input, the batch first. Default: what the source of the model says.",
+    ),
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="The model's weights, a safetensors file. Default: random ones, from --seed."),
+]
+Sparsity = Annotated[
+    float | None, typer.Option(metavar="SHARE", help="Share of the prunable channels to remove, in [0, 1).")
+]
+Params = Annotated[float | None, typer.Option(metavar="SHARE", help="Share of the parameters to remove, in [0, 1).")]
+Macs = Annotated[
+    float | None, typer.Option(metavar="SHARE", help="Share of the multiply-accumulates to remove, in [0, 1).")
+]
+Protect = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PATTERN", help="Modules or parameters that stay, by shell wildcards; may be repeated."),
+]
+MinChannels = Annotated[
+    str, typer.Option(metavar="N|safe", help="Channels that stay in each group; 'safe' is two, or 2 % of them.")
+]
+Align = Annotated[int | None, typer.Option(metavar="N", help="Widths that shrink stay multiples of this. Default: 1.")]
+Criterion = Annotated[
+    str, typer.Option(metavar="NAME", help=f"What ranks the channels: {', '.join(CRITERIA.names())}.")
+]
+Schedule = Annotated[
+    str, typer.Option(metavar="NAME", help=f"How the sparsity rises over the rounds: {', '.join(SCHEDULES.names())}.")
+]
+Seed = Annotated[int, typer.Option(metavar="N", help="Of everything random.")]
+Provider = Annotated[
+    str, typer.Option(metavar="NAME", help="Where onnxruntime runs: auto (CUDA where there is a device), cpu or cuda.")
+]
+Threads = Annotated[int, typer.Option(metavar="N", help="Threads within an operator of onnxruntime.")]
+
+
+def budget(sparsity: float | None, params: float | None, macs: float | None) -> Budget:
+    """The shares that were asked for; half of the channels where nothing is."""
+    if sparsity is None and params is None and macs is None:
+        return Budget(channels=0.5)
+    return Budget(channels=sparsity, params=params, macs=macs)
+
+
+def floor(min_channels: str) -> int | str:
+    """``--min-channels`` as `graphprune.compile` takes it."""
+    return int(min_channels) if min_channels.isdecimal() else min_channels
+
+
+def pass_names() -> list[str]:
+    """Names of all passes that the pipelines put together, sorted."""
+    found = (entry for entry in vars(pipelines).values() if isinstance(entry, type) and issubclass(entry, Pass))
+    # the name comes from the class alone, and options need not be made up for it
+    return sorted(object.__new__(entry).name for entry in found if entry is not Pass)
+
+
+def check_pass(option: str, name: str, known: Iterable[str]) -> None:
+    """Refuses the name of a pass that there is not.
+
+    Raises:
+        OptionError: with the names that there are.
+    """
+    if name not in known:
+        raise OptionError(f"{option}: there is no pass '{name}'; there are {', '.join(known)}")

@@ -1,0 +1,69 @@
+"""``graphprune print``: a program as text, after any pass."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from graphprune.capture import capture
+from graphprune.cli import options
+from graphprune.cli.model_names import NamedModel, build_model
+from graphprune.errors import OptionError
+from graphprune.passes import pipelines
+from graphprune.printer import print_program
+from graphprune.pruner import Pruner
+from graphprune.runner import Runner
+
+NAME = "print"
+HELP = """Prints MODEL as the compiler sees it: one node per line, then the groups of channels that go together.
+
+Without --sparsity only the passes of the analysis run; with it, one round of pruning too. The text is the same each time.
+
+\b
+Examples:
+  graphprune print paper:lenet5
+  graphprune print torchvision:resnet18 --after capture
+  graphprune print paper:lenet5 --sparsity 0.5 --after prune-channels
+"""
+
+CAPTURE = "capture"
+
+
+def command(
+    model: options.Model,
+    after: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PASS",
+            help=f"Where to stop: {CAPTURE}, {', '.join(options.pass_names())}. Default: the last pass that runs.",
+        ),
+    ] = None,
+    sparsity: options.Sparsity = None,
+    input_shape: options.InputShape = None,
+    weights: options.Weights = None,
+    protect: options.Protect = None,
+    criterion: options.Criterion = "elasticity",
+    seed: options.Seed = 0,
+) -> None:
+    """Prints the program after the pass, as it was when that pass ran for the last time."""
+    if after is not None:
+        options.check_pass("--after", after, (CAPTURE, *options.pass_names()))
+    named = build_model(model, input_shape, weights, seed)
+    program = capture(named.module, named.example, tuple(protect or ()))
+    if after == CAPTURE:
+        typer.echo(print_program(program), nl=False)
+        return
+    texts: list[str] = []
+    runner = Runner(print_after=frozenset([after] if after else options.pass_names()), emit=texts.append)
+    if sparsity is None:
+        runner.run(pipelines.analysis(), program)
+    else:
+        _one_round(named, runner, sparsity=sparsity, protect=program.protect, criterion=criterion, seed=seed)
+    if not texts:
+        raise OptionError(f"--after: the pass '{after}' is part of a round; give --sparsity, such as --sparsity 0.5")
+    typer.echo(texts[-1], nl=False)
+
+
+def _one_round(named: NamedModel, runner: Runner, **arguments: Any) -> None:
+    Pruner(named.module, named.example, schedule="one-shot", runner=runner, **arguments).step()

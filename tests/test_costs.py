@@ -1,0 +1,125 @@
+"""Costs of a keep set against counts on the module that it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from graphprune.costs import CostModel, count_macs, count_parameters
+from graphprune.rewrite.compact import compact_module
+from tests.small_models import (
+    CLASSES,
+    Chain,
+    Dense,
+    Inverted,
+    Mlp,
+    Residual,
+    Transformer,
+    Windows,
+    analysed,
+    images,
+)
+
+
+def one_dimensional() -> nn.Module:
+    return nn.Sequential(nn.Conv1d(2, 6, 3), nn.ReLU(), nn.Conv1d(6, 4, 3, stride=2), nn.Flatten(), nn.Linear(8, CLASSES))
+
+
+def grouped() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(2, 8, 1), nn.Conv2d(8, 12, 3, groups=2), nn.ReLU(), nn.Flatten(), nn.Linear(192, CLASSES)
+    )
+
+
+def transposed() -> nn.Module:
+    up = nn.ConvTranspose2d(6, 4, 2, stride=2)
+    return nn.Sequential(nn.Conv2d(2, 6, 3), nn.ReLU(), up, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, CLASSES))
+
+
+def three_dimensional() -> nn.Module:
+    return nn.Sequential(nn.Conv3d(2, 4, 3, padding=1), nn.ReLU(), nn.Conv3d(4, 3, 1), nn.Flatten(2))
+
+
+class Attention(nn.Module):
+    """Attention written out with matmul."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = nn.Linear(4, 8), nn.Linear(4, 8), nn.Linear(4, 8)
+        self.head = nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = self.q(x) @ self.k(x).transpose(1, 2)
+        out: Tensor = self.head(functional.softmax(scores, -1) @ self.v(x))
+        return out
+
+
+CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "chain": (Chain, (2, 6, 6)),
+    "residual": (Residual, (2, 6, 6)),
+    "depthwise": (Inverted, (2, 6, 6)),
+    "concat": (Dense, (2, 6, 6)),
+    "linear": (Mlp, (5,)),
+    "transformer": (Transformer, (5, 4)),
+    "windows": (Windows, (4, 4, 2)),
+    "matmul": (Attention, (5, 4)),
+    "conv1d": (one_dimensional, (2, 8)),
+    "conv3d": (three_dimensional, (2, 4, 4, 4)),
+    "grouped": (grouped, (2, 6, 6)),
+    "transposed": (transposed, (2, 6, 6)),
+}
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("name", CASES)
+def test_params_and_macs_of_random_keep_sets(name: str, batch: int) -> None:
+    factory, shape = CASES[name]
+    program, dependencies = analysed(factory(), torch.randn(batch, *shape))
+    costs = CostModel(program, dependencies)
+    everything = torch.ones(dependencies.channels, dtype=torch.bool)
+    for keep in (everything, *(_random_keep(dependencies.channels, dependencies.groups) for _ in range(3))):
+        module = compact_module(program, dependencies, keep)
+        assert costs.params(keep) == count_parameters(module)
+        assert costs.macs(keep) == count_macs(module, program.inputs(), batch)
+        assert costs.channels(keep) == int(keep.sum())
+
+
+def _random_keep(channels: int, groups: tuple[object, ...]) -> Tensor:
+    keep = torch.rand(channels) < 0.6
+    for group in groups:
+        keep[group.start] = True  # type: ignore[attr-defined]
+    return keep
+
+
+def test_macs_do_not_depend_on_the_batch_size() -> None:
+    counts = set()
+    for batch in (1, 2, 5):
+        program, dependencies = analysed(Residual(), images(batch))
+        counts.add(CostModel(program, dependencies).macs(torch.ones(dependencies.channels, dtype=torch.bool)))
+    assert len(counts) == 1
+
+
+def test_macs_of_a_layer_by_hand() -> None:
+    program, dependencies = analysed(Chain(6), images())
+    everything = torch.ones(dependencies.channels, dtype=torch.bool)
+    assert CostModel(program, dependencies).macs(everything) == 2 * 9 * 36 * 6 + 6 * CLASSES
+
+
+def test_tied_parameters_count_once() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.head = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, CLASSES)
+            self.second.weight = self.first.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.head(self.second(torch.relu(self.first(x))))
+            return out
+
+    program, dependencies = analysed(Tied(), torch.randn(2, 6))
+    everything = torch.ones(dependencies.channels, dtype=torch.bool)
+    assert CostModel(program, dependencies).params(everything) == 36 + 6 + 6 + 21
