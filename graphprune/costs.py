@@ -45,12 +45,10 @@ class CostModel:
 
     def params(self, keep: Tensor) -> int:
         """Parameters left."""
-        labels = self.dependencies.keep_labels(keep)
         sizes: dict[str, list[int]] = {}
-        for owner in self.dependencies.stored:
+        for owner, size in zip(self.dependencies.stored, self.dependencies.kept_sizes(keep).tolist(), strict=True):
             if owner.name in self._parameter_names:
-                kept = int(labels[owner.start : owner.start + owner.size].sum())
-                sizes.setdefault(owner.name, []).append(kept)
+                sizes.setdefault(owner.name, []).append(size)
         return self._fixed_parameters + sum(map(prod, sizes.values()))
 
     def macs(self, keep: Tensor) -> int:

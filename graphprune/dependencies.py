@@ -12,10 +12,10 @@ from torch import Tensor, fx
 
 from graphprune.interpret import interpret, meta_tensors, operands_of
 from graphprune.labelled import Contraction, LabelRun
-from graphprune.labels import PINNED, Cause, LabelSpace, Owner
+from graphprune.labels import PINNED, Cause, LabelSpace, Owner, merged
 from graphprune.ops.call import Operand
 from graphprune.planes import channel_planes, squash, thin, varying
-from graphprune.program import Kept, Program, device_of
+from graphprune.program import Kept, Program, device_of, source_line
 from graphprune.protection import protected_dims
 from graphprune.rewrite.literals import can_resize
 
@@ -93,16 +93,19 @@ class Dependencies:
     def kept(self, keep: Tensor) -> Kept:
         """Kept indices of each parameter or buffer dim that shrinks."""
         labels = self.keep_labels(keep)
-        # one sum over all labels instead of one per owner: a network has thousands of owners, few of which may shrink
-        removed = torch.cat([torch.zeros(1, dtype=torch.long), (~labels).cumsum(0)])
-        starts = torch.tensor([owner.start for owner in self.stored])
-        stops = starts + torch.tensor([owner.size for owner in self.stored])
-        shrunk = (removed[stops] > removed[starts]).tolist()
         return {
             (owner.name, owner.dim): labels[owner.start : owner.start + owner.size].nonzero().flatten()
-            for owner, shrinks in zip(self.stored, shrunk, strict=True)
-            if shrinks
+            for owner, size in zip(self.stored, self.kept_sizes(keep).tolist(), strict=True)
+            if size < owner.size
         }
+
+    def kept_sizes(self, keep: Tensor) -> Tensor:
+        """What is left of each stored dim, in the order of `stored`, shape ``(dims,)``."""
+        # one running sum over all labels instead of a sum per owner: a network has thousands of owners
+        left = torch.cat([torch.zeros(1, dtype=torch.long), self.keep_labels(keep).cumsum(0)])
+        starts = torch.tensor([owner.start for owner in self.stored])
+        stops = torch.tensor([owner.start + owner.size for owner in self.stored])
+        return left[stops] - left[starts]
 
     def frozen_dims(self) -> list[Owner]:
         """Parameter and buffer dims of which nothing can be removed."""
@@ -129,8 +132,9 @@ def analyse(program: Program, pins: Sequence[tuple[str, str]] = ()) -> Dependenc
     interpret(program, run, meta_tensors(program.module), program.example, record)
     _freeze_outputs(program, run, values)
     _freeze_protected(program, run)
-    for node, reason in pins:
-        _freeze_node(program, run, values, node, reason)
+    for index, (node, reason) in enumerate(pins):
+        repeats = sum(1 for earlier, _ in pins[:index] if earlier == node)
+        _freeze_node(program, run, values, node, reason, reach=2**repeats)
     root = _solve(program, run)
     channel_of, groups = _groups(run.space, root)
     return Dependencies(run.space, channel_of, groups, values, tuple(run.contractions), frozenset(run.normalised))
@@ -155,11 +159,18 @@ def _freeze_protected(program: Program, run: LabelRun) -> None:
             run.space.pin(owners[key].labels, Cause(key[0], "protect", f"protected by '{pattern}'"))
 
 
-def _freeze_node(program: Program, run: LabelRun, values: dict[str, Any], name: str, reason: str) -> None:
+def _freeze_node(
+    program: Program, run: LabelRun, values: dict[str, Any], name: str, reason: str, *, reach: int
+) -> None:
+    """Pins what a node and the nodes up to ``reach`` steps before it carry."""
     node = next(node for node in program.module.graph.nodes if node.name == name)
-    cause = Cause(name, str(getattr(node.target, "__name__", node.target)), reason)
-    for touched in (node, *node.all_input_nodes):
-        for operand in leaf_operands(values[touched.name]):
+    cause = Cause(name, str(getattr(node.target, "__name__", node.target)), reason, source_line(node))
+    touched = front = {node: None}
+    for _ in range(min(reach, len(program.module.graph.nodes))):
+        front = {source: None for user in front for source in user.all_input_nodes if source not in touched}
+        touched = touched | front
+    for each in touched:
+        for operand in leaf_operands(values[each.name]):
             for plane in channel_planes(operand.planes):
                 run.space.pin(squash(plane), cause)
 
@@ -186,13 +197,18 @@ def _solve_with_product_sets(run: LabelRun) -> Tensor:
             small = squash(plane)
             layouts[small.data_ptr(), small.shape, small.stride()] = (small, cause)
     root = run.space.solve()
-    while True:
-        ties = [tie for plane, cause in layouts.values() if (tie := _product_tie(plane, root, cause)) is not None]
-        if not ties:
-            return root
-        for first, second, cause in ties:
-            run.space.union(first, second, cause)
-        root = run.space.solve()
+    settled = False
+    while not settled:
+        settled = True
+        # in the order of the program, each on top of the ties before: two layouts of one tensor (a channel shuffle)
+        # would otherwise each choose another dim to keep free, and leave none
+        for plane, cause in layouts.values():
+            if (tie := _product_tie(plane, root, cause)) is not None:
+                run.space.union(*tie)
+                first, second = torch.broadcast_tensors(*tie[:2])
+                root = merged(root, first.reshape(-1), second.reshape(-1))
+                settled = False
+    return root
 
 
 def _product_tie(plane: Tensor, root: Tensor, cause: Cause) -> tuple[Tensor, Tensor, Cause] | None:

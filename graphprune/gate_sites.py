@@ -13,18 +13,14 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_map_only
 
 from graphprune.dependencies import Dependencies, leaf_operands
-from graphprune.errors import InputError
-from graphprune.interpret import evaluating, interpret, meta_tensors, operands_of
-from graphprune.labelled import LabelRun
-from graphprune.labels import ReplayedSpace
+from graphprune.interpret import evaluating
 from graphprune.ops.call import Operand
 from graphprune.planes import channel_planes, drop, is_sample, squash, varying
 from graphprune.program import Program, device_of
@@ -52,30 +48,12 @@ class Site:
 
 def find_sites(program: Program, dependencies: Dependencies) -> tuple[Site, ...]:
     """The sites of all channels, in the order of the graph."""
-    dependencies = _with_sample_planes(program, dependencies)
     finder = _SiteFinder(program, dependencies)
     with evaluating(program.module):
         for node in program.module.graph.nodes:
             finder.visit_consumer(node)
     ordered = [node for node in program.module.graph.nodes if node.name in finder.sites]
     return tuple(site for node in ordered for site in finder.make_sites(node))
-
-
-def _with_sample_planes(program: Program, dependencies: Dependencies) -> Dependencies:
-    """A batch of one sample does not show where samples lie; the values of a batch of two do, under the same labels."""
-    if program.example.batch_size > 1:
-        return dependencies
-    values: dict[str, Any] = {}
-
-    def record(node: fx.Node, result: Any) -> None:
-        values[node.name] = operands_of(result)
-
-    run = LabelRun(ReplayedSpace(dependencies.space), device_of(program))
-    try:
-        interpret(program, run, meta_tensors(program.module), program.example.resized(2), record)
-    except InputError:
-        return dependencies  # then every batch has one sample, and its gates are those of the sample
-    return replace(dependencies, values=values)
 
 
 class _SiteFinder:

@@ -122,7 +122,7 @@ def operands_of(result: Any) -> Any:
         value = getattr(tensor, "value", tensor)
         return Operand(tuple(tensor.shape), planes_of(tensor), constant=None if value.is_meta else value)
 
-    return tree_map_only(Tensor, operand, result)
+    return operand(result) if isinstance(result, Tensor) else tree_map_only(Tensor, operand, result)
 
 
 def meta_tensors(module: nn.Module) -> dict[str, Tensor]:

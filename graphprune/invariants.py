@@ -60,11 +60,11 @@ def label_maps_fit_tensors(program: Program) -> list[str]:
     """The labelled dims of each parameter and buffer have the sizes that the tensors have."""
     if program.dependencies is None:
         return []
-    tensors = stored_tensors(program.module)
+    shapes = {name: tuple(tensor.shape) for name, tensor in stored_tensors(program.module).items()}
     return [
-        f"{owner.name} dim {owner.dim}: {owner.size} labels for {tuple(tensors[owner.name].shape)}"
+        f"{owner.name} dim {owner.dim}: {owner.size} labels for {shapes.get(owner.name, 'no tensor')}"
         for owner in program.dependencies.stored
-        if owner.name not in tensors or tensors[owner.name].shape[owner.dim] != owner.size
+        if owner.name not in shapes or shapes[owner.name][owner.dim] != owner.size
     ]
 
 

@@ -60,6 +60,11 @@ class LabelSpace:
     size: int = 1
     _edges: list[tuple[Tensor, Tensor, int]] = field(default_factory=list)
 
+    @property
+    def stored_size(self) -> int:
+        """Labels below this are pinned or belong to parameters and buffers, which come first."""
+        return next((owner.start for owner in self.owners if not owner.stored), self.size)
+
     def allocate(self, name: str, dim: int, size: int, *, stored: bool) -> Tensor:
         """Returns ``size`` new labels, shape ``(size,)``."""
         owner = Owner(name, dim, self.size, size, stored)
@@ -88,20 +93,30 @@ class LabelSpace:
         return first, second, cause
 
     def solve(self) -> Tensor:
-        """Returns the smallest label connected to each label, shape ``(size,)``; frozen labels give 0.
-
-        Min-label hooking with pointer jumping: every pass at least halves the number of roots along a path.
-        """
+        """Returns the smallest label connected to each label, shape ``(size,)``; frozen labels give 0."""
         first, second, _ = self.edges()
-        root = torch.arange(self.size)
-        while True:
-            low, high = torch.aminmax(torch.stack([root[first], root[second]]), dim=0)
-            open_edges = low != high
-            if not bool(open_edges.any()):
-                return root
-            first, second = first[open_edges], second[open_edges]
-            root.scatter_reduce_(0, high[open_edges], low[open_edges], "amin")
-            root = _jump(root)
+        return merged(torch.arange(self.size), first, second)
+
+
+def merged(root: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """The smallest label connected to each label once ``first`` and ``second`` are tied elementwise as well.
+
+    Min-label hooking with pointer jumping: every pass at least halves the number of roots along a path.
+
+    Args:
+        root: The smallest connected label of each label so far, shape ``(size,)``.
+        first: Labels, shape ``(E,)``.
+        second: Labels, shape ``(E,)``.
+    """
+    root = root.clone()
+    while True:
+        low, high = torch.aminmax(torch.stack([root[first], root[second]]), dim=0)
+        open_edges = low != high
+        if not bool(open_edges.any()):
+            return root
+        first, second = first[open_edges], second[open_edges]
+        root.scatter_reduce_(0, high[open_edges], low[open_edges], "amin")
+        root = _jump(root)
 
 
 def _jump(root: Tensor) -> Tensor:
@@ -124,7 +139,7 @@ class ReplayedSpace(LabelSpace):
         """Returns the labels that the recorded run gave here; pinned ones where only the batch size can differ."""
         owner = self.owners[self._next]
         self._next += 1
-        return owner.labels if owner.size == size else torch.full((size,), PINNED)
+        return owner.labels if owner.size == size else torch.tensor(PINNED).expand(size)
 
     def union(self, first: Tensor, second: Tensor, cause: Cause) -> None:
         """Does nothing: the channels are known already."""

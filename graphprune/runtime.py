@@ -153,8 +153,11 @@ def _check_form(path: Path, session: Any, call: CallForm, example: Example) -> N
     if len(example.tensors()) != len(call.inputs):
         count = len(example.tensors())
         raise ArtifactError(f"{path} has {len(call.inputs)} inputs, the plan's example {count} tensors")
+    places: list[int] = []
     try:
-        decode(call.returns, lambda place: call.outputs[place])
+        decode(call.returns, places.append)
+        if sorted(places) != list(range(len(call.outputs))):
+            raise ValueError(f"it has places for the outputs {places}, the file has {len(call.outputs)}")
     except READ_ERRORS as error:
         raise ArtifactError(f"{path}: the structure of its outputs is damaged: {explained(error)}") from error
 

@@ -30,7 +30,7 @@ def targets_of(schedule: str | Schedule, sparsity: float) -> list[float]:
     given = (SCHEDULES[schedule] if isinstance(schedule, str) else schedule)(sparsity)
     targets = [float(target) for target in given]
     ascends = all(before <= after for before, after in zip([0.0, *targets], targets, strict=False))
-    if not targets or not ascends or abs(targets[-1] - sparsity) > TOLERANCE:
+    if not targets or not ascends or not abs(targets[-1] - sparsity) <= TOLERANCE:
         raise OptionError(f"schedule: expected ascending sparsities that end at {sparsity}, got {targets}")
     return [*targets[:-1], sparsity]
 
@@ -43,8 +43,8 @@ TOLERANCE = 1e-9
 def halving(sparsity: float) -> list[float]:
     """Starts with half the network, then halves the gap to the goal five times, then closes it: seven rounds.
 
-    Source: Algorithm 1 of the SNIP-it paper: kappa - (kappa - k0) 2^-i for i = 0..5, then kappa, with k0 = 0.5. For goals
-    of half the network or less, which the paper does not have, k0 = kappa / 2.
+    Source: Algorithm 1 of the SNIP-it paper: kappa - (kappa - k0) 2^-i for i = 0..5, then kappa, with k0 = 0.5. For
+    goals of half the network or less, which the paper does not have, k0 = kappa / 2.
     """
     start = 0.5 if sparsity > 0.5 else sparsity / 2
     return [sparsity - (sparsity - start) * 2.0**-step for step in range(HALVINGS + 1)] + [sparsity]

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from graphprune.dependencies import Dependencies, analyse
-from graphprune.errors import RewriteError
+from graphprune.errors import InputError, RewriteError
 from graphprune.invariants import propagate_shapes, shapes_of
 from graphprune.pass_protocol import Pass, PassResult
 from graphprune.program import Program
+from graphprune.rewrite.channel_sizes import with_fixed_channel_sizes
 from graphprune.rewrite.compact import compact_module, foretold_shapes
 from graphprune.rewrite.sizeless import is_sizeless
 
@@ -32,8 +33,7 @@ class BuildDependencies(Pass):
     def run(self, program: Program) -> PassResult:
         """Fills in dependencies, recorded shapes, and the nodes that cannot be rewritten."""
         if program.pins is None:
-            program = _at_two_samples(program)
-            dependencies, pins = _with_pins_for_what_cannot_follow(program)
+            program, dependencies, pins = _first_analysis(program)
         else:
             dependencies, pins = analyse(program, program.pins), program.pins
         shapes = {name: shapes_of(value) for name, value in dependencies.values.items()}
@@ -44,14 +44,16 @@ class BuildDependencies(Pass):
         return PassResult(result, True, tuple(remarks))
 
 
-def _at_two_samples(program: Program) -> Program:
-    """The program with two samples as its example: a batch dim of size 1 could not be told from any other.
+def _first_analysis(program: Program) -> tuple[Program, Dependencies, Pins]:
+    """The program with two samples as its example, for a batch dim of size 1 could not be told from any other.
 
     Where the model takes the example's batch size only, its example stays.
     """
     small = replace(program, example=program.example.resized(2))
-    _, failure = propagate_shapes(small)
-    return program if failure else small
+    try:
+        return small, *_with_pins_for_what_cannot_follow(small)
+    except InputError:
+        return program, *_with_pins_for_what_cannot_follow(program)
 
 
 def _with_pins_for_what_cannot_follow(program: Program) -> tuple[Dependencies, Pins]:
@@ -70,8 +72,9 @@ def _trial(program: Program, dependencies: Dependencies) -> Pins:
     if not dependencies.groups or all(is_sizeless(program.module, node) for node in program.module.graph.nodes):
         return ()
     keep = _every_second(dependencies)
+    fixed, _ = with_fixed_channel_sizes(program.module, dependencies)
     try:
-        module = compact_module(program, dependencies, keep)
+        module = compact_module(program.with_module(fixed), dependencies, keep)
     except RewriteError as error:
         return ((error.node, f"its sizes cannot be rewritten: {error}"),)
     expected = foretold_shapes(dependencies, keep)

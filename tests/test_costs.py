@@ -26,7 +26,8 @@ from tests.small_models import (
 
 
 def one_dimensional() -> nn.Module:
-    return nn.Sequential(nn.Conv1d(2, 6, 3), nn.ReLU(), nn.Conv1d(6, 4, 3, stride=2), nn.Flatten(), nn.Linear(8, CLASSES))
+    last = nn.Linear(8, CLASSES)
+    return nn.Sequential(nn.Conv1d(2, 6, 3), nn.ReLU(), nn.Conv1d(6, 4, 3, stride=2), nn.Flatten(), last)
 
 
 def grouped() -> nn.Module:
@@ -36,8 +37,8 @@ def grouped() -> nn.Module:
 
 
 def transposed() -> nn.Module:
-    up = nn.ConvTranspose2d(6, 4, 2, stride=2)
-    return nn.Sequential(nn.Conv2d(2, 6, 3), nn.ReLU(), up, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, CLASSES))
+    up, pool = nn.ConvTranspose2d(6, 4, 2, stride=2), nn.AdaptiveAvgPool2d(1)
+    return nn.Sequential(nn.Conv2d(2, 6, 3), nn.ReLU(), up, pool, nn.Flatten(), nn.Linear(4, CLASSES))
 
 
 def three_dimensional() -> nn.Module:
@@ -84,7 +85,7 @@ def test_params_and_macs_of_random_keep_sets(name: str, batch: int) -> None:
     for keep in (everything, *(_random_keep(dependencies.channels, dependencies.groups) for _ in range(3))):
         module = compact_module(program, dependencies, keep)
         assert costs.params(keep) == count_parameters(module)
-        assert costs.macs(keep) == count_macs(module, program.inputs(), batch)
+        assert costs.macs(keep) == count_macs(module, program.inputs(), program.example.batch_size)
         assert costs.channels(keep) == int(keep.sum())
 
 

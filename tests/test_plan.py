@@ -87,7 +87,15 @@ def assert_same_tree(first: Any, second: Any) -> None:
 
 EXAMPLES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "tensor": ((torch.randn(2, 3, 4, 4),), {}),
-    "types": ((torch.zeros(2, dtype=torch.float16), torch.zeros(2, 0), torch.tensor(3.0), torch.zeros(1).cfloat()), {}),
+    "types": (
+        (
+            torch.zeros(2, dtype=torch.float16),
+            torch.zeros(2, 0),
+            torch.tensor(3.0),
+            torch.zeros(1, dtype=torch.complex64),
+        ),
+        {},
+    ),
     "integers": (
         (torch.randint(0, 99, (2, 7)), torch.tensor([[True], [False]]), torch.tensor(5, dtype=torch.uint8)),
         {},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,7 +26,7 @@ def test_the_papers_halving(sparsity: float, expected: list[float]) -> None:
 
 def test_geometric_removes_the_same_share_of_what_is_left() -> None:
     densities = [1.0, *(1 - target for target in targets_of("geometric", 0.999))]
-    ratios = [after / before for before, after in zip(densities, densities[1:], strict=False)]
+    ratios = [after / before for before, after in pairwise(densities)]
     assert ratios == pytest.approx([ratios[0]] * 7)
 
 
@@ -49,7 +51,14 @@ def test_a_function_is_a_schedule() -> None:
 
 @pytest.mark.parametrize(
     "schedule",
-    [lambda s: [], lambda s: [s, s / 2], lambda s: [s / 2], lambda s: [-0.1, s], lambda s: [0.9, s], lambda s: [float("nan")]],
+    [
+        lambda s: [],
+        lambda s: [s, s / 2],
+        lambda s: [s / 2],
+        lambda s: [-0.1, s],
+        lambda s: [0.9, s],
+        lambda s: [float("nan")],
+    ],
 )
 def test_functions_that_do_not_lead_to_the_goal(schedule: Schedule) -> None:
     with pytest.raises(OptionError, match=r"expected ascending sparsities that end at 0.5, got \["):
@@ -57,7 +66,8 @@ def test_functions_that_do_not_lead_to_the_goal(schedule: Schedule) -> None:
 
 
 def test_an_unknown_name() -> None:
-    with pytest.raises(OptionError, match="schedule 'halve' is unknown; known are geometric, halving, linear, one-shot"):
+    message = "schedule 'halve' is unknown; known are geometric, halving, linear, one-shot"
+    with pytest.raises(OptionError, match=message):
         targets_of("halve", 0.5)
 
 

@@ -138,7 +138,7 @@ def test_blocks_of_equal_channels_keep_their_order_in_spite_of_roundings() -> No
 
 def test_flattened_features_count_for_alignment() -> None:
     model = nn.Sequential(nn.Conv2d(2, 8, 3), nn.Flatten(), nn.Linear(32, 6), nn.ReLU(), nn.Linear(6, CLASSES))
-    program, dependencies = analysed(model, torch.randn(2, 2, 4, 4))
+    _, dependencies = analysed(model, torch.randn(2, 2, 4, 4))
     assert [Limits(align=4).step(group) for group in dependencies.groups] == [4, 4]
     heads = replace(dependencies.groups[0], members=(replace(dependencies.groups[0].members[0], per_channel=6),))
     assert Limits(align=4).step(heads) == 2, "two channels of six indices are a multiple of four"

@@ -79,6 +79,7 @@ class _gradients_required:
 def _private_copy(model: nn.Module) -> nn.Module:
     """A copy with parameters of its own that still use the model's memory; nothing writes to it before it is unshared."""
     memo: dict[int, object] = {id(parameter): _alias(parameter) for parameter in model.parameters()}
+    memo |= {id(buffer): buffer.detach().clone() for buffer in model.buffers()}
     try:
         return copy.deepcopy(model, memo)
     except Exception as error:

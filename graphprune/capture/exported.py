@@ -28,7 +28,6 @@ def export(model: nn.Module, example: Example) -> fx.Graph:
         return {0: Dim.AUTO} if example.is_batched(tensor) and tensor.shape[0] > 1 else None
 
     shapes = example.mapped(dynamic)
-    names = _positional_names(model, len(example.args))
     with _visible_switches(model), warnings.catch_warnings():
         # torch warns about its own deprecated spellings while it exports; nothing a user could act on
         warnings.simplefilter("ignore")
@@ -36,7 +35,7 @@ def export(model: nn.Module, example: Example) -> fx.Graph:
             model,
             example.args,
             example.kwargs,
-            dynamic_shapes=dict(zip(names, shapes.args, strict=True)) | shapes.kwargs,
+            dynamic_shapes=_by_parameter(model, shapes),
             strict=False,
         )
         module = exported.module()
@@ -82,8 +81,14 @@ def _visible_switches(model: nn.Module) -> Iterator[None]:
             del module.forward
 
 
-def _positional_names(model: nn.Module, count: int) -> list[str]:
-    return list(inspect.signature(model.forward).parameters)[:count]
+def _by_parameter(model: nn.Module, shapes: Example) -> dict[str, Any]:
+    """Arguments by the names of forward's parameters, as torch.export wants them; ``*args`` are a tuple of their own."""
+    signature = inspect.signature(model.forward)
+    bound: dict[str, Any] = dict(signature.bind(*shapes.args, **shapes.kwargs).arguments)
+    for name in list(bound):
+        if signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
+            bound.update(bound.pop(name))
+    return bound
 
 
 def _strip_guards(graph: fx.Graph) -> None:

@@ -18,13 +18,13 @@ class LegalAttention(nn.Module):
     def __init__(self, fused: nn.MultiheadAttention) -> None:
         super().__init__()
         self.training = fused.training
-        self.num_heads, self.head_dim = fused.num_heads, fused.head_dim
+        self.num_heads, self.head_dim, self.embed_dim = fused.num_heads, fused.head_dim, fused.embed_dim
         self.batch_first = fused.batch_first
+        self._qkv_same_embed_dim = fused._qkv_same_embed_dim  # nn.TransformerEncoderLayer asks for it
         for name, parameter in fused.named_parameters(recurse=False):
             self.register_parameter(name, parameter)
         self.out_proj = fused.out_proj
         self.dropout = nn.Dropout(fused.dropout) if fused.dropout > 0 else None
-        self.fused_projection = fused._qkv_same_embed_dim
 
     def forward(
         self,
@@ -63,9 +63,9 @@ class LegalAttention(nn.Module):
         return output, weights.mean(dim=1) if average_attn_weights else weights
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        if self.fused_projection and query is key and key is value:
+        if self._qkv_same_embed_dim and query is key and key is value:
             return _thirds(functional.linear(query, self.in_proj_weight, self.in_proj_bias), dim=-1)
-        if self.fused_projection:
+        if self._qkv_same_embed_dim:
             weights = _thirds(self.in_proj_weight, dim=0)
         else:
             weights = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)

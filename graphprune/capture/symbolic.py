@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from graphprune.capture.leaves import is_leaf
@@ -26,6 +26,7 @@ class _Tracer(fx.Tracer):
     def __init__(self, given: set[str]) -> None:
         super().__init__()
         self.given = given
+        self.proxy_buffer_attributes = True  # a buffer that code computes with would else be folded into a constant
 
     def create_proxy(self, *args: Any, **kwargs: Any) -> fx.Proxy:
         """Notes where in the user's code each node comes from."""
@@ -66,6 +67,7 @@ def trace(model: nn.Module, example: Example) -> fx.Graph:
     if nested:
         raise OpaqueCall(f"argument '{nested[0]}' is a container of tensors")
     graph = _Tracer(set(bound)).trace(model)
+    _adopt_constants(graph, model)
     for node in graph.nodes:
         if node.op == "call_function" and _is_opaque(node):
             name = getattr(node.target, "__name__", str(node.target))
@@ -79,6 +81,17 @@ def _calling_line() -> str:
     while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("torch", "graphprune"):
         frame = frame.f_back  # type: ignore[assignment]
     return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else ""
+
+
+def _adopt_constants(graph: fx.Graph, model: nn.Module) -> None:
+    """Makes plain tensor attributes, and those that tracing adds for constants, buffers outside of the state dict."""
+    for node in graph.find_nodes(op="get_attr"):
+        prefix, _, name = str(node.target).rpartition(".")
+        home = model.get_submodule(prefix)
+        value = getattr(home, name)
+        if isinstance(value, Tensor) and name in vars(home):
+            delattr(home, name)
+            home.register_buffer(name, value, persistent=False)
 
 
 def _is_opaque(node: fx.Node) -> bool:

@@ -28,7 +28,11 @@ Start with
   graphprune inspect torchvision:resnet18
   graphprune compile torchvision:resnet18 --sparsity 0.5 --out resnet18-half
 
-Exit codes: 0 success, 2 a mistake in the request (one line says which), 1 a bug in graphprune.
+\b
+Exit codes
+  0  success
+  2  a mistake in the request; the message on stderr says which
+  1  a bug in graphprune
 """
 
 app = typer.Typer(
@@ -37,7 +41,7 @@ app = typer.Typer(
 )  # fmt: skip
 
 for _module in (demo, compile, inspect, print, bench):
-    app.command(_module.NAME, help=_module.HELP)(_module.command)
+    app.command(_module.NAME, help=_module.HELP, short_help=_module.SUMMARY)(_module.command)
 
 
 def _show_version(wanted: bool) -> None:

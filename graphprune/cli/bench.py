@@ -22,7 +22,7 @@ from graphprune.manifest import Manifest
 from graphprune.plan import load_plan
 from graphprune.program import Example
 
-NAME = "bench"
+NAME, SUMMARY = "bench", "Time dense against compact in onnxruntime."
 HELP = """Prunes MODEL, exports it before and after, and times both in onnxruntime, in turns.
 
 MODEL may also be a directory that `graphprune compile --out` wrote: its ONNX file is timed then, against the model that

@@ -12,11 +12,9 @@ from graphprune.cli import options
 from graphprune.cli.model_names import build_model
 from graphprune.cli.progress import Phases
 from graphprune.cli.tables import output, table
-from graphprune.errors import ArtifactError
-from graphprune.manifest import is_artifact
 from graphprune.runner import Runner
 
-NAME = "compile"
+NAME, SUMMARY = "compile", "Prune a model, print the report, save the result."
 HELP = """Removes the least important channels of MODEL, proves that the rest computes the same, and prints a report.
 
 Channels are ranked on the example input, a random one, against the model's own prediction. To rank them on data, call
@@ -63,7 +61,7 @@ def command(
     verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Prove each round.")] = True,
 ) -> None:
     """Compiles; with nothing said about how much, half of the channels go."""
-    _check_out(out)
+    options.check_out(out)
     for name in print_after or ():
         options.check_pass("--print-after", name, options.pass_names())
     budget = options.budget(sparsity, params, macs)
@@ -103,13 +101,3 @@ def print_times(runner: Runner) -> None:
     ]
     columns = ("pass", "seconds", "share")
     output().print(table("", columns, [*rows, ("total", f"{total:.3f}", "")], numbers=columns[1:]))
-
-
-def _check_out(out: Path | None) -> None:
-    """Refuses before the work what saving would refuse after it."""
-    if out is None or not out.exists():
-        return
-    if not out.is_dir():
-        raise ArtifactError(f"--out: {out} is a file; name a directory")
-    if any(out.iterdir()) and not is_artifact(out):
-        raise ArtifactError(f"--out: {out} holds files that are not of an artifact; name another directory")

@@ -27,8 +27,8 @@ from graphprune.program import Program
 from graphprune.report import frozen_rows
 from graphprune.runner import Runner
 
-NAME = "inspect"
-HELP = """Shows the groups of channels of MODEL that can be removed, what they cost, and the weights that are frozen and why.
+NAME, SUMMARY = "inspect", "Show what can be removed, what it costs, what is frozen and why."
+HELP = """Shows which channels of MODEL can be removed, in groups, what they cost, and which weights are frozen and why.
 
 MODEL may also be a directory that `graphprune compile --out` wrote; its report is printed then.
 

@@ -93,8 +93,8 @@ def _example(name: str, built: _Built, wanted: Shape | None, seed: int) -> Any:
     shape = wanted or built.shape
     if shape is None:
         raise OptionError(
-            f"the shape of an input of '{name}' is not known; give --input-shape, such as --input-shape 1,3,224,224, or "
-            "let the factory return (model, example_input)"
+            f"the shape of an input of '{name}' is not known; give it, such as --input-shape 1,3,224,224, or let the "
+            "factory return (model, example_input)"
         )
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
@@ -142,7 +142,7 @@ def _from_factory(module_name: str, attribute: str) -> _Built:
     if not callable(factory):
         raise OptionError(f"'{name}' is {_kind(factory)}; expected a class or function that returns an nn.Module")
     try:
-        made = factory if isinstance(factory, nn.Module) else factory()
+        made: Any = factory if isinstance(factory, nn.Module) else factory()
     except Exception as error:  # the user's code may raise anything
         raise OptionError(f"'{name}' failed when called without arguments: {_one_line(error)}") from error
     module, example = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
@@ -160,8 +160,7 @@ def _imported(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is not None and f"{name}.".startswith(f"{error.name}."):
             raise OptionError(
-                f"'{name}:...' names a model in the module {name}, but there is no module {error.name}, neither installed nor "
-                f"in {here}; otherwise write {FORMS}"
+                f"there is no module {error.name}, neither installed nor in {here}; a model is named {FORMS}"
             ) from error
         raise OptionError(f"importing {name} failed: {_one_line(error)}") from error
     except Exception as error:  # likewise

@@ -10,7 +10,8 @@ import typer
 
 from graphprune.budget import Budget
 from graphprune.criteria import CRITERIA
-from graphprune.errors import OptionError
+from graphprune.errors import ArtifactError, OptionError
+from graphprune.manifest import is_artifact
 from graphprune.pass_protocol import Pass
 from graphprune.passes import pipelines
 from graphprune.schedule import SCHEDULES
@@ -82,3 +83,17 @@ def check_pass(option: str, name: str, known: Iterable[str]) -> None:
     """
     if name not in known:
         raise OptionError(f"{option}: there is no pass '{name}'; there are {', '.join(known)}")
+
+
+def check_out(out: Path | None) -> None:
+    """Refuses before the work what saving would refuse after it.
+
+    Raises:
+        ArtifactError: something else is at that place.
+    """
+    if out is None or not out.exists():
+        return
+    if not out.is_dir():
+        raise ArtifactError(f"--out: {out} is a file; name a directory")
+    if any(out.iterdir()) and not is_artifact(out):
+        raise ArtifactError(f"--out: {out} holds files that are not of an artifact; name another directory")

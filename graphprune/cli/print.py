@@ -15,10 +15,11 @@ from graphprune.printer import print_program
 from graphprune.pruner import Pruner
 from graphprune.runner import Runner
 
-NAME = "print"
+NAME, SUMMARY = "print", "Print the program as text, after any pass."
 HELP = """Prints MODEL as the compiler sees it: one node per line, then the groups of channels that go together.
 
-Without --sparsity only the passes of the analysis run; with it, one round of pruning too. The text is the same each time.
+Without --sparsity only the passes of the analysis run; with it, one round of pruning too. The text is the same each
+time.
 
 \b
 Examples:

@@ -100,12 +100,12 @@ class OpCall:
         arguments = {name: _values(argument) for name, argument in self.arguments.items()}
         tensors = [leaf for argument in arguments.values() for leaf in _tensors_in(argument)]
         if any(tensor.is_meta for tensor in tensors):
+            if (known := result_like(self.func, arguments)) is not None:
+                return known
             if not all(tensor.is_meta for tensor in tensors):
                 arguments = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), arguments)
             if "device" in arguments:
                 arguments["device"] = torch.device("meta")
-            if (known := result_like(self.func, arguments)) is not None:
-                return known
         return call_by_schema(self.func, change(arguments) if change else arguments)
 
     def compute_over_kept(self, keep: Tensor) -> Any:
@@ -180,14 +180,18 @@ class OpCall:
             if varying(plane) & frozenset(dims):
                 self.run.positional.append((self.run.node, plane, cause))
 
-    def fresh(self, shape: Sequence[int]) -> Planes:
-        """Planes of a tensor that is the same in every element, hence may shrink along any dim."""
+    def fresh(self, shape: Sequence[int], dims: Iterable[int] | None = None) -> Planes:
+        """Planes of a tensor that is the same along ``dims`` (all of them by default), hence may shrink there."""
         name = f"%{self.run.node}"
         return tuple(
-            along(self.run.space.allocate(name, dim, size, stored=False), shape, dim)
-            for dim, size in enumerate(shape)
-            if size > 1
+            along(self.run.space.allocate(name, dim, shape[dim], stored=False), shape, dim)
+            for dim in (range(len(shape)) if dims is None else dims)
+            if shape[dim] > 1
         )
+
+    def is_made_here(self, plane: Tensor) -> bool:
+        """Whether the program itself makes all that the plane labels: copies, zeros; no parameter, no pinned label."""
+        return not is_sample(plane) and int(squash(plane).min()) >= self.run.space.stored_size
 
     def collapse(self, plane: Tensor, dims: Iterable[int], reason: str) -> Tensor | None:
         """Ties the labels along ``dims``; what is left varies along other dims only.

@@ -152,12 +152,17 @@ def _channels(call: OpCall, source: Operand, weight: Operand, positions: int) ->
         outer, weight_split, weight_loops = weight.shape[0] // groups, (groups, weight.shape[0] // groups, inner), [1, 2, 3]
     sizes = (samples, groups, outer, inner, positions)
     source_split = (samples, groups, inner)
-    source = source.mapped(source_split, lambda plane: relayout(plane, source_split))
-    weight = weight.mapped(weight_split, lambda plane: relayout(plane, weight_split))
-    if groups > 1:
+    if groups == 1:
+        source = source.mapped(source_split, lambda plane: plane.unsqueeze(1))
+        weight = weight.mapped(weight_split, lambda plane: plane.unsqueeze(0))
+    else:
+        source = source.mapped(source_split, lambda plane: relayout(plane, source_split))
+        weight = weight.mapped(weight_split, lambda plane: relayout(plane, weight_split))
         source, weight = _tie_groups(call, source, weight, depthwise=inner == 1)
     operands = [loops(source, [0, 1, 3], sizes), loops(weight, weight_loops, sizes)]
     planes = call.contract(sizes, operands, [3])
+    if groups == 1:
+        return tuple(drop(plane, [1, 3]) for plane in planes)
     shape = (samples, groups * outer)
     return call.merge((relayout(drop(plane, [3]), shape) for plane in planes), "grouped convolution")
 

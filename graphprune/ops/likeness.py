@@ -30,7 +30,7 @@ _NORMS = frozenset({
 def result_like(func: Any, arguments: dict[str, Any]) -> Any:
     """The result of an op on the meta device, where it can be told from the arguments; None where it cannot."""
     first = arguments.get("input" if func in _NORMS else "self")
-    if not isinstance(first, Tensor):
+    if not isinstance(first, Tensor) or not first.is_meta:
         return None
     if func in _IN_PLACE:
         return first

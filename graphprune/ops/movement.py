@@ -53,13 +53,11 @@ def _move(call: OpCall, func: Any = None) -> list[Planes]:
 
 
 @rule(
-    aten.permute, aten.transpose, aten.t, aten.numpy_T, aten.expand, aten.select.int, aten.unbind, aten.squeeze,
-    aten.unsqueeze, aten.split, aten.split_with_sizes, aten.unsafe_split, aten.unsafe_split_with_sizes, aten.chunk,
-    aten.unsafe_chunk, aten.alias, aten.detach, aten.lift_fresh, aten.repeat, aten.movedim, aten.diagonal,
-    aten.alias_copy, aten.permute_copy, aten.expand_copy, aten.contiguous, aten.tile, aten.flip, aten.narrow,
+    aten.permute, aten.transpose, aten.t, aten.numpy_T, aten.unbind, aten.squeeze, aten.unsqueeze, aten.alias, aten.detach,
+    aten.lift_fresh, aten.repeat, aten.movedim, aten.alias_copy, aten.permute_copy, aten.contiguous, aten.tile, aten.flip,
 )  # fmt: skip
 def move(call: OpCall) -> list[Planes]:
-    """Ops that only rearrange, repeat or pick contiguous parts."""
+    """Ops that only rearrange or repeat."""
     if "memory_format" in call.arguments:
         return [operand_of(call["self"]).planes]
     return _move(call)
@@ -70,8 +68,35 @@ def view(call: OpCall) -> list[Planes]:
     """A new shape over the same elements."""
     operand = call.operand("self")
     assert operand is not None
-    planes = (relayout(plane, call.shape) for plane in operand.planes)
-    return [settle(call, call.merge(planes, "flattened into a common dim"))]
+    planes = [relayout(plane, call.shape) for plane in operand.planes]
+    return [settle(call, call.merge(_without_flattened_copies(call, planes), "flattened into a common dim"))]
+
+
+def _without_flattened_copies(call: OpCall, planes: list[Tensor]) -> list[Tensor]:
+    """Leaves out planes of copies that share a dim with others: the number of copies stays, rather than tying the others."""
+    channels = [plane for plane in planes if not is_sample(plane)]
+    crowded = [
+        plane
+        for plane in channels
+        if any(other is not plane and varying(plane) & varying(other) for other in channels)
+    ]
+    copies = [plane for plane in crowded if call.is_made_here(plane)]
+    if len(copies) == len(crowded):
+        return planes
+    for plane in copies:
+        call.freeze(plane, "copies are flattened together with channels")
+    return [plane for plane in planes if not any(plane is copy for copy in copies)]
+
+
+@rule(aten.expand, aten.expand_copy)
+def expand(call: OpCall) -> list[Planes]:
+    """Copies along a dim are all the same, so their number can follow what they meet."""
+    operand = call.operand("self")
+    assert operand is not None
+    (moved,) = _move(call)
+    new = len(call.shape) - len(operand.shape)
+    copied = [dim for dim in range(len(call.shape)) if dim < new or operand.shape[dim - new] != call.shape[dim]]
+    return [(*moved, *call.fresh(call.shape, copied))]
 
 
 @rule(aten.as_strided_)
@@ -84,25 +109,46 @@ def restride(call: OpCall) -> list[Planes]:
     return [operand.planes]
 
 
-@rule(aten.slice.Tensor, aten.roll, aten.index_select, aten.repeat_interleave.self_int)
-def move_by_position(call: OpCall) -> list[Planes]:
-    """Ops that address elements by position along a dim."""
+@rule(
+    aten.slice.Tensor, aten.select.int, aten.narrow, aten.split, aten.split_with_sizes, aten.unsafe_split,
+    aten.unsafe_split_with_sizes, aten.chunk, aten.unsafe_chunk,
+)  # fmt: skip
+def part(call: OpCall) -> list[Planes]:
+    """Parts of a tensor along one dim, given by position."""
     operand = call.operand("self")
     assert operand is not None
-    dims = call["dims"] if "dims" in call.arguments else [call.arguments.get("dim")]
-    rank = len(operand.shape)
-    touched = frozenset(range(rank)) if None in dims or not dims else frozenset(dim % rank for dim in dims)
-    if touched & operand.labelled_dims and call.arguments.get("step", None) != 1:
-        call.positional(operand, touched)
-        if "index" in call.arguments and call.value("index") is None:
-            return call.freeze_all("the index is not known before the program runs")
-    if "index" in call.arguments:
-        return _indexed(call, operand)
+    dim = call.arguments.get("dim", 0) % len(operand.shape)
+    if tuple(call.shape) != operand.shape:
+        call.positional(operand, [dim])
     return _move(call)
 
 
-def _indexed(call: OpCall, operand: Operand) -> list[Planes]:
+@rule(aten.repeat_interleave.self_int)
+def repeat_interleave(call: OpCall) -> list[Planes]:
+    """Every element several times; without a dim the result is flat."""
+    return _move(call)
+
+
+@rule(aten.roll)
+def roll(call: OpCall) -> list[Planes]:
+    """Rotation along dims; without dims it runs across all of them."""
+    operand = call.operand("self")
+    assert operand is not None
+    if not call["dims"] and len(operand.shape) > 1:
+        return call.freeze_all("elements move from one channel to the next")
+    call.positional(operand, [dim % len(operand.shape) for dim in call["dims"] or [0]])
+    return _move(call)
+
+
+@rule(aten.index_select)
+def index_select(call: OpCall) -> list[Planes]:
+    """Positions along one dim, which must be constants where channels are."""
+    operand = call.operand("self")
+    assert operand is not None
+    call.positional(operand, [call["dim"] % len(operand.shape)])
     index = call.value("index")
+    if index is None and call["dim"] % len(operand.shape) in operand.labelled_dims:
+        return call.freeze_all("the index is not known before the program runs")
     index = torch.zeros(call["index"].shape, dtype=torch.long) if index is None else index.cpu()
     planes = (compress(torch.index_select(plane, call["dim"], index)) for plane in operand.planes)
     return [settle(call, tuple(planes))]

@@ -6,7 +6,7 @@ import torch
 
 from graphprune.ops.call import Arguments, OpCall, Operand
 from graphprune.ops.registry import rule
-from graphprune.planes import Planes, relayout
+from graphprune.planes import Planes, channel_planes, drop, relayout, varying
 
 aten = torch.ops.aten
 
@@ -38,10 +38,22 @@ def batch_norm(call: OpCall) -> list[Planes]:
     assert source is not None
     call.run.normalised.add(call.run.node)
     names = ["weight", "bias", "running_mean", "running_var"]
-    planes = call.join(call.shape, [source, *per_channel(call, names, len(source.shape))], "batch norm")
+    planes = _join_per_channel(call, source, names)
     if call.arguments.get("training", False) and source.labelled_dims - {0, 1}:
         call.mix()
     return [planes]
+
+
+def _join_per_channel(call: OpCall, source: Operand, names: list[str]) -> Planes:
+    """`OpCall.join` of the source with tensors of shape ``(C,)``, without spreading them where channels have one plane."""
+    mine = next((plane for plane in channel_planes(source.planes) if varying(plane) == {1}), None)
+    others = [operand for name in names if (operand := call.operand(name)) is not None]
+    if mine is None or not all(other.planes for other in others):
+        return call.join(call.shape, [source, *per_channel(call, names, len(source.shape))], "batch norm")
+    labels = drop(mine, [dim for dim in range(mine.dim()) if dim != 1])
+    for other in others:
+        call.union(labels, other.planes[0], "batch norm")
+    return source.planes
 
 
 @rule(aten.native_layer_norm, aten._fused_rms_norm)
@@ -81,3 +93,13 @@ def group_norm(call: OpCall) -> list[Planes]:
     if source.labelled_dims:
         call.mix(shrink)
     return [grouped.mapped(source.shape, lambda plane: relayout(plane, source.shape)).planes]
+
+
+@rule(aten._weight_norm_interface)
+def weight_norm(call: OpCall) -> list[Planes]:
+    """A direction scaled to a given length: the norm runs over all dims but one, hence over the kept indices."""
+    direction, length = call.operand("v"), call.operand("g")
+    assert direction is not None and length is not None
+    if direction.labelled_dims:
+        call.mix()
+    return [call.join(call.shape, [direction, length], "weight norm"), length.planes]

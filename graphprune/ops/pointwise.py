@@ -14,17 +14,31 @@ aten = torch.ops.aten
 @rule(
     torch.Tag.pointwise,
     aten.copy_,
+    aten._to_copy,
     aten.prelu,
     aten._prelu_kernel,
-    aten.tril,
-    aten.triu,
+    aten.hardswish,
+    aten.hardswish_,
+    aten.rrelu_with_noise,
+    aten.log_sigmoid_forward,
     aten.native_dropout,
     aten.bernoulli,
     aten.nan_to_num,
+    aten.masked_fill,
     aten.masked_fill_,
+    aten.fill,
     aten.fill_,
     aten.zero_,
 )
 def pointwise(call: OpCall) -> list[Planes]:
     """Operands broadcast against each other; each of their channels is a channel of the result."""
-    return [call.join(call.shape, call.operands(), "elementwise")] * len(call.outputs)
+    planes = call.join(call.shape, call.operands(), "elementwise")
+    return [planes if output.shape == call.outputs[0].shape else () for output in call.outputs]
+
+
+@rule(aten.tril, aten.triu)
+def triangle(call: OpCall) -> list[Planes]:
+    """Which elements are zero depends on their position in the last two dims."""
+    (operand,) = call.operands()
+    rank = len(operand.shape)
+    return [call.collapsed(operand, [rank - 2, rank - 1], "a triangle has fixed sides").planes]

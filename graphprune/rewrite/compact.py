@@ -10,10 +10,11 @@ from torch import Tensor, fx, nn
 
 from graphprune.dependencies import Dependencies, leaf_operands
 from graphprune.ops.call import Operand
+from graphprune.planes import channel_planes, kept_indices, varying
 from graphprune.program import Kept, Program
 from graphprune.rewrite.attributes import update_attributes
 from graphprune.rewrite.literals import resize_literals
-from graphprune.rewrite.sizes import Resize, Survivors
+from graphprune.rewrite.sizes import Resize
 
 
 def compact_module(program: Program, dependencies: Dependencies, keep: Tensor) -> fx.GraphModule:
@@ -105,10 +106,17 @@ def _sliced(tensor: Tensor, cuts: list[tuple[int, Tensor]]) -> Tensor:
 def foretold_shapes(dependencies: Dependencies, keep: Tensor) -> dict[str, Any]:
     """Shapes that each node's result will have under a keep set."""
     labels = dependencies.keep_labels(keep)
+    known: dict[Any, int] = {}  # most nodes pass the planes of their argument on
 
     def shape(operand: Operand) -> tuple[int, ...]:
-        survivors = Survivors(operand, labels)
-        return tuple(survivors.size(dim) for dim in range(len(operand.shape)))
+        sizes = list(operand.shape)
+        for plane in channel_planes(operand.planes):
+            for dim in varying(plane):
+                key = (plane.data_ptr(), plane.shape, plane.stride(), dim)
+                if key not in known:
+                    known[key] = len(kept_indices(plane, dim, labels))
+                sizes[dim] = known[key]
+        return tuple(sizes)
 
     return {name: tuple(map(shape, leaf_operands(value))) for name, value in dependencies.values.items()}
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch.utils._pytree import tree_map_only
 
 from graphprune.errors import InternalError, RewriteError
+from graphprune.ops.call import Operand
 from graphprune.rewrite.sizes import Resize, Survivors
 
 Resizer = Callable[[Resize], None]
@@ -84,7 +84,7 @@ def _set(node: fx.Node, position: int, name: str, value: Any) -> None:
 def _new_sizes(resize: Resize, result: Survivors, sizes: Iterable[Any], first_dim: int = 0) -> list[Any]:
     """Size arguments of the dims from ``first_dim`` on: new literals where channels live, the old argument elsewhere."""
     return [
-        size if size == -1 or not result.shrinks(first_dim + offset) else _new_size(resize, result, size, first_dim + offset)
+        _new_size(resize, result, size, first_dim + offset) if size != -1 and result.shrinks(first_dim + offset) else size
         for offset, size in enumerate(sizes)
     ]
 
@@ -103,16 +103,15 @@ def _spread(resize: Resize, sizes: Any) -> list[Any]:
     """Size arguments as a list, also where a node gives them all at once."""
     if isinstance(sizes, fx.Node) and isinstance(resize.known(sizes), (tuple, list)):
         with resize.node.graph.inserting_before(resize.node):
-            return [
-                resize.node.graph.call_function(operator.getitem, (sizes, dim)) for dim in range(len(resize.known(sizes)))
-            ]
+            rank = len(resize.known(sizes))
+            return [resize.node.graph.call_function(operator.getitem, (sizes, dim)) for dim in range(rank)]
     return list(sizes) if isinstance(sizes, (tuple, list)) else [sizes]
 
 
 @resizer("view", "reshape", "expand", "_unsafe_view", "broadcast_to", "new_zeros", "new_ones", "new_empty")
 def _shape_after_tensor(resize: Resize) -> None:
     node, result = resize.node, resize.result
-    if result is None or not result.operand.labelled_dims:
+    if result is None or not result.shrinks_anywhere:
         return
     given = node.args[1:] if len(node.args) > 1 else (node.kwargs.get("size", node.kwargs.get("shape")),)
     as_list = len(given) == 1 and not isinstance(resize.known(given[0]), int)
@@ -127,7 +126,7 @@ def _shape_after_tensor(resize: Resize) -> None:
 @resizer("zeros", "ones", "empty", "full", "new_full")
 def _shape_of_new_tensor(resize: Resize) -> None:
     node, result = resize.node, resize.result
-    if result is None or not result.operand.labelled_dims:
+    if result is None or not result.shrinks_anywhere:
         return
     position = 1 if op_name(node) == "new_full" else 0
     given = argument(node, position, "size")
@@ -204,7 +203,9 @@ def convolution_groups(source: Survivors, groups: int) -> int:
 # Bounds
 
 
-@resizer("split", "chunk", "split_with_sizes", "tensor_split", "unsafe_split", "unsafe_chunk", "unsafe_split_with_sizes")
+@resizer(
+    "split", "chunk", "split_with_sizes", "tensor_split", "unsafe_split", "unsafe_chunk", "unsafe_split_with_sizes"
+)
 def _split(resize: Resize) -> None:
     node, source = resize.node, resize.source
     dim = resize.known(argument(node, 2, "dim", default=0))
@@ -262,17 +263,48 @@ def _getitem(resize: Resize) -> None:
             dim = len(source.shape) - sum(1 for later in entries[place + 1 :] if later is not None)
             continue
         if source.shrinks(dim):
-            entry = tree_map_only(fx.Node, resize.known, entry)
+            entry = _known_index(resize, entry)
             if isinstance(entry, int):
                 entries[place] = source.rank_of(entry % source.shape[dim], dim)
-            elif isinstance(entry, slice) and entry != slice(None):
+            elif entry != slice(None):
                 entries[place] = slice(None)
-                picks.append((dim, range(*entry.indices(source.shape[dim]))))
+                picks.append((dim, _picked(entry, source.shape[dim])))
         dim += 1
     before = tensor
     for dim, picked in picks:
         before = _insert_pick(resize, before, dim, picked, source)
+    if picks and sum(isinstance(entry, (list, fx.Node)) for entry in entries) > 0:
+        raise TypeError("several lists of positions are taken together")
     node.args = (before, tuple(entries) if isinstance(index, tuple) else entries[0])
+
+
+@resizer("index")
+def _index(resize: Resize) -> None:
+    """``aten.index`` with constant positions along one dim."""
+    node, source = resize.node, resize.source
+    places = [(dim, entry) for dim, entry in enumerate(argument(node, 1, "indices")) if entry is not None]
+    if source is None or not any(source.shrinks(dim) for dim, _ in places):
+        return
+    if len(places) > 1:
+        raise TypeError("several lists of positions are taken together")
+    dim, entry = places[0]
+    _pick(resize, node.args[0], dim, _picked(_known_index(resize, entry), source.shape[dim]), source)
+
+
+def _known_index(resize: Resize, entry: Any) -> Any:
+    """An index with the values of the nodes in it; a constant tensor as a list."""
+    value = fx.map_arg(entry, resize.known)
+    constant = value.constant if isinstance(value, Operand) else value
+    return constant.tolist() if isinstance(constant, torch.Tensor) else constant
+
+
+def _picked(entry: Any, size: int) -> list[int]:
+    """The positions that a slice or a list names, in order."""
+    if isinstance(entry, slice):
+        return list(range(*entry.indices(size)))
+    if isinstance(entry, (list, tuple)) and all(type(position) is int for position in entry):
+        return [position % size for position in entry]
+    raise TypeError(f"index {entry!r} is neither a number, a slice, nor a list of numbers")
 
 
 def _pick(resize: Resize, tensor: Any, dim: int, picked: Iterable[int], source: Survivors) -> None:
@@ -314,7 +346,8 @@ def _roll(resize: Resize) -> None:
     dims = [dims] if isinstance(dims, int) else list(dims)
     if source is None or not any(source.shrinks(dim) for dim in dims):
         return
-    orders = [(dim, torch.arange(source.shape[dim]).roll(shift).tolist()) for dim, shift in zip(dims, shifts, strict=True)]
+    pairs = zip(dims, shifts, strict=True)
+    orders = [(dim, torch.arange(source.shape[dim]).roll(shift).tolist()) for dim, shift in pairs]
     before = node.args[0]
     for dim, order in orders[:-1]:
         before = _insert_pick(resize, before, dim, order, source)

@@ -26,8 +26,13 @@ class Survivors:
         return self.operand.shape
 
     def shrinks(self, dim: int) -> bool:
-        """Whether anything could be removed along the dim."""
-        return dim % len(self.shape) in self.operand.labelled_dims
+        """Whether anything is removed along the dim."""
+        return self.size(dim) != self.shape[dim % len(self.shape)]
+
+    @property
+    def shrinks_anywhere(self) -> bool:
+        """Whether anything is removed of the tensor."""
+        return any(self.shrinks(dim) for dim in self.operand.labelled_dims)
 
     def holds_samples(self, dim: int) -> bool:
         """Whether the batch is (part of) the dim."""

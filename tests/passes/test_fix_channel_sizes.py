@@ -1,0 +1,75 @@
+"""fix-channel-sizes: sizes of channel dims that the program reads become literals."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from graphprune.capture import capture
+from graphprune.passes.build_dependencies import BuildDependencies
+from graphprune.passes.fix_channel_sizes import FixChannelSizes
+from graphprune.program import Program
+from graphprune.runner import Runner
+from tests.small_models import CLASSES, Chain, images
+
+
+class Reads(nn.Module):
+    """Reads batch, spatial and channel sizes, and computes with one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(2, 6, 1), nn.Linear(6, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        scale = x.shape[1] ** -0.5
+        flat = torch.relu(x).view(x.shape[0], x.size(1), x.shape[2] * x.shape[3])
+        out: Tensor = self.fc(flat.mean(2) * scale)
+        return out
+
+
+def prepared(model: nn.Module) -> Program:
+    return Runner().run([BuildDependencies()], capture(model, images()))
+
+
+def names(program: Program) -> list[str]:
+    return [node.name for node in program.module.graph.nodes]
+
+
+def test_channel_sizes_become_literals_and_others_stay() -> None:
+    before = prepared(Reads())
+    after = Runner().run([FixChannelSizes()], before)
+    view = next(node for node in after.module.graph.nodes if node.target == "view")
+    assert view.args[2] == 6
+    assert [type(argument).__name__ for argument in view.args] == ["Node", "Node", "int", "Node"]
+    product = next(node for node in after.module.graph.nodes if node.name.startswith("mul_"))
+    assert product.args[1] == 6**-0.5, "arithmetic on the literal is folded"
+
+
+def test_the_program_computes_the_same_at_every_batch_and_image_size() -> None:
+    model = Reads()
+    after = Runner().run([FixChannelSizes()], prepared(model))
+    for shape in ((1, 2, 6, 6), (3, 2, 4, 5)):
+        inputs = torch.randn(shape)
+        torch.testing.assert_close(after.module(inputs), model(inputs))
+
+
+def test_the_program_given_is_not_changed() -> None:
+    before = prepared(Reads())
+    graph = str(before.module.graph)
+    after = Runner().run([FixChannelSizes()], before)
+    assert str(before.module.graph) == graph and after.module is not before.module
+    assert len(names(after)) < len(names(before))
+
+
+def test_a_program_that_reads_no_sizes_is_handed_through() -> None:
+    program = prepared(Chain())
+    result = FixChannelSizes().run(program)
+    assert result.program is program and not result.modified
+    assert result.remarks == ("no channel sizes read",)
+
+
+def test_a_second_run_changes_nothing() -> None:
+    once = Runner().run([FixChannelSizes(), BuildDependencies()], prepared(Reads()))
+    result = FixChannelSizes().run(once)
+    assert result.program is once and not result.modified

@@ -1,0 +1,73 @@
+"""select-channels: fills in the selection, and checks it against the goal and the limits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from graphprune.errors import BudgetError, InternalError
+from graphprune.pass_protocol import PassResult
+from graphprune.passes.select_channels import SelectChannels
+from graphprune.program import Program
+from graphprune.runner import Runner
+from graphprune.scores import Scores
+from graphprune.selection import Goal, Limits, Selection
+from tests.small_models import Residual, analysed, images
+
+IMPORTANCE = torch.arange(18.0)
+
+
+def scored() -> Program:
+    program, _ = analysed(Residual(), images())
+    return replace(program, scores=Scores(IMPORTANCE, "test"))
+
+
+def test_the_selection_is_filled_in_and_nothing_else_changes() -> None:
+    program = scored()
+    result = SelectChannels(Goal({"channels": 14}), Limits()).run(program)
+    assert result.modified and result.program.module is program.module and program.selection is None
+    assert result.program.selection is not None
+    assert result.program.selection.keep.tolist() == [False] * 4 + [True] * 14
+    assert result.remarks == ("4 of 18 channels go",)
+
+
+def test_what_a_floor_held_back_is_remarked() -> None:
+    result = SelectChannels(Goal({"channels": 12}), Limits(min_channels=4)).run(scored())
+    assert result.remarks[1:] == ("g0 (stem.weight) at its floor of 4 of 6 channels",)
+
+
+def test_a_goal_that_is_met_keeps_everything() -> None:
+    result = SelectChannels(Goal({"channels": 18}), Limits()).run(scored())
+    assert result.program.selection is not None and bool(result.program.selection.keep.all())
+
+
+def test_a_second_run_selects_the_same() -> None:
+    once = Runner().run([SelectChannels(Goal({"channels": 9}), Limits())], scored())
+    twice = Runner().run([SelectChannels(Goal({"channels": 9}), Limits())], once)
+    assert once.selection is not None and twice.selection is not None
+    assert torch.equal(once.selection.keep, twice.selection.keep)
+
+
+def test_a_goal_out_of_reach() -> None:
+    with pytest.raises(BudgetError, match="channels: at most 2 asked for, 3 are left at the least"):
+        Runner().run([SelectChannels(Goal({"channels": 2}), Limits())], scored())
+
+
+def test_without_scores_it_is_refused() -> None:
+    program, _ = analysed(Residual(), images())
+    with pytest.raises(InternalError, match="select-channels needs scores"):
+        Runner().run([SelectChannels(Goal({"channels": 9}), Limits())], program)
+
+
+def test_a_selection_that_breaks_its_promise_is_caught() -> None:
+    program = scored()
+    keep = torch.ones(18, dtype=torch.bool)
+    keep[1:6] = False
+    claim = PassResult(replace(program, selection=Selection(keep)), True)
+    transformation = SelectChannels(Goal({"channels": 9}), Limits(min_channels=2))
+    assert transformation.ensures(program, claim) == [
+        "the goal is not met",
+        "group g0 keeps 1 of 6 channels, which the limits forbid",
+    ]

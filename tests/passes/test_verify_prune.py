@@ -1,0 +1,57 @@
+"""verify-prune: proves a prune, and names the first node of a wrong one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from graphprune.errors import InternalError, VerificationError
+from graphprune.passes.prune_channels import PruneChannels
+from graphprune.passes.verify_prune import VerifyPrune
+from graphprune.program import Program
+from graphprune.runner import Runner
+from graphprune.selection import Selection
+from tests.small_models import Residual, analysed, images, randomised
+
+
+def pruned() -> Program:
+    program, dependencies = analysed(randomised(Residual()), images())
+    keep = torch.arange(dependencies.channels) % 3 != 0
+    return Runner().run([PruneChannels()], replace(program, selection=Selection(keep)))
+
+
+def test_a_right_prune_is_proved_and_its_origin_let_go() -> None:
+    program = Runner().run([VerifyPrune()], pruned())
+    assert program.origin is None and program.verification is not None
+    assert program.verification.relative_error <= program.verification.tolerance
+    assert program.verification.inputs_tried == 2 and len(program.verification.batch_sizes) == 2
+
+
+def test_the_module_is_not_changed() -> None:
+    before = pruned()
+    after = Runner().run([VerifyPrune()], before)
+    assert after.module is before.module
+    assert after.dependencies is before.dependencies and after.kept is before.kept
+
+
+@pytest.mark.parametrize("name", ["conv2.weight", "norm3.bias", "stem_norm.running_mean"])
+def test_a_wrong_prune_is_refused_and_the_first_node_that_differs_named(name: str) -> None:
+    program = pruned()
+    with torch.no_grad():
+        program.module.state_dict()[name][0] += 1.0
+    node = name.rpartition(".")[0]
+    with pytest.raises(VerificationError, match=f"first node that differs is %{node} "):
+        Runner().run([VerifyPrune()], program)
+
+
+def test_without_a_prune_it_is_refused() -> None:
+    program, _ = analysed(Residual(), images())
+    with pytest.raises(InternalError, match="verify-prune needs origin"):
+        Runner().run([VerifyPrune()], program)
+
+
+def test_a_second_run_is_refused() -> None:
+    with pytest.raises(InternalError, match="verify-prune needs origin"):
+        Runner().run([VerifyPrune(), VerifyPrune()], pruned())
