@@ -56,9 +56,9 @@ def save(compiled: Compiled, directory: str | Path) -> Path:
         ArtifactError: the directory holds other files, which stay, or cannot be written.
         ExportError: the module cannot be exported to a valid ONNX file; nothing is written then.
     """
-    target = Path(directory).resolve()
-    _check_replaceable(target)
     try:
+        target = Path(directory).resolve()
+        _check_replaceable(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
             draft = Path(scratch) / "new"
@@ -90,12 +90,10 @@ def load(directory: str | Path, model: nn.Module | None = None) -> nn.Module:
     path = Path(directory)
     if model is not None and not isinstance(model, nn.Module):
         raise OptionError(f"model={model!r:.80}: give an instance of the class that was compiled, or nothing")
-    manifest = Manifest.read(path)
-    missing = [name for name in FILES if name != MANIFEST and name not in manifest.files]
-    if missing:
-        raise ArtifactError(f"{path / MANIFEST} does not list {', '.join(missing)}; save the artifact again")
-    manifest.check_files(path)
-    plan = load_plan(path / PLAN)
+    try:
+        manifest, plan = _checked(path)
+    except OSError as error:
+        raise ArtifactError(f"the artifact {directory} cannot be read: {error}") from error
     if model is None:
         return OnnxModule(path / ONNX, manifest.call, plan.example)
     try:
@@ -106,6 +104,16 @@ def load(directory: str | Path, model: nn.Module | None = None) -> nn.Module:
     stored = OnnxModule(path / ONNX, manifest.call, plan.example, provider="cpu")
     _check_same_function(module, stored, plan, type(model).__name__)
     return module
+
+
+def _checked(path: Path) -> tuple[Manifest, Plan]:
+    """Manifest and plan of an artifact whose files are all as they were written."""
+    manifest = Manifest.read(path)
+    missing = [name for name in FILES if name != MANIFEST and name not in manifest.files]
+    if missing:
+        raise ArtifactError(f"{path / MANIFEST} does not list {', '.join(missing)}; save the artifact again")
+    manifest.check_files(path)
+    return manifest, load_plan(path / PLAN)
 
 
 def _check_replaceable(target: Path) -> None:

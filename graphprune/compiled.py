@@ -9,7 +9,8 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from torch import Tensor, fx
+import torch
+from torch import Tensor, fx, nn
 
 from graphprune.artifact import save as save_artifact
 from graphprune.deploy import ExportResult, TimingResult, export_onnx, onnx_feeds, time_interleaved
@@ -59,13 +60,13 @@ class Compiled:
         dependencies = self._original.dependencies
         assert dependencies is not None
         labels = kept_labels(dependencies, self.plan.kept)
-        program = self._compact_beside_original()
-        compact = stored_tensors(program.module)
+        dense, compact = self._dense(), stored_tensors(self.module)
         values = {
             name: embedded(compact[name], tensor, name, self.plan.kept)
-            for name, tensor in stored_tensors(self._original.module).items()
+            for name, tensor in stored_tensors(dense.module).items()
         }
-        return verify_compact(MaskedProgram(self._original, dependencies.space, labels, values), program, seed)
+        program = replace(self._compact, example=on_device_of(self.module, self._compact.example))
+        return verify_compact(MaskedProgram(dense, dependencies.space, labels, values), program, seed)
 
     def export_onnx(self, path: str | Path) -> ExportResult:
         """Writes the compact module as ONNX with a free batch size, checked and compared with torch.
@@ -84,10 +85,10 @@ class Compiled:
             threads: Threads within an operator.
             repeats: Samples of each.
         """
-        example = self._compact.example
+        example = on_device_of(self.module, self._compact.example)
         with tempfile.TemporaryDirectory() as directory:
             paths = {"dense": Path(directory) / "dense.onnx", "compact": Path(directory) / "compact.onnx"}
-            export_onnx(self._original.module, example.args, example.kwargs, paths["dense"])
+            export_onnx(self._dense().module, example.args, example.kwargs, paths["dense"])
             self.export_onnx(paths["compact"])
             feeds = onnx_feeds(self.module, example)
             return time_interleaved(paths, feeds, provider=provider, threads=threads, repeats=repeats)
@@ -103,12 +104,19 @@ class Compiled:
         """
         return save_artifact(self, directory)
 
-    def _compact_beside_original(self) -> Program:
-        """The compact program on the device of the dense one, which stays where the user's model was."""
-        device = device_of(self._original)
-        if device_of(self._compact) == device:
-            return self._compact
-        return replace(self._compact, module=copy.deepcopy(self.module).to(device))
+    def _dense(self) -> Program:
+        """The dense program where the compact module is now: what they share has moved with it, the rest has not."""
+        module, device = self._original.module, device_of(self._compact)
+        tensors = [*module.parameters(), *module.buffers()]
+        if all(tensor.device == device for tensor in tensors):
+            return self._original
+        moved = copy.deepcopy(module, {id(tensor): _moved(tensor, device) for tensor in tensors})
+        return replace(self._original, module=moved)
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    moved = tensor.detach().to(device)
+    return nn.Parameter(moved, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else moved
 
 
 def embedded(compact: Tensor, dense: Tensor, name: str, kept: Kept) -> Tensor:

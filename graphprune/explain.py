@@ -116,7 +116,7 @@ def _distinct_ties(space: LabelSpace) -> list[tuple[str, str, int]]:
 def _owners_at(space: LabelSpace, labels: Tensor) -> Tensor:
     """Index of each label's owner plus one; 0 for pinned and sample labels."""
     starts = torch.tensor([owner.start for owner in space.owners])
-    return torch.bucketize(labels, starts, right=True)
+    return torch.bucketize(labels.contiguous(), starts, right=True)
 
 
 def _owner_key(space: LabelSpace, owner: int) -> str:

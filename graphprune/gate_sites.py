@@ -84,6 +84,8 @@ class _SiteFinder:
         inputs = node.all_input_nodes
         if node.op == "get_attr" or (inputs and all(source.name in self._from_parameters for source in inputs)):
             self._from_parameters.add(node.name)
+        if not leaf_operands(self.dependencies.values.get(node.name)):
+            return  # reads a shape, not the channels
         passed = self.carried(node) & ~self._mixed.get(node.name, torch.tensor(False))
         for source in inputs:
             if source.name in self._from_parameters:

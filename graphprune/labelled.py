@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from graphprune.labels import Cause, LabelSpace
 from graphprune.ops.call import OpCall
 from graphprune.ops.registry import rule_for
+from graphprune.ops.schema import schema_of
 from graphprune.planes import Planes, planes_of_stored, scatter
 
 
@@ -158,7 +159,5 @@ def _evaluate_over_kept(call: OpCall, dense: list[Any], planes: list[Planes], ke
 
 def _written(call: OpCall) -> Any:
     """The argument that an in-place op writes to, which is also what it returns; None for other ops."""
-    for parameter in call.func._schema.arguments:
-        if parameter.alias_info is not None and parameter.alias_info.is_write and call.func._schema.returns:
-            return call.arguments[parameter.name]
-    return None
+    schema = schema_of(call.func)
+    return call.arguments[schema.written] if schema.returns and schema.written else None

@@ -11,6 +11,7 @@ vary along the same dimension as a channel plane (batch and heads flattened into
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -20,7 +21,12 @@ Planes = tuple[Tensor, ...]
 
 def varying(plane: Tensor) -> frozenset[int]:
     """Dimensions along which the plane's labels differ."""
-    return frozenset(dim for dim, stride in enumerate(plane.stride()) if stride != 0 and plane.shape[dim] > 1)
+    return _varying(plane.shape, plane.stride())
+
+
+@lru_cache(maxsize=4096)
+def _varying(shape: tuple[int, ...], strides: tuple[int, ...]) -> frozenset[int]:
+    return frozenset(dim for dim, stride in enumerate(strides) if stride != 0 and shape[dim] > 1)
 
 
 def is_sample(plane: Tensor) -> bool:
@@ -47,27 +53,32 @@ def along(labels: Tensor, shape: Sequence[int], dim: int) -> Tensor:
 
 def thin(plane: Tensor, dims: Iterable[int]) -> Tensor:
     """The plane at index 0 of the given dims, which keep size 1."""
+    shape = list(plane.shape)
     for dim in dims:
-        plane = plane.narrow(dim, 0, 1)
-    return plane
+        shape[dim] = 1
+    return plane.as_strided(shape, plane.stride(), plane.storage_offset())
 
 
 def squash(plane: Tensor) -> Tensor:
     """The plane with size 1 in each dim along which it does not vary."""
-    live = varying(plane)
-    return thin(plane, (dim for dim in range(plane.dim()) if dim not in live))
+    shape = [size if stride != 0 else 1 for size, stride in zip(plane.shape, plane.stride(), strict=True)]
+    return plane.as_strided(shape, plane.stride(), plane.storage_offset())
 
 
 def constant_along(plane: Tensor, dims: Iterable[int]) -> Tensor:
     """The same plane, taken to be constant along ``dims`` (index 0 stands for all)."""
-    return thin(plane, dims).expand(plane.shape)
+    strides = list(plane.stride())
+    for dim in dims:
+        strides[dim] = 0
+    return plane.as_strided(plane.shape, strides, plane.storage_offset())
 
 
 def drop(plane: Tensor, dims: Iterable[int]) -> Tensor:
     """The plane at index 0 of the given dims, which are removed."""
-    for dim in sorted(dims, reverse=True):
-        plane = plane.select(dim, 0)
-    return plane
+    gone = {dim % plane.dim() for dim in dims}
+    shape = [size for dim, size in enumerate(plane.shape) if dim not in gone]
+    strides = [stride for dim, stride in enumerate(plane.stride()) if dim not in gone]
+    return plane.as_strided(shape, strides, plane.storage_offset())
 
 
 def compress(plane: Tensor) -> Tensor:

@@ -208,6 +208,7 @@ class Pruner:
         """Puts the compact program into the module that the user holds."""
         assert before.dependencies is not None and before.selection is not None
         kept = before.dependencies.kept(before.selection.keep)
+        self._costs = _costs(before, before.selection.keep)  # while the module is still what the dependencies describe
         old = dict(self._module.named_parameters())
         former = _become(self._module, after.module)
         if self._original.module is self._module:
@@ -215,7 +216,6 @@ class Pruner:
         if optimizer is not None:
             follow(optimizer, old, dict(self._module.named_parameters()), kept)
         self._plan_rounds.append(kept)
-        self._costs = _costs(before, before.selection.keep)
         self._program = replace(after, module=self._module, origin=None)
 
     def _achieved(self) -> dict[Measure, float]:

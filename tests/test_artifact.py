@@ -244,6 +244,13 @@ def test_a_failed_rename_brings_the_old_artifact_back(tmp_path: Path, monkeypatc
     assert {file.name for file in path.iterdir()} == FILES
 
 
+def test_a_name_that_no_file_can_have_is_refused() -> None:
+    with pytest.raises(ArtifactError, match="cannot be written"):
+        saved_tiny().compiled.save("x" * 5000)
+    with pytest.raises(ArtifactError, match=r"cannot be read|there is no directory"):
+        graphprune.load("x" * 5000)
+
+
 # --- models that are not the one --------------------------------------------------------------------------------------
 
 

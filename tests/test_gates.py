@@ -220,6 +220,20 @@ def test_gated_linear_units(swapped: bool) -> None:
     check_closed_is_masked(Glu(), torch.randn(4, 5))
 
 
+def test_reading_a_shape_is_no_use_of_the_channels() -> None:
+    class Reads(Transformer):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.embed(x)
+            x = x.view(x.shape[0], x.size(1), -1)
+            x = x + self.scale1 * self.attend(self.norm1(x)) if x.dim() == 3 else x
+            out: Tensor = self.head(self.norm3(x).mean(1))
+            return out
+
+    program, dependencies = analysed(Reads(), torch.randn(2, 5, 4))
+    assert "dim" in {node.target for node in program.module.graph.nodes} or program.captured_by.route != "torch.fx"
+    assert site_nodes(program, dependencies, group_of(dependencies, "embed.weight").start) == ["norm1", "norm3"]
+
+
 def test_a_shared_layer_is_gated_at_each_use() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:

@@ -67,61 +67,17 @@ def test_a_compilation_gives_the_kept_indices_of_everything_that_shrank() -> Non
 # --- round trip -------------------------------------------------------------------------------------------------------
 
 
-def assert_same_tree(first: Any, second: Any) -> None:
-    """Equal types all the way down; floating tensors by shape and type only."""
-    assert type(first) is type(second)
-    if isinstance(first, Tensor):
-        assert (first.shape, first.dtype) == (second.shape, second.dtype)
-        assert first.is_floating_point() or torch.equal(first, second)
-    elif isinstance(first, dict):
-        assert list(first) == list(second)
-        for key in first:
-            assert_same_tree(first[key], second[key])
-    elif isinstance(first, (list, tuple)):
-        assert len(first) == len(second)
-        for one, other in zip(first, second, strict=True):
-            assert_same_tree(one, other)
-    else:
-        assert first == second or (math.isnan(first) and math.isnan(second))
-
-
-EXAMPLES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
-    "tensor": ((torch.randn(2, 3, 4, 4),), {}),
-    "types": (
-        (
-            torch.zeros(2, dtype=torch.float16),
-            torch.zeros(2, 0),
-            torch.tensor(3.0),
-            torch.zeros(1, dtype=torch.complex64),
-        ),
-        {},
-    ),
-    "integers": (
-        (torch.randint(0, 99, (2, 7)), torch.tensor([[True], [False]]), torch.tensor(5, dtype=torch.uint8)),
-        {},
-    ),
-    "nested": (((torch.randn(2, 3), [torch.randn(2), {"a": (torch.randn(2),)}]), ()), {"d": {"q": [torch.ones(2)]}}),
-    "keywords": ((), {"x": torch.randn(2, 3), "mask": None, "flag": True, "scale": 0.1, "mode": "sum", "n": 2**70}),
-    "looks like a description": (({"shape": [2], "dtype": "float32"}, {"tensor": 1}), {}),
-    "keys": (({1: torch.ones(2), "1": 2, None: 3, 2.5: 4, False: 5},), {}),
-    "not finite": ((math.inf, -math.inf, math.nan, [math.nan]), {}),
-    "noncontiguous": ((torch.randint(0, 9, (3, 2)).T, torch.randn(3, 2).T), {}),
-}
-
-
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_an_example_comes_back_as_it_was(name: str) -> None:
-    plan = mlp_plan(example=Example(*EXAMPLES[name]))
+def test_a_plan_comes_back_as_it_was() -> None:
+    x, ids = torch.randn(2, 3), torch.tensor([[4, 0]])
+    example = Example(((x, [ids, {"a": (x,)}]), None, 0.1), {"mask": ids > 1, "flag": True, "inf": math.inf})
+    plan = mlp_plan(example=example, protect=("head*", "Ä'\"\n"))
     text = plan.to_json()
     again = Plan.from_json(text)
-    assert_same_tree(again.example.args, plan.example.args)
-    assert_same_tree(again.example.kwargs, plan.example.kwargs)
-    assert again.to_json() == text
-
-
-def test_a_plan_comes_back_as_it_was() -> None:
-    plan = mlp_plan(protect=("head*", "Ä'\"\n"))
-    text = plan.to_json()
+    (first, second), none, number = again.example.args
+    assert (first.shape, first.dtype, none, number) == (x.shape, x.dtype, None, 0.1)
+    assert torch.equal(second[0], ids) and isinstance(second[1]["a"], tuple)
+    assert torch.equal(again.example.kwargs.pop("mask"), ids > 1)
+    assert again.example.kwargs == {"flag": True, "inf": math.inf}
     again = Plan.from_json(text)
     assert (again.model, again.protect, again.sizes) == (plan.model, plan.protect, plan.sizes)
     for first, second in zip([plan.kept, *plan.rounds], [again.kept, *again.rounds], strict=True):
@@ -129,16 +85,6 @@ def test_a_plan_comes_back_as_it_was() -> None:
         assert all(torch.equal(first[key], second[key]) and second[key].dtype == torch.int64 for key in first)
     assert again.to_json() == text
     assert "NaN" not in text and "Infinity" not in text
-
-
-def test_a_large_example_takes_no_memory_and_large_integers_leave_their_values_out() -> None:
-    example = Example((torch.zeros(()).expand(2**20, 2**18), torch.ones(2**17, dtype=torch.long)), {})
-    text = mlp_plan(example=example).to_json()
-    first, second = Plan.from_json(text).example.args
-    assert first.shape == (2**20, 2**18)
-    assert first.untyped_storage().nbytes() == 4
-    assert len(text) < 2000
-    assert second.shape == (2**17,) and not second.any()
 
 
 @pytest.mark.parametrize("argument", [torch.float32, object(), {1, 2}, 1j, {"deep": [b"bytes"]}])
@@ -215,27 +161,9 @@ ABSURD: dict[str, dict[str, Any]] = {
     "example is of three": {"example": [{"tuple": []}, {"dict": []}, 1]},
     "arguments are a list": {"example": [[], {"dict": []}]},
     "keywords are numbers": {"example": [{"tuple": []}, {"dict": [[1, 2]]}]},
-    "pairs are no pairs": {"example": [{"tuple": []}, {"dict": [["a"]]}]},
-    "keys are lists": {"example": [{"tuple": []}, {"dict": [[[1], 2]]}]},
-    "unknown kind": {"example": [{"tuple": [{"pickle": "x"}]}, {"dict": []}]},
-    "several kinds": {"example": [{"tuple": [{"tuple": [], "dict": []}]}, {"dict": []}]},
-    "float is a text": {"example": [{"tuple": [{"float": "much"}]}, {"dict": []}]},
+    "example is of no known kind": {"example": [{"tuple": [{"pickle": "x"}]}, {"dict": []}]},
+    "a tensor has no type": {"example": [{"tuple": [{"tensor": {"shape": [2]}}]}, {"dict": []}]},
     "very deep": {"example": [{"tuple": DEEP}, {"dict": []}]},
-}
-
-TENSORS: dict[str, Any] = {
-    "nothing": None,
-    "no type": {"shape": [2]},
-    "type is no type": {"shape": [2], "dtype": "nn"},
-    "type is a name of torch": {"shape": [2], "dtype": "load"},
-    "type is a number": {"shape": [2], "dtype": 1},
-    "shape is a number": {"shape": 2, "dtype": "float32"},
-    "shape is negative": {"shape": [-1], "dtype": "float32"},
-    "shape is a float": {"shape": [2.0], "dtype": "float32"},
-    "shape is astronomic": {"shape": [2**40, 2**40], "dtype": "float32"},
-    "values of another shape": {"shape": [2], "dtype": "int64", "values": [1, 2, 3]},
-    "values out of range": {"shape": [1], "dtype": "uint8", "values": [2**80]},
-    "values are texts": {"shape": [1], "dtype": "int64", "values": ["a"]},
 }
 
 
@@ -243,13 +171,6 @@ TENSORS: dict[str, Any] = {
 def test_absurd_content_is_refused(name: str) -> None:
     with pytest.raises(ArtifactError, match="the plan"):
         Plan.from_json(edited(lambda content: content.update(ABSURD[name])))
-
-
-@pytest.mark.parametrize("name", TENSORS)
-def test_absurd_tensors_are_refused(name: str) -> None:
-    example = [{"tuple": [{"tensor": TENSORS[name]}]}, {"dict": []}]
-    with pytest.raises(ArtifactError, match="the plan"):
-        Plan.from_json(edited(lambda content: content.update(example=example)))
 
 
 @pytest.mark.parametrize("size", [5, 0, -1, 6.0, True, None, "6"])
@@ -313,6 +234,36 @@ def test_rounds_give_the_same_module_as_all_at_once(monkeypatch: pytest.MonkeyPa
     assert str(at_once.graph) == str(one_by_one.graph)
     for name, tensor in at_once.state_dict().items():
         assert torch.equal(one_by_one.state_dict()[name], tensor)
+
+
+class SelfAttention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.attention(x, x, x, need_weights=False)[0])
+        return out
+
+
+def test_channels_that_become_finer_on_the_way_need_the_rounds() -> None:
+    """The width of a head can shrink once it is the only one: no union of channels of the first program."""
+
+    def entry(rows: list[int]) -> Kept:
+        return {(f"attention.in_proj_{name}", 0): torch.tensor(rows) for name in ("bias", "weight")}
+
+    one_head = entry([*range(8), *range(16, 24), *range(32, 40)]) | {("attention.out_proj.weight", 1): torch.arange(8)}
+    narrower = entry([*range(7), *range(8, 15), *range(16, 24)])
+    total = one_head | entry([*range(7), *range(16, 23), *range(32, 40)])
+    model, x = SelfAttention(), torch.randn(2, 5, 16)
+    changes: dict[str, Any] = {"model": "SelfAttention", "example": Example((x,), {}), "kept": total}
+    plan = Plan(**changes, rounds=(one_head, narrower)).with_sizes(model)
+    module = Plan.from_json(plan.to_json()).apply(model)
+    assert module.get_parameter("attention.in_proj_weight").shape == (22, 16)
+    assert module(x).shape == (2, 5, 3)
+    with pytest.raises(ArtifactError, match="cannot be kept apart from those it removes"):
+        Plan(**changes, rounds=(total,)).apply(model)
 
 
 def test_a_model_of_another_width_is_refused_even_where_all_indices_exist() -> None:

@@ -11,7 +11,7 @@ import graphprune
 from graphprune.cli import options
 from graphprune.cli.model_names import build_model
 from graphprune.cli.progress import Phases
-from graphprune.cli.tables import output, table
+from graphprune.cli.tables import show, table
 from graphprune.runner import Runner
 
 NAME, SUMMARY = "compile", "Prune a model, print the report, save the result."
@@ -67,7 +67,7 @@ def command(
     budget = options.budget(sparsity, params, macs)
     runner = Runner(dump_dir, frozenset(print_after or ()), lambda text: typer.echo(text))
     named = build_model(model, input_shape, weights, seed)
-    with Phases(quiet=bool(print_after)) as phases:
+    with Phases(bars=not print_after) as phases:
         compiled = graphprune.compile(
             named.module,
             named.example,
@@ -100,4 +100,4 @@ def print_times(runner: Runner) -> None:
         for name, seconds in sorted(runner.seconds.items(), key=lambda entry: -entry[1])
     ]
     columns = ("pass", "seconds", "share")
-    output().print(table("", columns, [*rows, ("total", f"{total:.3f}", "")], numbers=columns[1:]))
+    show(table(columns, [*rows, ("total", f"{total:.3f}", "")], numbers=columns[1:]))

@@ -10,7 +10,7 @@ import typer
 
 from graphprune.cli import options
 from graphprune.cli.progress import Phases
-from graphprune.cli.tables import output, table
+from graphprune.cli.tables import show, table
 from graphprune.demo import COMPACT, DENSE, DemoResult, DemoSettings, Figures, run_demo
 from graphprune.deploy import Latency
 from graphprune.networks import NETWORKS
@@ -30,10 +30,12 @@ Examples:
 
 
 def command(
-    epochs: Annotated[int, typer.Option(min=1, metavar="N", help="Epochs of training; the paper's are 80.")] = 80,
+    epochs: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Epochs of training; the paper trains for 80.")
+    ] = DemoSettings.epochs,
     sparsity: Annotated[
         float, typer.Option(metavar="SHARE", help="Share of the prunable channels to remove, in [0, 1).")
-    ] = 0.8,
+    ] = DemoSettings.sparsity,
     network: Annotated[
         str, typer.Option(metavar="NAME", help=f"A network of the paper: {', '.join(NETWORKS)}.")
     ] = DemoSettings.network,
@@ -47,7 +49,7 @@ def command(
     options.check_out(out)
     settings = DemoSettings(network=network, sparsity=sparsity, epochs=epochs, seed=seed, provider=provider)
     started = time.perf_counter()
-    with Phases() as phases:
+    with Phases(lines=True) as phases:
         result = run_demo(settings, out, progress=phases)
     print_result(result)
     typer.echo(f"\nThe whole run took {time.perf_counter() - started:.0f} s. The compact network is in {out}/:")
@@ -59,27 +61,25 @@ def print_result(result: DemoResult) -> None:
     """The table, with what was run above it and what it was run on below."""
     settings, timing = result.settings, result.timing
     name, train, _, test = result.dataset
-    console = output()
-    console.print(
+    show(
         f"{settings.network} on {name}: {settings.sparsity:.0%} of the channels removed before training, then "
         f"{settings.epochs} epochs on {train} digits; accuracy on {test} others"
     )
-    console.print(table("", ("", DENSE, COMPACT, "ratio"), _rows(result), numbers=(DENSE, COMPACT, "ratio")))
-    reason = f" ({timing.provider_reason})" if timing.provider_reason else ""
-    proof = result.verification
-    console.print(f"Provider: {timing.provider}{reason}; medians of {timing.repeats}, [10th to 90th percentile]")
-    console.print(f"Hardware: {timing.hardware}")
-    console.print("Versions: " + ", ".join(f"{name} {version}" for name, version in timing.versions.items()))
-    console.print(
-        f"Proof: the trained compact network equals the dense one with its removed channels masked, max abs error "
-        f"{proof.max_abs_error:.1e}"
+    show(table(("", DENSE, COMPACT, "ratio"), _rows(result), numbers=(DENSE, COMPACT, "ratio")))
+    reason = f" on the CPU, for {timing.provider_reason}" if timing.provider_reason else ""
+    show(f"Latencies{reason}: medians of {timing.repeats} runs in turns [10th to 90th percentile].")
+    show(f"Trained on {settings.threads} thread{_s(settings.threads)} of {timing.hardware}, an epoch of each in turns.")
+    show("Versions: " + ", ".join(f"{name} {version}" for name, version in timing.versions.items()) + ".")
+    show(
+        f"Proof: the trained compact network computes what the dense one with masked channels does, within "
+        f"{result.verification.max_abs_error:.1e}."
     )
 
 
 def _rows(result: DemoResult) -> list[tuple[str, str, str, str]]:
     dense, compact, timing = result.dense, result.compact, result.timing
     difference = 100 * (compact.accuracy - dense.accuracy)
-    runs = f"latency ms, batch {timing.batch_size}, {timing.threads} thread{'s' if timing.threads > 1 else ''}"
+    runs = f"latency ms, batch {timing.batch_size}, {timing.threads} thread{_s(timing.threads)}"
     return [
         ("accuracy", f"{dense.accuracy:.1%}", f"{compact.accuracy:.1%}", f"{difference:+.1f} points"),
         _counted("channels", dense.channels, compact.channels),
@@ -103,3 +103,7 @@ def _seconds(dense: Figures, compact: Figures) -> tuple[str, str, str]:
 
 def _spread(latency: Latency) -> str:
     return f"{latency.median_ms:.3f} [{latency.p10_ms:.3f} to {latency.p90_ms:.3f}]"
+
+
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"

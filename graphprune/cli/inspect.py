@@ -15,7 +15,7 @@ from graphprune.artifact import REPORT_TEXT
 from graphprune.capture import capture
 from graphprune.cli import options
 from graphprune.cli.model_names import build_model
-from graphprune.cli.tables import output, table
+from graphprune.cli.tables import show, table
 from graphprune.costs import CostModel
 from graphprune.dependencies import Dependencies
 from graphprune.errors import OptionError
@@ -78,22 +78,21 @@ def _print_saved(directory: Path, why: list[str] | None) -> None:
 
 
 def _print_tables(model: str, program: Program, dependencies: Dependencies) -> None:
-    console = output()
     captured = program.captured_by
     reason = f" ({captured.reason})" if captured.reason else ""
     costs = CostModel(program, dependencies)
     everything = torch.ones(dependencies.channels, dtype=torch.bool)
-    console.print(f"{model}: {type(program.module).__name__}, captured by {captured.route}{reason}")
-    console.print(
+    show(f"{model}: {type(program.module).__name__}, captured by {captured.route}{reason}")
+    show(
         f"{costs.channels(everything):,} prunable channels in {len(dependencies.groups)} groups, "
         f"{costs.params(everything):,} parameters, {costs.macs(everything):,} multiply-accumulates per sample"
     )
     columns = ("group", "channels", "dims", "params of a channel", "macs of a channel", "first member")
     rows = list(_group_rows(costs, dependencies, everything))
-    console.print(table("Groups: channels that go together", columns, rows, numbers=columns[1:5]))
+    show(table(columns, rows, numbers=columns[1:5]))
     frozen = [(row.name, str(row.size), row.reason) for row in frozen_rows(program, dependencies)]
     if frozen:
-        console.print(table("Frozen weights", ("weight", "channels", "why"), frozen, numbers=("channels",)))
+        show(table(("frozen weight", "channels", "why"), frozen, numbers=("channels",)))
 
 
 def _group_rows(costs: CostModel, dependencies: Dependencies, everything: torch.Tensor) -> Iterator[tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""What long work shows on stderr: a bar on a terminal, a line for each phase elsewhere."""
+"""What long work shows on stderr: bars on a terminal, lines elsewhere where they are wanted."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ class Phases:
     Bars disappear at the end, so that nothing but results stays on a terminal.
 
     Args:
-        quiet: Show nothing; for commands that print while they work.
+        bars: Show bars on a terminal; not for commands that print while they work.
+        lines: Write a line at the beginning of each phase where there is no terminal.
     """
 
-    def __init__(self, quiet: bool = False) -> None:
+    def __init__(self, *, bars: bool = True, lines: bool = False) -> None:
         self._console = Console(stderr=True, highlight=False)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self._lines = not quiet and not self._console.is_terminal
+        self._lines = lines and not self._console.is_terminal
         # what goes to stdout has to stay there: the bars are on stderr
         self._bars = Progress(
             *columns,
             console=self._console,
             transient=True,
-            disable=quiet or not self._console.is_terminal,
+            disable=not bars or not self._console.is_terminal,
             redirect_stdout=False,
         )
         self._phase = ""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
+import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -12,15 +13,22 @@ FILE_WIDTH = 120
 """Columns where the output is no terminal, which has no width of its own."""
 
 
-def output() -> Console:
-    """Standard output as it is now."""
+def show(content: Table | str) -> None:
+    """Writes to standard output, without the blanks that fill the lines of a table."""
+    if isinstance(content, str):
+        typer.echo(content)
+        return
     console = Console(highlight=False, markup=False, emoji=False)
-    return console if console.is_terminal else Console(width=FILE_WIDTH, highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console = Console(width=FILE_WIDTH, highlight=False, markup=False, emoji=False)
+    with console.capture() as captured:
+        console.print(content)
+    typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[str] = ()) -> Table:
-    """A table with the columns named in ``numbers`` to the right."""
-    made = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: Collection[str] = ()) -> Table:
+    """A table with the columns that are named in ``numbers`` to the right."""
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style=None)
     for column in columns:
         made.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
     for row in rows:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from graphprune.ops.likeness import result_like
+from graphprune.ops.schema import bind, call_by_schema
 from graphprune.planes import (
     Planes,
     along,
@@ -81,15 +82,7 @@ class OpCall:
     @classmethod
     def bind(cls, run: LabelRun, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OpCall:
         """Binds positional and keyword arguments to the names of the op's schema."""
-        arguments: Arguments = {}
-        for position, parameter in enumerate(func._schema.arguments):
-            if position < len(args):
-                arguments[parameter.name] = args[position]
-            elif parameter.name in kwargs:
-                arguments[parameter.name] = kwargs[parameter.name]
-            elif parameter.has_default_value():
-                arguments[parameter.name] = parameter.default_value
-        return cls(run, func, arguments)
+        return cls(run, func, bind(func, args, kwargs))
 
     def compute(self, change: Callable[[Arguments], Arguments] | None = None) -> Any:
         """Runs the op on the values, all on the meta device if one of them is.
@@ -173,21 +166,26 @@ class OpCall:
         """
         self.mixes = change
 
-    def positional(self, operand: Operand, dims: Iterable[int]) -> None:
-        """Says that the op addresses channels by position along ``dims``, so that the graph has to be rewritten there."""
-        cause = self.run.cause(self.func, "addresses channels by position, and no rewriting rule knows this op")
+    def positional(self, operand: Operand, dims: Iterable[int], why: str = "addresses channels by position") -> None:
+        """Says that the graph has to be rewritten here if anything is removed along ``dims``, and why."""
+        cause = self.run.cause(self.func, f"{why}, and no rewriting rule knows this node")
         for plane in channel_planes(operand.planes):
             if varying(plane) & frozenset(dims):
                 self.run.positional.append((self.run.node, plane, cause))
 
     def fresh(self, shape: Sequence[int], dims: Iterable[int] | None = None) -> Planes:
-        """Planes of a tensor that is the same along ``dims`` (all of them by default), hence may shrink there."""
+        """Planes of a tensor that is the same along ``dims`` (all of them by default).
+
+        It may shrink there, provided that the node's own sizes can be rewritten.
+        """
         name = f"%{self.run.node}"
-        return tuple(
+        planes = tuple(
             along(self.run.space.allocate(name, dim, shape[dim], stored=False), shape, dim)
             for dim in (range(len(shape)) if dims is None else dims)
             if shape[dim] > 1
         )
+        self.positional(Operand(tuple(shape), planes), range(len(shape)), "has a size of its own")
+        return planes
 
     def is_made_here(self, plane: Tensor) -> bool:
         """Whether the program itself makes all that the plane labels: copies, zeros; no parameter, no pinned label."""
@@ -298,19 +296,6 @@ def planes_of(tensor: Tensor) -> Planes:
     """Planes of a labelled tensor; none for a plain one."""
     planes: Planes = getattr(tensor, "planes", ())
     return planes
-
-
-def call_by_schema(func: Any, arguments: Arguments) -> Any:
-    """Calls an ATen op with arguments given by name."""
-    positional, keywords = [], {}
-    for parameter in func._schema.arguments:
-        if parameter.name not in arguments:
-            continue
-        if parameter.kwarg_only:
-            keywords[parameter.name] = arguments[parameter.name]
-        else:
-            positional.append(arguments[parameter.name])
-    return func(*positional, **keywords)
 
 
 def _overlapping(plane: Tensor, others: list[Tensor]) -> int | None:

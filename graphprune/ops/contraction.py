@@ -88,6 +88,8 @@ def scaled_dot_product_attention(call: OpCall) -> list[Planes]:
     query, key, value = (required(call, name) for name in ("query", "key", "value"))
     if query.shape[:-2] != key.shape[:-2]:
         return call.freeze_all("grouped queries in a fused attention")
+    if call.arguments.get("scale") is None:
+        call.positional(query, [len(query.shape) - 1], "the scale comes from the width")
     *batch, length, width = query.shape
     source, value_width = value.shape[-2:]
     b = len(batch)

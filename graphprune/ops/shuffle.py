@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from graphprune.ops.call import OpCall, Operand, call_by_schema
+from graphprune.ops.call import OpCall, Operand
 from graphprune.ops.movement import settle
 from graphprune.ops.registry import rule
+from graphprune.ops.schema import call_by_schema
 from graphprune.planes import Planes, compress, relayout
 
 aten = torch.ops.aten

@@ -21,14 +21,14 @@ def with_fixed_channel_sizes(module: fx.GraphModule, dependencies: Dependencies)
         The module, a new one where anything was replaced, and the number of replaced nodes.
     """
     values = dependencies.values
+    if not any(_reads_channel_size(node, dependencies) for node in module.graph.nodes):
+        return module, 0
     fixed = copy_sharing_tensors(module)
     count = 0
     for node in list(fixed.graph.nodes):
         if _reads_channel_size(node, dependencies) or _is_constant_arithmetic(node):
             _replace(node, values[node.name])
             count += 1
-    if not count:
-        return module, 0
     fixed.recompile()
     return fixed, count
 

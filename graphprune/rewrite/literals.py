@@ -123,6 +123,11 @@ def _shape_after_tensor(resize: Resize) -> None:
     node.kwargs = kwargs
 
 
+@resizer("expand_as", "broadcast_tensors", "matmul", "einsum", "normalize")
+def _follows_operands(resize: Resize) -> None:
+    """Nothing to do: copies are as many as the other operand needs."""
+
+
 @resizer("zeros", "ones", "empty", "full", "new_full")
 def _shape_of_new_tensor(resize: Resize) -> None:
     node, result = resize.node, resize.result
@@ -179,6 +184,14 @@ def norm_groups(source: Survivors, groups: int) -> int:
     """Groups of a group norm over dim 1: those that lost every channel are gone."""
     size = source.shape[1] // groups
     return len(torch.unique(source.indices(1) // size))
+
+
+@resizer("scaled_dot_product_attention")
+def _attention_scale(resize: Resize) -> None:
+    """Writes the default scale down: it comes from the width of the queries, which is about to shrink."""
+    node, source = resize.node, resize.source
+    if source is not None and source.shrinks(-1) and argument(node, 6, "scale") is None:
+        node.update_kwarg("scale", source.shape[-1] ** -0.5)
 
 
 _CONVOLUTION_GROUPS = {"conv1d": 6, "conv2d": 6, "conv3d": 6, "convolution": 8}

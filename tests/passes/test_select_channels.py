@@ -35,7 +35,10 @@ def test_the_selection_is_filled_in_and_nothing_else_changes() -> None:
 
 def test_what_a_floor_held_back_is_remarked() -> None:
     result = SelectChannels(Goal({"channels": 12}), Limits(min_channels=4)).run(scored())
-    assert result.remarks[1:] == ("g0 (stem.weight) at its floor of 4 of 6 channels",)
+    assert result.remarks[1:] == (
+        "g0 (stem.weight) at its floor of 4 of 6 channels",
+        "g1 (conv1.weight) at its floor of 4 of 4 channels",
+    )
 
 
 def test_a_goal_that_is_met_keeps_everything() -> None:

@@ -1,0 +1,73 @@
+"""Schemas of ATen ops, read once for each op: torch builds new objects at every look."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of an ATen op."""
+
+    name: str
+    kwarg_only: bool
+    has_default: bool
+    default: Any
+    is_written: bool
+
+
+@dataclass(frozen=True)
+class Schema:
+    """Parameters of an ATen op, and whether it returns anything."""
+
+    parameters: tuple[Parameter, ...]
+    returns: bool
+
+    @property
+    def written(self) -> str | None:
+        """The parameter that an in-place op writes to."""
+        return next((parameter.name for parameter in self.parameters if parameter.is_written), None)
+
+
+@cache
+def schema_of(func: Any) -> Schema:
+    """The schema of an ATen overload."""
+    parameters = tuple(
+        Parameter(
+            argument.name,
+            argument.kwarg_only,
+            argument.has_default_value(),
+            argument.default_value if argument.has_default_value() else None,
+            argument.alias_info is not None and argument.alias_info.is_write,
+        )
+        for argument in func._schema.arguments
+    )
+    return Schema(parameters, bool(func._schema.returns))
+
+
+def bind(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments by the names of the schema, defaults filled in."""
+    bound: dict[str, Any] = {}
+    for position, parameter in enumerate(schema_of(func).parameters):
+        if position < len(args):
+            bound[parameter.name] = args[position]
+        elif parameter.name in kwargs:
+            bound[parameter.name] = kwargs[parameter.name]
+        elif parameter.has_default:
+            bound[parameter.name] = parameter.default
+    return bound
+
+
+def call_by_schema(func: Any, arguments: dict[str, Any]) -> Any:
+    """Calls an ATen op with arguments given by name."""
+    positional, keywords = [], {}
+    for parameter in schema_of(func).parameters:
+        if parameter.name not in arguments:
+            continue
+        if parameter.kwarg_only:
+            keywords[parameter.name] = arguments[parameter.name]
+        else:
+            positional.append(arguments[parameter.name])
+    return func(*positional, **keywords)

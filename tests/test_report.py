@@ -1,0 +1,86 @@
+"""The report: its table, and that it is plain data."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import graphprune
+from graphprune import Compiled
+from tests.small_models import CLASSES, Residual, images
+
+
+class Partly(Residual):
+    """Has a parameter that it does not read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spare = nn.Parameter(torch.zeros(4))
+
+
+@pytest.fixture(scope="module")
+def compiled() -> Compiled:
+    torch.manual_seed(0)
+    data: list[tuple[Tensor, Tensor]] = [(images(4), torch.randint(CLASSES, (4,)))]
+    options = {"data": data, "samples": 8, "min_channels": 3, "schedule": "linear"}
+    return graphprune.compile(Partly(), images(2), sparsity=0.5, **options)  # type: ignore[arg-type]
+
+
+def test_costs_rounds_and_groups(compiled: Compiled) -> None:
+    report = compiled.report
+    assert report.costs["channels"] == (18, 9)
+    assert report.costs["params"][1] == sum(p.numel() for p in compiled.module.parameters())
+    assert report.achieved["channels"] == 0.5
+    assert len(report.rounds) == 7 and sum(entry.removed for entry in report.rounds) == 9
+    assert [(row.id, row.name, row.before, row.after) for row in report.groups] == [
+        ("g0", "stem.weight", 6, 3), ("g1", "conv1.weight", 4, 3), ("g2", "conv3.weight", 8, 3),
+    ]  # fmt: skip
+    assert all(row.elasticity is not None and row.elasticity >= 0 for row in report.groups)
+
+
+def test_rounds_say_what_was_asked_for_and_proved(compiled: Compiled) -> None:
+    for entry in compiled.report.rounds:
+        assert entry.requested.keys() == {"channels"}
+        assert abs(entry.achieved["channels"] - entry.requested["channels"]) <= 0.5 / 18 + 1e-9
+        assert entry.loss is None or entry.loss > 0
+        assert (entry.verification is not None) == (entry.removed > 0)
+        assert entry.seconds > 0
+
+
+def test_frozen_weights_and_their_reasons(compiled: Compiled) -> None:
+    (row,) = compiled.report.frozen
+    assert (row.name, row.size) == ("fc.weight", CLASSES)
+    assert "leaves the program" in row.reason and row.path
+
+
+def test_the_table_as_text(compiled: Compiled) -> None:
+    text = str(compiled.report)
+    assert all(len(line) <= 120 for line in text.splitlines())
+    parts = ("Partly, captured by torch.fx", "50.0%", "stem.weight", "frozen weight", "leaves the program", "spare")
+    for part in parts:
+        assert part in text, part
+    assert "channels │ 18" in text
+
+
+def test_text_in_brackets_is_not_taken_for_markup(compiled: Compiled) -> None:
+    row = replace(compiled.report.frozen[0], reason="view [1, 2] of [bold]x")
+    assert "view [1, 2] of [bold]x" in str(replace(compiled.report, frozen=(row,)))
+
+
+def test_plain_data(compiled: Compiled) -> None:
+    content = json.loads(json.dumps(compiled.report.to_dict()))
+    assert content["costs"]["channels"] == [18, 9]
+    assert content["achieved"]["channels"] == 0.5
+    assert content["rounds"][0]["verification"]["tolerance"] == 1e-5
+    assert content["dropped"] == ["spare"]
+    assert content["seconds_by_pass"]["prune-channels"] > 0
+
+
+def test_a_floor_that_held_something_back_is_told(compiled: Compiled) -> None:
+    floors = [line for entry in compiled.report.rounds for line in entry.bound]
+    assert any("at its floor of 3" in line for line in floors)
+    assert "held back: " in str(compiled.report)
