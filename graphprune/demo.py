@@ -17,6 +17,7 @@ from graphprune.compile import compile
 from graphprune.compiled import Compiled
 from graphprune.datasets import Dataset, Split, mnist_5k, sensitivity_batches
 from graphprune.deploy import Latency, TimingResult, export_onnx, onnx_feeds, time_interleaved
+from graphprune.deploy.sessions import choose_provider
 from graphprune.equivalence import Verification
 from graphprune.networks import build, orthogonal_init_
 from graphprune.program import Example
@@ -114,11 +115,12 @@ def run_demo(
     Raises:
         UserError: the digits are not installed, a setting is out of range, or the directory holds something else.
     """
+    choose_provider(settings.provider)  # refuses now what the timing would refuse after the training
     data = mnist_5k() if data is None else data
     report: Progress = progress or (lambda phase, done, total: None)
     recipe = Recipe(settings.epochs)
     with _threads(settings.threads):
-        dense = orthogonal_init_(build(settings.network, data.in_shape, data.classes), settings.seed)
+        dense = _initialised(data, settings)
         compiled = _pruned(dense, data, settings, report)
         trained = train_in_turns(
             dense, compiled.module, data.train, recipe, settings.seed,
@@ -143,6 +145,12 @@ def run_demo(
     )
     dataset = data.name, len(data.train), len(data.validation), len(data.test)
     return DemoResult(settings, dataset, before, after, timing, verification, directory)
+
+
+def _initialised(data: Dataset, settings: DemoSettings) -> nn.Module:
+    with torch.random.fork_rng([]):  # building draws weights, which are overwritten
+        model = build(settings.network, data.in_shape, data.classes)
+    return orthogonal_init_(model, settings.seed)
 
 
 def _pruned(dense: nn.Module, data: Dataset, settings: DemoSettings, report: Progress) -> Compiled:

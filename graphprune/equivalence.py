@@ -97,7 +97,7 @@ def verify_compact(masked: MaskedProgram, compact: Program, seed: int = 0) -> Ve
                 raise
             continue  # the dense model takes the example's batch size only
         batch_sizes.append(batch_size)
-        found = run_program(compact, example)
+        found = _run_compact(compact, example)
         for first, second in zip(_tensors(expected), _tensors(found), strict=True):
             error, scale = max(error, _difference(first, second)), max(scale, _scale(first))
         if error <= tolerance * scale and scale > 0:
@@ -111,6 +111,15 @@ def verify_compact(masked: MaskedProgram, compact: Program, seed: int = 0) -> Ve
                 f"{where or 'No single node differs.'}"
             )
     return Verification(error, scale, tolerance, tuple(batch_sizes), len(batch_sizes))
+
+
+def _run_compact(compact: Program, example: Example) -> Any:
+    """The outputs of the compact program; that it cannot run at all is a difference as well."""
+    try:
+        return run_program(compact, example)
+    except (RuntimeError, ValueError, IndexError) as error:
+        reason = str(error).partition("\n")[0]
+        raise VerificationError(f"the compact program fails where the masked one runs: {reason}") from error
 
 
 def _tolerance(program: Program) -> float:

@@ -12,7 +12,7 @@ after.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +32,7 @@ class Site:
 
     Attributes:
         node: Name of the node whose result is multiplied.
+        users: Names of the nodes that see the product; the others lead to sites further on.
         channels: Channel index of each element, of the result's shape with size 1 where channels do not vary; frozen
             elements have the index ``dependencies.channels``, whose gate is always 1.
         sample_dim: Dim along which samples vary, None where the result is the same for all samples.
@@ -40,6 +41,7 @@ class Site:
     """
 
     node: str
+    users: frozenset[str]
     channels: Tensor
     sample_dim: int | None = None
     repeats: int = 1
@@ -64,6 +66,7 @@ class _SiteFinder:
         self.stops = dependencies.normalised | {contraction.node for contraction in dependencies.contractions}
         self.sites: dict[str, Tensor] = {}
         self._walked: dict[str, Tensor] = {}
+        self._users: dict[str, set[str]] = {}
         self._carried: dict[str, Tensor] = {}
         self._keeps_zero: dict[str, bool] = {}
         self._from_parameters: set[str] = set()
@@ -92,14 +95,15 @@ class _SiteFinder:
                 continue  # the weight of a functional layer; its columns go with the data's channels
             consumed = self.carried(source) & ~passed
             if bool(consumed.any()):
-                self.walk(source, consumed)
+                self.walk(source, consumed, node)
 
-    def walk(self, node: fx.Node, channels: Tensor) -> None:
-        """Traces channels back to their pre-activations."""
-        stack = [(node, channels)]
+    def walk(self, node: fx.Node, channels: Tensor, user: fx.Node) -> None:
+        """Traces channels that a user sees in a node's result back to their pre-activations."""
+        stack = [(node, channels, user)]
         while stack:
-            node, channels = stack.pop()
+            node, channels, user = stack.pop()
             channels = channels & self.carried(node)
+            self._users.setdefault(node.name, set()).add(user.name)
             walked = self._walked.get(node.name)
             channels = channels if walked is None else channels & ~walked
             if not bool(channels.any()):
@@ -110,7 +114,7 @@ class _SiteFinder:
             if bool(begun.any()):
                 known = self.sites.get(node.name)
                 self.sites[node.name] = begun if known is None else known | begun
-            stack += [(source, channels) for source in sources]
+            stack += [(source, channels, node) for source in sources]
 
     def sources(self, node: fx.Node) -> list[fx.Node]:
         """The inputs to walk on through; none where the walk ends."""
@@ -131,7 +135,8 @@ class _SiteFinder:
             channels = self.dependencies.channel_of[squash(plane)]
             channels = torch.where(gated[channels], channels, self.dependencies.channels)
             if bool((channels < self.dependencies.channels).any()):
-                sites.append(_site(self.dependencies, node, value, channels))
+                users = [user for user in node.users if user.name in self._users[node.name]]
+                sites.append(_site(self.dependencies, node, users, value, channels))
         return sites
 
 
@@ -200,16 +205,21 @@ _PRODUCTS = {
 }  # fmt: skip
 
 
-def _site(dependencies: Dependencies, node: fx.Node, value: Operand, channels: Tensor) -> Site:
+def _site(
+    dependencies: Dependencies, node: fx.Node, users: Sequence[fx.Node], value: Operand, channels: Tensor
+) -> Site:
+    names = frozenset(user.name for user in users)
     samples = [plane for plane in value.planes if is_sample(plane)]
     if not samples:
-        return Site(node.name, channels, regular=all(_meets_samples(dependencies, user, value) for user in node.users))
+        meets = all(_meets_samples(dependencies, user, value) for user in users)
+        return Site(node.name, names, channels, regular=meets)
     if len(samples) > 1 or len(varying(samples[0])) != 1:
-        return Site(node.name, channels, regular=False)
+        return Site(node.name, names, channels, regular=False)
     (dim,) = varying(samples[0])
     order = drop(samples[0], [other for other in range(samples[0].dim()) if other != dim])
     repeats = int((order == 0).sum())
-    return Site(node.name, channels, dim, repeats, bool((order == torch.arange(len(order)) // repeats).all()))
+    in_order = bool((order == torch.arange(len(order)) // repeats).all())
+    return Site(node.name, names, channels, dim, repeats, in_order)
 
 
 def _meets_samples(dependencies: Dependencies, user: fx.Node, value: Operand) -> bool:

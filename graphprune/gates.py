@@ -58,7 +58,7 @@ def insert_gates(
     for index, site in enumerate(sites):
         if per_sample and not can_be_per_sample(site):
             raise InternalError(f"site %{site.node} cannot carry one gate per sample")
-        _insert(module, nodes[site.node], site, index, per_sample=per_sample)
+        nodes[site.node] = _insert(module, nodes[site.node], site, index, per_sample=per_sample)
     module.recompile()
     return GatedModule(module, dependencies.channels, tuple(sites), per_sample)
 
@@ -72,9 +72,10 @@ def can_be_per_sample(site: Site) -> bool:
     return site.channels.shape[site.sample_dim] == 1
 
 
-def _insert(module: fx.GraphModule, node: fx.Node, site: Site, index: int, *, per_sample: bool) -> None:
+def _insert(module: fx.GraphModule, node: fx.Node, site: Site, index: int, *, per_sample: bool) -> fx.Node:
+    """Puts the product in the place of the node where the site's users see it."""
     graph = module.graph
-    users = list(node.users)
+    users = [user for user in node.users if user.name in site.users]
     device = next(module.parameters()).device
     sample_dim = site.sample_dim or 0
     channels = site.channels.select(sample_dim, 0) if per_sample else site.channels
@@ -92,6 +93,7 @@ def _insert(module: fx.GraphModule, node: fx.Node, site: Site, index: int, *, pe
         product = graph.call_function(torch.mul, (node, factor))
     for user in users:
         user.replace_input_with(node, product)
+    return product
 
 
 def look_up(gate: Tensor, channels: Tensor) -> Tensor:

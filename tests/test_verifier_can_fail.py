@@ -27,7 +27,7 @@ from graphprune.planes import Planes, channel_planes, drop
 from graphprune.rewrite import compact
 from graphprune.rewrite.literals import RESIZERS
 from graphprune.rewrite.sizes import Resize
-from graphprune.runner import Runner
+from graphprune.runner import Runner, check
 from tests.ops.case import net, randomised
 
 aten = torch.ops.aten
@@ -47,8 +47,8 @@ def prune_and_verify(model: nn.Module, example: Tensor, seed: int = 0) -> None:
         keep[group.start] = False if group.channels > 1 else True
     module = compact.compact_module(program, dependencies, keep)
     smaller = program.with_module(module, shapes=compact.foretold_shapes(dependencies, keep))
+    check(smaller, "after a prune")
     verify_compact(MaskedProgram.of(program, dependencies, keep), smaller)
-    Runner().run((), smaller)
 
 
 def image_model(middle: Callable[[Tensor], Tensor] | nn.Module, width: int = 8) -> nn.Module:
@@ -123,13 +123,13 @@ def only_outputs(call: OpCall) -> list[Planes]:
 IMAGE, TOKENS, FEATURES = torch.randn(2, 3, 6, 6), torch.randn(2, 7, 5), torch.randn(2, 5)
 
 
-def shuffled(x: Tensor) -> Tensor:
-    return x.view(-1, 2, 4, 4, 4).transpose(1, 2).reshape(x.shape)
-
-
-def halves(x: Tensor) -> Tensor:
-    first, second = x.split([2, 6], 1)
+def exchanged(x: Tensor) -> Tensor:
+    first, second = x.split([4, 4], 1)
     return torch.cat([second, first * 2], 1)
+
+
+def sorted_between(x: Tensor) -> Tensor:
+    return torch.sort(x, -1)[0]
 
 
 BROKEN_RULES = [
@@ -152,14 +152,17 @@ BROKEN_RULES = [
                  net(lambda self, x: self.head(torch.cat([self.a(x), self.b(x)], 1)), a=nn.Conv2d(3, 8, 3),
                      b=nn.Conv2d(3, 8, 3), head=nn.Conv2d(16, 4, 1)), IMAGE, id="concat with shifted offsets"),
     pytest.param(aten.split_with_sizes, swapped_parts(RULES[aten.split_with_sizes]),
-                 image_model(lambda x: x.split([4, 4], 1)[0] * x.split([4, 4], 1)[1].sigmoid(), 4), IMAGE,
+                 image_model(exchanged), IMAGE,
                  id="split with swapped halves"),
-    pytest.param(aten.transpose, lambda call: [call.operand("self").planes], image_model(shuffled), IMAGE,
-                 id="transpose that forgets"),
+    pytest.param(aten.view.default, with_planes(RULES[aten.view.default], lambda plane: plane.roll(1, 1)),
+                 net(lambda self, x: self.head(self.a(x).view(x.shape[0], -1)), a=nn.Conv2d(3, 8, 3),
+                     head=nn.Linear(128, 4)), IMAGE, id="flatten shifted"),
     pytest.param(aten.flip, with_planes(RULES[aten.flip], swapped), image_model(lambda x: x.flip(1)), IMAGE, id="flip"),
     pytest.param(aten.roll, with_planes(RULES[aten.roll], lambda plane: plane.roll(1, 1)),
                  image_model(lambda x: x.roll(2, 1)), IMAGE, id="roll"),
-    pytest.param(aten.sort, elementwise_scan, token_model(lambda x: torch.sort(x, -1)[0]), TOKENS,
+    pytest.param(aten.sort, elementwise_scan, 
+                 net(lambda self, x: self.head(self.b(sorted_between(self.a(x)))), a=nn.Linear(5, 8), b=nn.Linear(8, 6),
+                     head=nn.Linear(6, 4)), TOKENS,
                  id="an op without a rule guessed elementwise"),
     pytest.param(aten.embedding, with_planes(RULES[aten.embedding], lambda plane: plane.flip(2)),
                  nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 4)), torch.randint(0, 9, (2, 5)), id="embedding"),
@@ -186,9 +189,20 @@ def off_by_one(resize: Resize) -> None:
     node.args = (node.args[0], 1, start, result.size(1))
 
 
+def in_the_opposite_order(resize: Resize) -> None:
+    """The right positions, of the channels in the opposite order."""
+    index_select(resize)
+    node = resize.node
+    with node.graph.inserting_before(node):
+        flipped = node.graph.call_function(torch.flip, (node.args[0], (1,)))
+    node.args = (flipped, *node.args[1:])
+
+
 def nothing(resize: Resize) -> None:
     """A rule that forgets to rewrite."""
 
+
+index_select = RESIZERS["index_select"]
 
 BROKEN_RESIZERS = [
     pytest.param("narrow", off_by_one, image_model(lambda x: x.narrow(1, 0, 6) * 2, 6), IMAGE, id="narrow"),
@@ -196,8 +210,8 @@ BROKEN_RESIZERS = [
     pytest.param("scaled_dot_product_attention", nothing,
                  token_model(lambda x: functional.scaled_dot_product_attention(x, x.sigmoid(), x)), TOKENS,
                  id="attention scale"),
-    pytest.param("index_select", nothing,
-                 image_model(lambda x: x.index_select(1, torch.tensor([1, 0, 0, 1, 1, 0, 0, 1]))), IMAGE, id="index_select"),
+    pytest.param("index_select", in_the_opposite_order,
+                 image_model(lambda x: x.index_select(1, torch.tensor([1, 0, 2, 3, 7, 6, 5, 4]))), IMAGE, id="index_select"),
 ]  # fmt: skip
 
 
