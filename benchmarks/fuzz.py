@@ -1,6 +1,6 @@
 """Prunes many random programs at random and counts mismatches.
 
-    python -m benchmarks.fuzz --programs 10000
+Run ``python -m benchmarks.fuzz --programs 10000``.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ class MaskedProgram:
 
 
 def verify_compact(masked: MaskedProgram, compact: Program, seed: int = 0) -> Verification:
-    """Compares a compact program with the masked dense one on fresh inputs, at two batch sizes where the model takes them.
+    """Compares a compact program with the masked dense one on fresh inputs, at two batch sizes if the model takes them.
 
     Raises:
         VerificationError: they differ; names the first node that does.

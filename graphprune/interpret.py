@@ -37,9 +37,10 @@ class LabelInterpreter(fx.Interpreter):
         try:
             result = super().run_node(n)
         except (RuntimeError, IndexError, ValueError) as error:
+            first_line = str(error).strip().partition("\n")[0]
             where = f" at {self.run_state.source}" if self.run_state.source else ""
             raise InputError(
-                f"the example input does not fit the model: node %{n.name} ({n.target}){where}: {error}"
+                f"the example input does not fit the model: node %{n.name} ({n.target}){where}: {first_line}"
             ) from error
         if n.op == "call_function" and n.target in _UNIFORM and isinstance(result, Tensor):
             call_planes = _fresh(self.run_state, tuple(result.shape))

@@ -96,7 +96,8 @@ class LabelRun:
     def label_stored(self, name: str, tensor: Tensor) -> Labelled:
         """Wraps a parameter or buffer, every index of every dim with a label of its own."""
         labels = [
-            self.space.allocate(name, dim, size, stored=True) if size > 1 else None for dim, size in enumerate(tensor.shape)
+            self.space.allocate(name, dim, size, stored=True) if size > 1 else None
+            for dim, size in enumerate(tensor.shape)
         ]
         return self.label(tensor.detach(), planes_of_stored(labels, tensor.shape))
 

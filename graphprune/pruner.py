@@ -28,7 +28,7 @@ from graphprune.plan import Plan
 from graphprune.program import Example, Kept, Program
 from graphprune.report import Report, Round, build_report
 from graphprune.runner import Runner
-from graphprune.schedule import SCHEDULES, Schedule
+from graphprune.schedule import Schedule, targets_of
 from graphprune.selection import Goal, Limits, check_reachable
 
 Progress = Callable[[str, int, int], None]
@@ -80,13 +80,17 @@ class Pruner:
         self._budget = budget_of(sparsity, budget)
         self._limits = _limits(min_channels, align)
         self._criterion = criterion_of(criterion)
-        self._targets = (SCHEDULES[schedule] if isinstance(schedule, str) else schedule)(self._budget.sparsity)
+        named = isinstance(criterion, str)
+        self._criterion_name = str(criterion) if named else getattr(criterion, "__name__", type(criterion).__name__)
+        self._targets = targets_of(schedule, self._budget.sparsity)
         _check_options(granularity, samples, protect)
         self._verify, self._seed, self._progress = verify, seed, progress or (lambda stage, done, total: None)
         self._runner = runner or Runner()
         self._progress("analyse", 0, len(self._targets))
         self._model_name = type(model).__name__
         self._original = self._runner.run(pipelines.analysis(), capture(model, example_input, tuple(protect)))
+        assert self._original.dependencies is not None
+        self._limits = self._limits.at_first(self._original.dependencies)
         self._dropped = _dropped(model, self._original)
         self._program = self._original
         self._module: fx.GraphModule = self._original.module
@@ -103,7 +107,8 @@ class Pruner:
     def module(self) -> fx.GraphModule:
         """The present module: dense at first, smaller after each step.
 
-        It stays the same object, so a training loop can hold on to it; its parameters are replaced as they shrink.
+        It stays the same object, so a training loop can hold on to it; its parameters are replaced as they shrink. Until it
+        is read for the first time, the pruner follows the weights of the user's model.
         """
         if self._shares_with is not None:
             unshare(self._module, self._shares_with)
@@ -132,9 +137,9 @@ class Pruner:
             raise NothingToPruneError(f"all {len(self._targets)} rounds are done; call finish()")
         if optimizer is not None:
             check_holds(optimizer, self._module)
+        sensitivity = self._sensitivity
         if data is not None:
-            stream = SampleStream(data, self._sensitivity.stream.example)
-            self._sensitivity = replace(self._sensitivity, stream=stream)
+            sensitivity = replace(sensitivity, stream=SampleStream(data, sensitivity.stream.example))
         started = time.perf_counter()
         target = self._budget.scaled(self._targets[len(self.rounds)])
         goal = Goal.of(target, self._costs_before)
@@ -143,7 +148,7 @@ class Pruner:
         if not goal.allows(self._costs):
             if before.dependencies is None:
                 before = self._run("analyse", pipelines.reanalysis(), before)
-            scored = self._run("score", pipelines.scoring(self._criterion, self._sensitivity), before)
+            scored = self._run("score", pipelines.scoring(self._criterion, sensitivity), before)
             assert scored.scores is not None
             loss = scored.scores.loss
             if self._first_importance is None:
@@ -196,7 +201,7 @@ class Pruner:
             costs={name: (self._costs_before[name], self._costs[name]) for name in MEASURES},
             rounds=tuple(self.rounds),
             dropped=self._dropped,
-            criterion=getattr(self._criterion, "__name__", type(self._criterion).__name__).lower(),
+            criterion=self._criterion_name,
             seconds_by_pass=dict(self._runner.seconds),
         )
 
@@ -248,6 +253,8 @@ def _become(module: fx.GraphModule, other: fx.GraphModule) -> fx.GraphModule:
     module.__dict__, module.__class__ = contents, kind
     former.graph.owning_module, module.graph.owning_module = former, module
     module.training = mode
+    for name in [name for name in module.__dict__ if "_hooks" in name]:
+        module.__dict__[name], former.__dict__[name] = former.__dict__[name], module.__dict__[name]
     return former
 
 

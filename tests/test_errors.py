@@ -89,7 +89,7 @@ OPTIONS: list[tuple[Options, type[UserError], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("options", "error", "message"), OPTIONS, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("options", "error", "message"), OPTIONS, ids=range(len(OPTIONS)))
 def test_options_and_data(options: Options, error: type[UserError], message: str) -> None:
     with pytest.raises(error, match=message):
         compile_(**options)
@@ -158,7 +158,7 @@ MODELS: list[tuple[Callable[[], Any], Any, type[UserError], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("factory", "example", "error", "message"), MODELS, ids=lambda value: str(value)[:30])
+@pytest.mark.parametrize(("factory", "example", "error", "message"), MODELS, ids=range(len(MODELS)))
 def test_models_and_examples(factory: Callable[[], Any], example: Any, error: type[UserError], message: str) -> None:
     with pytest.raises(error, match=message):
         compile_(factory(), example)

@@ -1,6 +1,7 @@
 """Each family of rules broken on purpose: verification has to see it.
 
-A rule, a rewriting rule or the slicing of tensors is replaced by one with a typical mistake. The analysis, the prune or the
+A rule, a rewriting rule or the slicing of tensors is replaced by one with a typical mistake. The analysis, the prune
+or the
 proof then has to end in an internal error; a silent pass would mean that the proof proves nothing.
 """
 
@@ -44,7 +45,7 @@ def prune_and_verify(model: nn.Module, example: Tensor, seed: int = 0) -> None:
     keep = torch.rand(dependencies.channels, generator=generator) < 0.5
     for group in dependencies.groups:
         keep[group.start + 1 : group.start + 2] = True
-        keep[group.start] = False if group.channels > 1 else True
+        keep[group.start] = group.channels == 1
     module = compact.compact_module(program, dependencies, keep)
     smaller = program.with_module(module, shapes=compact.foretold_shapes(dependencies, keep))
     check(smaller, "after a prune")
@@ -133,17 +134,21 @@ def sorted_between(x: Tensor) -> Tensor:
 
 
 BROKEN_RULES = [
-    pytest.param(aten.convolution, without_unions(convolution), image_model(nn.Conv2d(8, 8, 3)), IMAGE, id="convolution"),
+    pytest.param(aten.convolution, without_unions(convolution), image_model(nn.Conv2d(8, 8, 3)), IMAGE,
+        id="convolution"),
     pytest.param(aten.addmm, only_outputs, token_model(nn.Linear(8, 8)), FEATURES, id="linear"),
-    pytest.param(aten.native_batch_norm, without_unions(normalisation.batch_norm), image_model(nn.BatchNorm2d(8)), IMAGE,
+    pytest.param(aten.native_batch_norm, without_unions(normalisation.batch_norm), image_model(nn.BatchNorm2d(8)),
+        IMAGE,
                  id="batch norm"),
     pytest.param(aten.native_layer_norm, without_mixing(normalisation.layer_norm), token_model(nn.LayerNorm(8)), TOKENS,
                  id="layer norm without mixing"),
-    pytest.param(aten.native_group_norm, without_mixing(normalisation.group_norm), image_model(nn.GroupNorm(2, 8)), IMAGE,
+    pytest.param(aten.native_group_norm, without_mixing(normalisation.group_norm), image_model(nn.GroupNorm(2, 8)),
+        IMAGE,
                  id="group norm without mixing"),
     pytest.param(aten._softmax, without_mixing(RULES[aten._softmax]), token_model(lambda x: x.softmax(-1)), TOKENS,
                  id="softmax without mixing"),
-    pytest.param(aten.mean, without_mixing(RULES[aten.mean]), token_model(lambda x: x - x.mean(-1, keepdim=True)), TOKENS,
+    pytest.param(aten.mean, without_mixing(RULES[aten.mean]), token_model(lambda x: x - x.mean(-1, keepdim=True)),
+        TOKENS,
                  id="mean without mixing"),
     pytest.param(torch.Tag.pointwise, without_unions(RULES[torch.Tag.pointwise]),
                  net(lambda self, x: self.head(self.a(x) + self.b(x)), a=nn.Conv2d(3, 8, 3), b=nn.Conv2d(3, 8, 3),
@@ -160,7 +165,7 @@ BROKEN_RULES = [
     pytest.param(aten.flip, with_planes(RULES[aten.flip], swapped), image_model(lambda x: x.flip(1)), IMAGE, id="flip"),
     pytest.param(aten.roll, with_planes(RULES[aten.roll], lambda plane: plane.roll(1, 1)),
                  image_model(lambda x: x.roll(2, 1)), IMAGE, id="roll"),
-    pytest.param(aten.sort, elementwise_scan, 
+    pytest.param(aten.sort, elementwise_scan,
                  net(lambda self, x: self.head(self.b(sorted_between(self.a(x)))), a=nn.Linear(5, 8), b=nn.Linear(8, 6),
                      head=nn.Linear(6, 4)), TOKENS,
                  id="an op without a rule guessed elementwise"),
@@ -185,7 +190,7 @@ def off_by_one(resize: Resize) -> None:
     """Parts that are as long as they should be, but begin one channel late."""
     node, source, result = resize.node, resize.source, resize.result
     assert source is not None and result is not None
-    start = min(source.rank_of(int(node.args[2]), 1) + 1, source.size(1) - result.size(1))
+    start = min(source.rank_of(int(str(node.args[2])), 1) + 1, source.size(1) - result.size(1))
     node.args = (node.args[0], 1, start, result.size(1))
 
 
@@ -211,7 +216,8 @@ BROKEN_RESIZERS = [
                  token_model(lambda x: functional.scaled_dot_product_attention(x, x.sigmoid(), x)), TOKENS,
                  id="attention scale"),
     pytest.param("index_select", in_the_opposite_order,
-                 image_model(lambda x: x.index_select(1, torch.tensor([1, 0, 2, 3, 7, 6, 5, 4]))), IMAGE, id="index_select"),
+                 image_model(lambda x: x.index_select(1, torch.tensor([1, 0, 2, 3, 7, 6, 5, 4]))), IMAGE,
+                     id="index_select"),
 ]  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from graphprune.capture.exported import export
@@ -62,7 +63,7 @@ def _graph(root: nn.Module, sample: Example, example: Example) -> tuple[fx.Graph
 
 
 class _gradients_required:
-    """Makes every floating parameter require a gradient for a while: fused inference paths then stay out of the graph."""
+    """Makes every floating parameter require a gradient for a while, which keeps fused inference out of the graph."""
 
     def __init__(self, root: nn.Module) -> None:
         self.frozen = [p for p in root.parameters() if not p.requires_grad and p.is_floating_point()]
@@ -77,7 +78,7 @@ class _gradients_required:
 
 
 def _private_copy(model: nn.Module) -> nn.Module:
-    """A copy with parameters of its own that still use the model's memory; nothing writes to it before it is unshared."""
+    """A copy whose own parameters still use the model's memory; nothing writes to it before it is unshared."""
     memo: dict[int, object] = {id(parameter): _alias(parameter) for parameter in model.parameters()}
     memo |= {id(buffer): buffer.detach().clone() for buffer in model.buffers()}
     try:
@@ -90,7 +91,8 @@ def _private_copy(model: nn.Module) -> nn.Module:
 
 
 def _alias(parameter: nn.Parameter) -> nn.Parameter:
-    alias = nn.Parameter(parameter.detach(), requires_grad=parameter.requires_grad)
+    # .data, not .detach(): the alias must not count as a change of a tensor that the user's autograd graph has saved
+    alias = nn.Parameter(parameter.data, requires_grad=parameter.requires_grad)
     alias.__dict__.update(parameter.__dict__)
     return alias
 
@@ -98,9 +100,11 @@ def _alias(parameter: nn.Parameter) -> nn.Parameter:
 def unshare(module: nn.Module, model: nn.Module) -> None:
     """Gives a module memory of its own for every parameter that still uses the model's."""
     shared = {parameter.data_ptr() for parameter in model.parameters()}
+    own: dict[tuple[object, ...], torch.Tensor] = {}  # parameters that are one memory stay so
     for parameter in module.parameters():
         if parameter.data_ptr() in shared:
-            parameter.data = parameter.data.clone()
+            place = (parameter.data_ptr(), parameter.shape, parameter.stride())
+            parameter.data = own.setdefault(place, parameter.data.clone())
 
 
 def _check_inputs(model: nn.Module, example: Example) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch.export import Dim
+from torch.utils._pytree import tree_map
 
 from graphprune.capture.leaves import is_leaf, switches_with_mode
 from graphprune.program import Example
@@ -24,10 +25,13 @@ def export(model: nn.Module, example: Example) -> fx.Graph:
         Exception: whatever torch.export raised.
     """
 
-    def dynamic(tensor: torch.Tensor) -> Any:
-        return {0: Dim.AUTO} if example.is_batched(tensor) and tensor.shape[0] > 1 else None
+    def dynamic(leaf: Any) -> Any:
+        batched = isinstance(leaf, torch.Tensor) and example.is_batched(leaf) and leaf.shape[0] > 1
+        return {0: Dim.AUTO} if batched else None
 
-    shapes = example.mapped(dynamic)
+    shapes = Example(*tree_map(dynamic, (example.args, example.kwargs)))
+    # torch.export takes one tensor in two places for one input
+    example = example.mapped(torch.clone)
     with _visible_switches(model), warnings.catch_warnings():
         # torch warns about its own deprecated spellings while it exports; nothing a user could act on
         warnings.simplefilter("ignore")
@@ -73,7 +77,7 @@ def _visible_switches(model: nn.Module) -> Iterator[None]:
     switches = [module for module in model.modules() if switches_with_mode(module) and is_leaf(module)]
     hidden = [module for module in switches if not type(module).__module__.startswith("torch.nn")]
     for module in hidden:
-        module.forward = lambda tensor: tensor.clone()  # type: ignore[method-assign]
+        module.forward = lambda tensor: tensor.clone()
     try:
         yield
     finally:
@@ -82,7 +86,7 @@ def _visible_switches(model: nn.Module) -> Iterator[None]:
 
 
 def _by_parameter(model: nn.Module, shapes: Example) -> dict[str, Any]:
-    """Arguments by the names of forward's parameters, as torch.export wants them; ``*args`` are a tuple of their own."""
+    """Arguments by the names of forward's parameters; ``*args`` are a tuple of their own."""
     signature = inspect.signature(model.forward)
     bound: dict[str, Any] = dict(signature.bind(*shapes.args, **shapes.kwargs).arguments)
     for name in list(bound):

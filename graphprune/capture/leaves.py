@@ -18,7 +18,7 @@ _COMPOSITE = (
 
 
 def is_leaf(module: nn.Module) -> bool:
-    """True for layers of torch.nn, and for modules without parameters that behave differently in training (DropPath)."""
+    """True for layers of torch.nn, and for modules without parameters that switch with the mode (DropPath)."""
     if type(module).__module__.startswith("torch.nn"):
         return not isinstance(module, _COMPOSITE)
     return switches_with_mode(module)

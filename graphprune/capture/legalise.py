@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional
 
 
@@ -14,6 +15,12 @@ class LegalAttention(nn.Module):
 
     The graph holds the number of heads and their width as literal sizes, so heads can be removed.
     """
+
+    in_proj_weight: Tensor
+    in_proj_bias: Tensor | None
+    q_proj_weight: Tensor
+    k_proj_weight: Tensor
+    v_proj_weight: Tensor
 
     def __init__(self, fused: nn.MultiheadAttention) -> None:
         super().__init__()
@@ -69,7 +76,8 @@ class LegalAttention(nn.Module):
             weights = _thirds(self.in_proj_weight, dim=0)
         else:
             weights = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
-        biases = (None, None, None) if self.in_proj_bias is None else _thirds(self.in_proj_bias, dim=0)
+        bias = self.in_proj_bias
+        biases: Sequence[Tensor | None] = (None, None, None) if bias is None else _thirds(bias, dim=0)
         return (
             functional.linear(query, weights[0], biases[0]),
             functional.linear(key, weights[1], biases[1]),
@@ -77,7 +85,8 @@ class LegalAttention(nn.Module):
         )
 
     def _split_heads(self, tensor: Tensor) -> Tensor:
-        return tensor.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+        heads: Tensor = tensor.unflatten(-1, (self.num_heads, self.head_dim))
+        return heads.transpose(1, 2)
 
 
 def _thirds(tensor: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -86,7 +95,7 @@ def _thirds(tensor: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _combined_mask(query: Tensor, attn_mask: Tensor | None, key_padding_mask: Tensor | None) -> Tensor | None:
-    """Both masks as one that is added to the scores of shape ``(N, heads, L, S)``; True in a boolean mask means hidden."""
+    """Both masks as one to add to the scores, shape ``(N, heads, L, S)``; True in a boolean mask means hidden."""
     masks = []
     if attn_mask is not None:
         masks.append(_additive(query, attn_mask))
@@ -97,7 +106,9 @@ def _combined_mask(query: Tensor, attn_mask: Tensor | None, key_padding_mask: Te
     return masks[0] if masks else None
 
 
+@fx.wrap
 def _additive(query: Tensor, mask: Tensor) -> Tensor:
+    """A mask that is added to the scores; one node of the graph, for it looks at the type of the mask."""
     if mask.dtype != torch.bool:
         return mask
     return query.new_zeros(mask.shape).masked_fill(mask, float("-inf"))

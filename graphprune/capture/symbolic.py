@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -77,9 +78,9 @@ def trace(model: nn.Module, example: Example) -> fx.Graph:
 
 def _calling_line() -> str:
     """``file:line`` of the innermost frame outside of torch and graphprune."""
-    frame = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(2)
     while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("torch", "graphprune"):
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else ""
 
 

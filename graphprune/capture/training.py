@@ -24,10 +24,7 @@ def follow_mode(graph: fx.Graph) -> None:
         position, name = _flag(node)
         if name is None:
             continue
-        if position < len(node.args):
-            value = node.args[position]
-        else:
-            value = node.kwargs.get(name)
+        value = node.args[position] if position < len(node.args) else node.kwargs.get(name)
         if value is False:
             with graph.inserting_before(node):
                 mode = graph.create_node("get_attr", "training")

@@ -84,6 +84,7 @@ def command(
             )
             phases("export", 0, 2)
             contest = _with_compiled(named.module, Example.of(named.example), compiled, batch, Path(scratch))
+        phases("time", 0, repeats)
         times = time_interleaved(
             contest.files, contest.feeds, provider=provider, threads=threads, repeats=repeats,
             on_progress=phases.of("time"),

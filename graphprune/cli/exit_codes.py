@@ -71,7 +71,7 @@ def exit_code(command: Callable[[], int]) -> int:
 def _about_usage(error: Any) -> str:
     """The message with the command whose help tells more."""
     path = error.ctx.command_path if error.ctx is not None else "graphprune"
-    return f"{error.format_message()} (see `{path} --help`)"
+    return f"{error.format_message().rstrip('.')} (see `{path} --help`)"
 
 
 def _end(message: str, code: int) -> int:

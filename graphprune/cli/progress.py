@@ -31,6 +31,7 @@ class Phases:
             transient=True,
             disable=not bars or not self._console.is_terminal,
             redirect_stdout=False,
+            refresh_per_second=4,
         )
         self._phase = ""
         self._started = time.perf_counter()

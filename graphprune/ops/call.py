@@ -41,7 +41,8 @@ Arguments = dict[str, Any]
 class Operand:
     """A tensor as a rule sees it: its shape and its planes (none: nothing of it can be removed).
 
-    ``also_labelled`` are dims that can shrink by planes that the rule treats apart; ``constant`` is the value of a tensor
+    ``also_labelled`` are dims that can shrink by planes that the rule treats apart; ``constant`` is the value of a
+    tensor
     that depends on neither parameters nor inputs.
     """
 
@@ -128,7 +129,7 @@ class OpCall:
         return [operand_of(leaf) for argument in self.arguments.values() for leaf in _tensors_in(argument)]
 
     def value(self, name: str) -> Tensor | None:
-        """The real value of a tensor argument where it is known during analysis: constants, not parameters or inputs."""
+        """The value of a tensor argument where analysis knows it: of constants, not of parameters or inputs."""
         tensor = self.arguments[name]
         value = getattr(tensor, "value", tensor)
         return None if not isinstance(value, Tensor) or value.is_meta else value

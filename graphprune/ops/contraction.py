@@ -43,7 +43,7 @@ def mm(call: OpCall) -> list[Planes]:
 
 @rule(aten.bmm)
 def bmm(call: OpCall) -> list[Planes]:
-    """``(b, n, k) @ (b, k, m)``; what varies over k goes as a whole within a batch entry, so attention falls into heads."""
+    """``(b, n, k) @ (b, k, m)``; what varies over k goes as a whole in a batch entry: attention falls into heads."""
     return [_matrix_product(call, required(call, "self"), required(call, "mat2"))]
 
 
@@ -151,7 +151,8 @@ def _channels(call: OpCall, source: Operand, weight: Operand, positions: int) ->
     if call["transposed"]:
         outer, weight_split, weight_loops = weight.shape[1], (groups, inner, weight.shape[1]), [1, 3, 2]
     else:
-        outer, weight_split, weight_loops = weight.shape[0] // groups, (groups, weight.shape[0] // groups, inner), [1, 2, 3]
+        outer, weight_split, weight_loops = weight.shape[0] // groups, (groups, weight.shape[0] // groups, inner), [1,
+            2, 3]
     sizes = (samples, groups, outer, inner, positions)
     source_split = (samples, groups, inner)
     if groups == 1:

@@ -1,6 +1,7 @@
 """Ops whose result has the shape and type of one argument.
 
-During analysis no values are needed, and torch's shape kernels for these are decompositions in Python that take most of the
+During analysis no values are needed, and torch's shape kernels for these are decompositions in Python that take most
+of the
 time. The rules do not depend on this table: an op that is not in it is run on the meta device.
 """
 

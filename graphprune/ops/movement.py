@@ -1,6 +1,7 @@
 """Data movement: the op itself is run on the planes.
 
-No rule computes offsets: concatenation, channel shuffle, window partition, strided slices and flatten come out exact because
+No rule computes offsets: concatenation, channel shuffle, window partition, strided slices and flatten come out exact
+because
 torch does to the planes what it does to the data.
 """
 
@@ -21,7 +22,7 @@ aten = torch.ops.aten
 
 
 def settle(call: OpCall, planes: Planes) -> Planes:
-    """Notes moved planes, and freezes labels that are no longer seen in the result's shape (a single channel taken out)."""
+    """Notes moved planes, and freezes labels that the result's shape no longer shows (a single channel taken out)."""
     kept = []
     for plane in planes:
         if plane.numel() == 0:
@@ -54,8 +55,10 @@ def _move(call: OpCall, func: Any = None) -> list[Planes]:
 
 
 @rule(
-    aten.permute, aten.transpose, aten.t, aten.numpy_T, aten.unbind, aten.squeeze, aten.unsqueeze, aten.alias, aten.detach,
-    aten.lift_fresh, aten.repeat, aten.movedim, aten.alias_copy, aten.permute_copy, aten.contiguous, aten.tile, aten.flip,
+    aten.permute, aten.transpose, aten.t, aten.numpy_T, aten.unbind, aten.squeeze, aten.unsqueeze, aten.alias,
+        aten.detach,
+    aten.lift_fresh, aten.repeat, aten.movedim, aten.alias_copy, aten.permute_copy, aten.contiguous, aten.tile,
+        aten.flip,
 )  # fmt: skip
 def move(call: OpCall) -> list[Planes]:
     """Ops that only rearrange or repeat."""
@@ -74,7 +77,7 @@ def view(call: OpCall) -> list[Planes]:
 
 
 def _without_flattened_copies(call: OpCall, planes: list[Tensor]) -> list[Tensor]:
-    """Leaves out planes of copies that share a dim with others: the number of copies stays, rather than tying the others."""
+    """Leaves out copies that share a dim with channels: their number stays, rather than tying the channels."""
     channels = [plane for plane in planes if not is_sample(plane)]
     crowded = [
         plane
@@ -160,7 +163,7 @@ def index(call: OpCall) -> list[Planes]:
     """Advanced indexing; along labelled dims the indices must be constants."""
     operand = call.operand("self")
     assert operand is not None
-    indices = []
+    indices: list[Tensor | None] = []
     for dim, given in enumerate(call["indices"]):
         value = getattr(given, "value", given)
         if given is None:

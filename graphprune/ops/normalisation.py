@@ -45,7 +45,7 @@ def batch_norm(call: OpCall) -> list[Planes]:
 
 
 def _join_per_channel(call: OpCall, source: Operand, names: list[str]) -> Planes:
-    """`OpCall.join` of the source with tensors of shape ``(C,)``, without spreading them where channels have one plane."""
+    """`OpCall.join` of the source with tensors of shape ``(C,)``, not spread where channels have one plane."""
     mine = next((plane for plane in channel_planes(source.planes) if varying(plane) == {1}), None)
     others = [operand for name in names if (operand := call.operand(name)) is not None]
     if mine is None or not all(other.planes for other in others):

@@ -62,7 +62,7 @@ def copy_sharing_tensors(module: fx.GraphModule) -> fx.GraphModule:
 
 
 def _own_modules(module: nn.Module, done: dict[int, nn.Module]) -> nn.Module:
-    """A copy of a tree of modules that shares everything but the modules and their tables; shared modules stay shared."""
+    """A copy of a tree of modules that shares all but modules and their tables; shared modules stay shared."""
     if id(module) in done:
         return done[id(module)]
     kind = nn.Module if isinstance(module, fx.GraphModule) else type(module)

@@ -1,8 +1,8 @@
 """Literal sizes, bounds and positions in the graph, recomputed from what survives.
 
-One short function per kind of op, registered under the names that torch gives it as method, function and ATen op. A size is
-the number of indices that survive; a bound is the number of survivors before it; a position that cannot be expressed so
-becomes a constant index.
+One short function per kind of op, registered under the names that torch gives it as method, function and ATen op. A
+size is
+the number of indices that survive; bounds and positions are in `graphprune.rewrite.positions`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import torch
 from torch import fx
 
 from graphprune.errors import InternalError, RewriteError
-from graphprune.ops.call import Operand
 from graphprune.rewrite.sizes import Resize, Survivors
 
 Resizer = Callable[[Resize], None]
@@ -71,7 +70,8 @@ def argument(node: fx.Node, position: int, *names: str, default: Any = None) -> 
     return next((node.kwargs[name] for name in names if name in node.kwargs), default)
 
 
-def _set(node: fx.Node, position: int, name: str, value: Any) -> None:
+def set_argument(node: fx.Node, position: int, name: str, value: Any) -> None:
+    """Sets a node's argument where it was given, or by name."""
     if position < len(node.args):
         node.update_arg(position, value)
     else:
@@ -82,9 +82,10 @@ def _set(node: fx.Node, position: int, name: str, value: Any) -> None:
 
 
 def _new_sizes(resize: Resize, result: Survivors, sizes: Iterable[Any], first_dim: int = 0) -> list[Any]:
-    """Size arguments of the dims from ``first_dim`` on: new literals where channels live, the old argument elsewhere."""
+    """Size arguments of the dims from ``first_dim`` on: new literals where something goes, the old ones elsewhere."""
     return [
-        _new_size(resize, result, size, first_dim + offset) if size != -1 and result.shrinks(first_dim + offset) else size
+        _new_size(resize, result, size,
+            first_dim + offset) if size != -1 and result.shrinks(first_dim + offset) else size
         for offset, size in enumerate(sizes)
     ]
 
@@ -141,7 +142,7 @@ def _shape_of_new_tensor(resize: Resize) -> None:
     if loose:
         node.args = (*node.args[:position], *new)
     else:
-        _set(node, position, "size", new)
+        set_argument(node, position, "size", new)
 
 
 @resizer("squeeze")
@@ -159,7 +160,7 @@ def _unflatten(resize: Resize) -> None:
     if result is None or source is None:
         return
     dim = argument(node, 1, "dim") % len(source.shape)
-    _set(node, 2, "sizes", _new_sizes(resize, result, argument(node, 2, "sizes"), dim))
+    set_argument(node, 2, "sizes", _new_sizes(resize, result, argument(node, 2, "sizes"), dim))
 
 
 @resizer("layer_norm", "rms_norm", "native_layer_norm")
@@ -169,7 +170,7 @@ def _normalized_shape(resize: Resize) -> None:
         return
     count = len(argument(node, 1, "normalized_shape"))
     new = [source.size(dim) for dim in range(len(source.shape) - count, len(source.shape))]
-    _set(node, 1, "normalized_shape", new)
+    set_argument(node, 1, "normalized_shape", new)
 
 
 @resizer("group_norm")
@@ -177,7 +178,7 @@ def _num_groups(resize: Resize) -> None:
     source = resize.source
     if source is not None and source.shrinks(1):
         groups = resize.known(argument(resize.node, 1, "num_groups"))
-        _set(resize.node, 1, "num_groups", norm_groups(source, groups))
+        set_argument(resize.node, 1, "num_groups", norm_groups(source, groups))
 
 
 def norm_groups(source: Survivors, groups: int) -> int:
@@ -205,188 +206,9 @@ def _groups(resize: Resize) -> None:
     groups = argument(node, position, "groups", default=1)
     if source is None or result is None or groups == 1 or not source.shrinks(1):
         return
-    _set(node, position, "groups", convolution_groups(source, groups))
+    set_argument(node, position, "groups", convolution_groups(source, groups))
 
 
 def convolution_groups(source: Survivors, groups: int) -> int:
     """Groups of a convolution over dim 1: those of a depthwise one go with their channel, others stay."""
     return source.size(1) if source.shape[1] == groups else groups
-
-
-# Bounds
-
-
-@resizer(
-    "split", "chunk", "split_with_sizes", "tensor_split", "unsafe_split", "unsafe_chunk", "unsafe_split_with_sizes"
-)
-def _split(resize: Resize) -> None:
-    node, source = resize.node, resize.source
-    dim = resize.known(argument(node, 2, "dim", default=0))
-    if source is None or not source.shrinks(dim):
-        return
-    node.op, node.target = "call_function", torch.split
-    node.args = (node.args[0], [part.size(dim) for part in resize.results], dim)
-    node.kwargs = {}
-
-
-@resizer("narrow")
-def _narrow(resize: Resize) -> None:
-    node, source, result = resize.node, resize.source, resize.result
-    dim = resize.known(argument(node, 1, "dim"))
-    if source is not None and result is not None and source.shrinks(dim):
-        start = resize.known(argument(node, 2, "start")) % source.shape[dim]
-        _set(node, 2, "start", source.rank_of(start, dim))
-        _set(node, 3, "length", result.size(dim))
-
-
-@resizer("select")
-def _select(resize: Resize) -> None:
-    node, source = resize.node, resize.source
-    dim = resize.known(argument(node, 1, "dim"))
-    if source is not None and source.shrinks(dim):
-        index = resize.known(argument(node, 2, "index")) % source.shape[dim]
-        _set(node, 2, "index", source.rank_of(index, dim))
-
-
-@resizer("slice")
-def _slice(resize: Resize) -> None:
-    node, source = resize.node, resize.source
-    dim = resize.known(argument(node, 1, "dim", default=0))
-    if source is None or not source.shrinks(dim):
-        return
-    bounds = [resize.known(argument(node, place, name)) for place, name in ((2, "start"), (3, "end"), (4, "step"))]
-    picked = range(*slice(*bounds).indices(source.shape[dim]))
-    _pick(resize, node.args[0], dim, picked, source)
-
-
-@resizer("getitem")
-def _getitem(resize: Resize) -> None:
-    node = resize.node
-    tensor, index = node.args
-    source = resize.of(tensor) if isinstance(tensor, fx.Node) else None
-    if source is None:
-        return
-    entries = list(index) if isinstance(index, tuple) else [index]
-    picks = []
-    dim = 0
-    for place, entry in enumerate(entries):
-        if entry is None:
-            continue
-        if entry is Ellipsis:
-            dim = len(source.shape) - sum(1 for later in entries[place + 1 :] if later is not None)
-            continue
-        if source.shrinks(dim):
-            entry = _known_index(resize, entry)
-            if isinstance(entry, int):
-                entries[place] = source.rank_of(entry % source.shape[dim], dim)
-            elif entry != slice(None):
-                entries[place] = slice(None)
-                picks.append((dim, _picked(entry, source.shape[dim])))
-        dim += 1
-    before = tensor
-    for dim, picked in picks:
-        before = _insert_pick(resize, before, dim, picked, source)
-    if picks and sum(isinstance(entry, (list, fx.Node)) for entry in entries) > 0:
-        raise TypeError("several lists of positions are taken together")
-    node.args = (before, tuple(entries) if isinstance(index, tuple) else entries[0])
-
-
-@resizer("index")
-def _index(resize: Resize) -> None:
-    """``aten.index`` with constant positions along one dim."""
-    node, source = resize.node, resize.source
-    places = [(dim, entry) for dim, entry in enumerate(argument(node, 1, "indices")) if entry is not None]
-    if source is None or not any(source.shrinks(dim) for dim, _ in places):
-        return
-    if len(places) > 1:
-        raise TypeError("several lists of positions are taken together")
-    dim, entry = places[0]
-    _pick(resize, node.args[0], dim, _picked(_known_index(resize, entry), source.shape[dim]), source)
-
-
-def _known_index(resize: Resize, entry: Any) -> Any:
-    """An index with the values of the nodes in it; a constant tensor as a list."""
-    value = fx.map_arg(entry, resize.known)
-    constant = value.constant if isinstance(value, Operand) else value
-    return constant.tolist() if isinstance(constant, torch.Tensor) else constant
-
-
-def _picked(entry: Any, size: int) -> list[int]:
-    """The positions that a slice or a list names, in order."""
-    if isinstance(entry, slice):
-        return list(range(*entry.indices(size)))
-    if isinstance(entry, (list, tuple)) and all(type(position) is int for position in entry):
-        return [position % size for position in entry]
-    raise TypeError(f"index {entry!r} is neither a number, a slice, nor a list of numbers")
-
-
-def _pick(resize: Resize, tensor: Any, dim: int, picked: Iterable[int], source: Survivors) -> None:
-    """Makes the node take the survivors among the old positions ``picked`` out of the compact tensor."""
-    target, where = _picking(resize, dim, picked, source)
-    resize.node.op, resize.node.target = "call_function", target
-    resize.node.args, resize.node.kwargs = (tensor, *where), {}
-
-
-def _insert_pick(resize: Resize, tensor: Any, dim: int, picked: Iterable[int], source: Survivors) -> fx.Node:
-    """The same as a node of its own, before the node."""
-    target, where = _picking(resize, dim, picked, source)
-    with resize.node.graph.inserting_before(resize.node):
-        return resize.node.graph.call_function(target, (tensor, *where))
-
-
-def _picking(
-    resize: Resize, dim: int, picked: Iterable[int], source: Survivors
-) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    places = torch.full((source.shape[dim],), -1)
-    survivors = source.indices(dim)
-    places[survivors] = torch.arange(len(survivors))
-    wanted = places[torch.tensor(list(picked), dtype=torch.long)]
-    wanted = wanted[wanted >= 0]
-    start = int(wanted[0]) if len(wanted) else 0
-    if torch.equal(wanted, torch.arange(start, start + len(wanted))):
-        return torch.narrow, (dim, start, len(wanted))
-    return torch.index_select, (dim, resize.constant(wanted))
-
-
-# Positions
-
-
-@resizer("roll")
-def _roll(resize: Resize) -> None:
-    node, source = resize.node, resize.source
-    shifts, dims = argument(node, 1, "shifts"), argument(node, 2, "dims", default=())
-    shifts = [shifts] if isinstance(shifts, int) else list(shifts)
-    dims = [dims] if isinstance(dims, int) else list(dims)
-    if source is None or not any(source.shrinks(dim) for dim in dims):
-        return
-    pairs = zip(dims, shifts, strict=True)
-    orders = [(dim, torch.arange(source.shape[dim]).roll(shift).tolist()) for dim, shift in pairs]
-    before = node.args[0]
-    for dim, order in orders[:-1]:
-        before = _insert_pick(resize, before, dim, order, source)
-    _pick(resize, before, *orders[-1], source)
-
-
-@resizer("index_select")
-def _index_select(resize: Resize) -> None:
-    node, source = resize.node, resize.source
-    dim = resize.known(argument(node, 1, "dim"))
-    if source is None or not source.shrinks(dim):
-        return
-    index = resize.values[argument(node, 2, "index").name].constant
-    _pick(resize, node.args[0], dim, index.tolist(), source)
-
-
-@resizer("pad", "constant_pad_nd")
-def _pad(resize: Resize) -> None:
-    node, source, result = resize.node, resize.source, resize.result
-    if source is None or result is None:
-        return
-    pad = [resize.known(amount) for amount in argument(node, 1, "pad")]
-    for pair in range(0, len(pad), 2):
-        dim = len(source.shape) - 1 - pair // 2
-        if result.shrinks(dim):
-            survivors = result.indices(dim)
-            end = result.shape[dim] - pad[pair + 1]
-            pad[pair], pad[pair + 1] = int((survivors < pad[pair]).sum()), int((survivors >= end).sum())
-    _set(node, 1, "pad", pad)

@@ -10,7 +10,8 @@ from torch import fx, nn
 from graphprune.rewrite.literals import op_name
 
 _OPS = frozenset({
-    "add", "add_", "iadd", "sub", "mul", "mul_", "imul", "truediv", "div", "cat", "concat", "relu", "relu_", "gelu", "silu",
+    "add", "add_", "iadd", "sub", "mul", "mul_", "imul", "truediv", "div", "cat", "concat", "relu", "relu_", "gelu",
+        "silu",
     "sigmoid", "hardswish", "leaky_relu", "flatten", "mean", "adaptive_avg_pool2d", "avg_pool2d", "max_pool2d",
     "permute", "transpose", "contiguous", "dropout",
 })  # fmt: skip

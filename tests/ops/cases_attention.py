@@ -22,7 +22,8 @@ def heads(x: Tensor, count: int) -> Tensor:
 def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     n, _, length, _ = q.shape
     weights = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1)
-    return (weights @ v).transpose(1, 2).reshape(n, length, -1)
+    result: Tensor = (weights @ v).transpose(1, 2).reshape(n, length, -1)
+    return result
 
 
 def _block(**options: Any) -> nn.Module:
@@ -46,13 +47,14 @@ def _masked() -> nn.Module:
         lambda self, x, hidden: self.head(self.attention(
             *[self.a(x)] * 3, key_padding_mask=hidden, attn_mask=self.causal, need_weights=False)[0]),
         a=nn.Linear(6, 12), attention=nn.MultiheadAttention(12, 3, batch_first=True), head=nn.Linear(12, 4),
-        causal=torch.full((7, 7), float("-inf")).triu(1),
+        causal=torch.ones(7, 7, dtype=torch.bool).triu(1),
     )  # fmt: skip
 
 
 def _weights_out() -> nn.Module:
     return net(
-        lambda self, x: (lambda y: self.head(self.attention(*[self.a(x)] * 3)[0]).sum() * 0 + self.attention(*[y] * 3)[1])(
+        lambda self,
+            x: (lambda y: self.head(self.attention(*[self.a(x)] * 3)[0]).sum() * 0 + self.attention(*[y] * 3)[1])(
             self.a(x)
         ),
         a=nn.Linear(6, 12), attention=nn.MultiheadAttention(12, 3, batch_first=True), head=nn.Linear(12, 4),
@@ -75,7 +77,8 @@ def _fused(attend: Any) -> Any:
 def _biased(self: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     scores = q @ k.transpose(-2, -1) * 0.5
     bias = self.table[self.index.view(-1)].view(7, 7, -1).permute(2, 0, 1).contiguous()
-    return (scores + bias.unsqueeze(0)).softmax(-1) @ v
+    result: Tensor = (scores + bias.unsqueeze(0)).softmax(-1) @ v
+    return result
 
 
 def _grouped(spread: Any) -> Any:
@@ -112,7 +115,8 @@ def _enable_gqa() -> nn.Module:
 
 def _separate(attend: Any) -> Any:
     return lambda: net(
-        lambda self, x: (lambda y: self.head(attend(heads(self.q(y), 3), heads(self.k(y), 3), heads(self.v(y), 3))))(self.a(x)),
+        lambda self, x: (lambda y: self.head(attend(heads(self.q(y), 3), heads(self.k(y), 3), heads(self.v(y),
+            3))))(self.a(x)),
         a=nn.Linear(6, 8), q=nn.Linear(8, 12), k=nn.Linear(8, 12), v=nn.Linear(8, 12), head=nn.Linear(12, 4),
     )  # fmt: skip
 
@@ -158,7 +162,8 @@ ROWS = (
     Case("multihead self-attention, batch second", lambda: _block(batch_first=False), TOKENS, SHARED),
     Case("multihead cross-attention", _cross, images((2, 7, 6), (2, 4, 5)), (*SHARED, "b.weight", "c.weight")),
     Case("multihead cross-attention with kdim and vdim", lambda: _cross(kdim=8, vdim=10), images((2, 7, 6), (2, 4, 5)),
-         (*OUTER, "b.weight", "c.weight", "attention.q_proj_weight", "attention.k_proj_weight", "attention.v_proj_weight:1")),
+         (*OUTER, "b.weight", "c.weight", "attention.q_proj_weight", "attention.k_proj_weight",
+             "attention.v_proj_weight:1")),
     Case("multihead attention with masks", _masked,
          lambda: (torch.randn(2, 7, 6), torch.arange(7).expand(2, 7) >= torch.tensor([[7], [5]])), SHARED),
     Case("multihead attention weights as output", _weights_out, TOKENS, ("a.weight",), mixing=True),
@@ -169,13 +174,18 @@ ROWS = (
          ("a.weight", "qkv.weight", "proj.weight", "proj.weight:1")),
     Case("fused projection, scaled dot product", _fused(lambda self, q, k, v: F.scaled_dot_product_attention(q, k, v)),
          TOKENS, ("a.weight", "qkv.weight", "proj.weight", "proj.weight:1")),
-    Case("relative position bias", _fused(_biased), TOKENS, ("a.weight", "qkv.weight", "proj.weight", "table:1"), ("table",)),
+    Case("relative position bias", _fused(_biased), TOKENS, ("a.weight", "qkv.weight", "proj.weight", "table:1"),
+        ("table",)),
     Case("grouped queries by repeat_interleave", _grouped(lambda x: x.repeat_interleave(2, 1)), TOKENS, SEPARATE),
     Case("grouped queries by expand", _grouped(_by_expand), TOKENS, SEPARATE),
     Case("grouped queries in the kernel", _enable_gqa, TOKENS, ("b.weight", "head.weight:1")),
     Case("separate projections by hand", _separate(_attend), TOKENS, SEPARATE),
     Case("separate projections, scaled dot product", _separate(
-        lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)), TOKENS, SEPARATE),
+        lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)), TOKENS,
+            SEPARATE),
+    Case("attention whose default scale comes from a pruned width", lambda: net(
+        lambda self, x: (lambda y: self.head(F.scaled_dot_product_attention(y, y.sigmoid(), y)))(self.a(x)),
+        a=nn.Linear(6, 8), head=nn.Linear(8, 4)), TOKENS, OUTER),
     Case("rotary positions", _rotary, TOKENS, ("q.weight", "k.weight", "v.weight", "head.weight:1")),
     Case("linear attention", _separate(_linear_attention), TOKENS, SEPARATE),
     Case("heads in the batch dim", _separate(_flattened_heads), TOKENS, SEPARATE),

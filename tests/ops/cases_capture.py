@@ -44,7 +44,8 @@ def _any_arguments(self: Any, *inputs: Tensor) -> Tensor:
 
 ROWS = (
     Case("control flow on a shape", lambda: net(
-        _shape_decides, a=nn.Conv2d(3, 8, 3), extra=nn.ModuleList([nn.Conv2d(8, 8, 1), nn.ReLU()]), head=nn.Conv2d(8, 4, 1)),
+        _shape_decides, a=nn.Conv2d(3, 8, 3), extra=nn.ModuleList([nn.Conv2d(8, 8, 1), nn.ReLU()]), head=nn.Conv2d(8, 4,
+            1)),
          IMAGE, (*BOTH, "extra.0.weight")),
     Case("only torch.export captures", lambda: net(
         _rank_decides, a=nn.Conv2d(3, 8, 3), norm=nn.BatchNorm2d(8), drop=nn.Dropout(0.2), head=nn.Conv2d(8, 4, 1)),

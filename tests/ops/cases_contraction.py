@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -16,12 +18,13 @@ def chain(first: nn.Module, middle: nn.Module, last: nn.Module) -> nn.Module:
 
 
 def _tied_embedding() -> nn.Module:
-    model = net(
+    model: Any = net(
         lambda self, x: self.head(self.hidden(self.embed(x)).relu() + self.embed(x)),
         embed=nn.Embedding(11, 12), hidden=nn.Linear(12, 12), head=nn.Linear(12, 11, bias=False),
     )  # fmt: skip
     model.head.weight = model.embed.weight
-    return model
+    tied: nn.Module = model
+    return tied
 
 
 def _shared_module() -> nn.Module:

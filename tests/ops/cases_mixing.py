@@ -37,7 +37,8 @@ def between_linear(middle: Callable[[Tensor], Tensor] | nn.Module, width: int = 
 
 def _squeeze_excite() -> nn.Module:
     return net(
-        lambda self, x: (lambda y: self.head(y * torch.sigmoid(self.up(self.down(y.mean((2, 3), keepdim=True)).relu()))))(
+        lambda self, x: (lambda y: self.head(y * torch.sigmoid(self.up(self.down(y.mean((2, 3),
+            keepdim=True)).relu()))))(
             self.a(x).relu()
         ),
         a=nn.Conv2d(3, 8, 3), down=nn.Conv2d(8, 4, 1), up=nn.Conv2d(4, 8, 1), head=nn.Conv2d(8, 4, 1),
@@ -69,7 +70,8 @@ ROWS = (
          image(3, 3, 9), ("0.weight", "1.weight", "2.weight:1")),
     Case("instance norm", around(nn.InstanceNorm2d(8, affine=True)), IMAGE, NORM),
     Case("layer norm", between_linear(nn.LayerNorm(8)), TOKENS, NORM, mixing=True),
-    Case("layer norm without affine", between_linear(nn.LayerNorm(8, elementwise_affine=False)), TOKENS, BOTH, mixing=True),
+    Case("layer norm without affine", between_linear(nn.LayerNorm(8, elementwise_affine=False)), TOKENS, BOTH,
+        mixing=True),
     Case("functional layer norm", between_linear(lambda x: F.layer_norm(x, (8,))), TOKENS, BOTH, mixing=True),
     Case("layer norm over channels and positions", around(nn.LayerNorm([8, 6, 6])), IMAGE, NORM, mixing=True),
     Case("layer norm in channels-last order", lambda: net(
@@ -77,8 +79,10 @@ ROWS = (
         a=nn.Conv2d(3, 8, 3), middle=nn.LayerNorm(8), head=nn.Conv2d(8, 4, 1)), IMAGE, NORM, mixing=True),
     Case("rms norm", between_linear(nn.RMSNorm(8)), TOKENS, (*BOTH, "middle.weight"), mixing=True),
     Case("rms norm by hand", lambda: net(
-        lambda self, x: (lambda y: self.head(self.scale * y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + 1e-6)))(self.a(x)),
-        a=nn.Linear(5, 8), scale=nn.Parameter(torch.ones(8)), head=nn.Linear(8, 4)), TOKENS, (*BOTH, "scale"), mixing=True),
+        lambda self, x: (lambda y: self.head(self.scale * y * torch.rsqrt(y.pow(2).mean(-1,
+            keepdim=True) + 1e-6)))(self.a(x)),
+        a=nn.Linear(5, 8), scale=nn.Parameter(torch.ones(8)), head=nn.Linear(8, 4)), TOKENS, (*BOTH, "scale"),
+            mixing=True),
     Case("group norm, few large groups", around(nn.GroupNorm(2, 12), 12), IMAGE, NORM, mixing=True),
     Case("group norm, many small groups", around(nn.GroupNorm(6, 12), 12), IMAGE, NORM),
     Case("group norm, one channel per group", around(nn.GroupNorm(8, 8)), IMAGE, NORM),
@@ -90,12 +94,15 @@ ROWS = (
     Case("log softmax over channels", between_linear(lambda x: F.log_softmax(x, -1)), TOKENS, BOTH, mixing=True),
     Case("softmax over positions", between_linear(lambda x: x.softmax(1)), TOKENS, BOTH),
     Case("mean over channels", around(_mean_over_channels), IMAGE, BOTH, mixing=True),
-    Case("variance over channels", between_linear(lambda x: x / (x.var(-1, keepdim=True) + 1)), TOKENS, BOTH, mixing=True),
+    Case("variance over channels", between_linear(lambda x: x / (x.var(-1, unbiased=False, keepdim=True) + 1)), TOKENS, BOTH,
+        mixing=True),
     Case("max with index over channels", between_linear(lambda x: x - x.max(-1, keepdim=True)[0]), TOKENS,
          frozen=("a.weight",), reason="extremum"),
-    Case("argmax over channels", between_linear(lambda x: x * x.argmax(-1, keepdim=True)), TOKENS, frozen=("a.weight",)),
+    Case("argmax over channels", between_linear(lambda x: x * x.argmax(-1, keepdim=True)), TOKENS, frozen=("a.weight",
+        )),
     Case("cumulative sum over channels", between_linear(lambda x: x.cumsum(-1)), TOKENS, BOTH, mixing=True),
-    Case("sum of squares of everything", between_linear(lambda x: x / x.square().sum((1, 2), keepdim=True)), TOKENS, BOTH),
+    Case("sum of squares of everything", between_linear(lambda x: x / x.square().sum((1, 2), keepdim=True)), TOKENS,
+        BOTH),
     Case("average pooling", around(nn.AvgPool2d(2)), IMAGE, BOTH),
     Case("max pooling", around(nn.MaxPool2d(2)), IMAGE, BOTH),
     Case("max pooling with padding", around(nn.MaxPool2d(3, 2, 1)), IMAGE, BOTH),
@@ -105,7 +112,8 @@ ROWS = (
     Case("lp pooling", around(nn.LPPool2d(2, 2)), IMAGE, BOTH),
     Case("pooling 1d", lambda: nn.Sequential(nn.Conv1d(3, 8, 3), nn.MaxPool1d(2), nn.AvgPool1d(2), nn.Conv1d(8, 4, 1)),
          image(2, 3, 14), ("0.weight", "3.weight:1")),
-    Case("pooling 3d", lambda: nn.Sequential(nn.Conv3d(3, 8, 1), nn.MaxPool3d(2), nn.AdaptiveAvgPool3d(1), nn.Conv3d(8, 4, 1)),
+    Case("pooling 3d", lambda: nn.Sequential(nn.Conv3d(3, 8, 1), nn.MaxPool3d(2), nn.AdaptiveAvgPool3d(1), nn.Conv3d(8,
+        4, 1)),
          image(2, 3, 4, 4, 4), ("0.weight", "3.weight:1")),
     Case("upsample nearest", around(nn.Upsample(scale_factor=2)), IMAGE, BOTH),
     Case("interpolate bilinear", around(lambda x: F.interpolate(x, size=(9, 9), mode="bilinear")), IMAGE, BOTH),
@@ -113,7 +121,8 @@ ROWS = (
     Case("reflection padding", around(nn.ReflectionPad2d(1)), IMAGE, BOTH),
     Case("replication padding", around(nn.ReplicationPad2d(1)), IMAGE, BOTH),
     Case("unfold of positions", lambda: net(
-        lambda self, x: self.head(F.unfold(self.a(x), 2).transpose(1, 2)), a=nn.Conv2d(3, 4, 3), head=nn.Linear(16, 4)), IMAGE,
+        lambda self, x: self.head(F.unfold(self.a(x), 2).transpose(1, 2)), a=nn.Conv2d(3, 4, 3), head=nn.Linear(16, 4)),
+            IMAGE,
          frozen=("a.weight",), reason="no rule"),
     Case("prelu per channel", around(nn.PReLU(8)), IMAGE, (*BOTH, "middle.weight")),
     Case("prelu", around(nn.PReLU()), IMAGE, BOTH),
@@ -125,14 +134,16 @@ ROWS = (
         a=nn.Conv2d(3, 8, 3), b=nn.Conv2d(8, 8, 3, padding=1), head=nn.Conv2d(8, 4, 1)), IMAGE,
          (*BOTH, "b.weight", "b.weight:1")),
     Case("functional dropout", _dropout, TOKENS, BOTH),
-    Case("dropout modules", around(nn.Sequential(nn.Dropout(0.3), nn.Dropout2d(0.3), nn.AlphaDropout(0.2))), IMAGE, BOTH),
+    Case("dropout modules", around(nn.Sequential(nn.Dropout(0.3), nn.Dropout2d(0.3), nn.AlphaDropout(0.2))), IMAGE,
+        BOTH),
     Case("squeeze and excite", _squeeze_excite, IMAGE, (*BOTH, "down.weight", "down.weight:1", "up.weight")),
     Case("efficient channel attention", lambda: net(
         lambda self, x: (lambda y: self.head(
             y * self.mix(y.mean((2, 3)).unsqueeze(1)).sigmoid().transpose(1, 2).unsqueeze(-1)))(self.a(x)),
         a=nn.Conv2d(3, 8, 3), mix=nn.Conv1d(1, 1, 3, padding=1), head=nn.Conv2d(8, 4, 1)), IMAGE, frozen=("a.weight",),
          reason="positions"),
-    Case("glu", lambda: nn.Sequential(nn.Conv2d(3, 12, 3), nn.GLU(1), nn.Conv2d(6, 4, 1)), IMAGE, ("0.weight", "2.weight:1")),
+    Case("glu", lambda: nn.Sequential(nn.Conv2d(3, 12, 3), nn.GLU(1), nn.Conv2d(6, 4, 1)), IMAGE, ("0.weight",
+        "2.weight:1")),
     Case("gated linear unit by chunk", lambda: net(
         lambda self, x: (lambda p: self.head(F.silu(p[0]) * p[1]))(self.a(x).chunk(2, -1)),
         a=nn.Linear(5, 16), head=nn.Linear(8, 4)), TOKENS, BOTH),

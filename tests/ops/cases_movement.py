@@ -62,7 +62,8 @@ def _shift(x: Tensor) -> Tensor:
 
 def _shortcut() -> nn.Module:
     return net(
-        lambda self, x: (lambda y: self.head(self.b(y).relu() + F.pad(y[:, :, ::2, ::2], (0, 0, 0, 0, 2, 2))))(self.a(x)),
+        lambda self, x: (lambda y: self.head(self.b(y).relu() + F.pad(y[:, :, ::2, ::2], (0, 0, 0, 0, 2,
+            2))))(self.a(x)),
         a=nn.Conv2d(3, 8, 3), b=nn.Conv2d(8, 12, 3, stride=2, padding=1), head=nn.Conv2d(12, 4, 1),
     )  # fmt: skip
 
@@ -97,7 +98,8 @@ ROWS = (
     Case("concat of channels", lambda: _concat(-1, 16), TOKENS, ("a.weight", "b.weight")),
     Case("concat along tokens", lambda: _concat(1, 8), TOKENS, (*BOTH, "b.weight")),
     Case("class token and position embedding", lambda: net(
-        lambda self, x: self.head((torch.cat([self.token.expand(x.shape[0], -1, -1), self.a(x)], 1) + self.place)[:, 0]),
+        lambda self, x: self.head((torch.cat([self.token.expand(x.shape[0], -1, -1), self.a(x)], 1) + self.place)[:,
+            0]),
         a=nn.Linear(5, 8), token=nn.Parameter(torch.randn(1, 1, 8)), place=nn.Parameter(torch.randn(1, 8, 8)),
         head=nn.Linear(8, 4)), TOKENS, (*BOTH, "token:2", "place:2"), ("place:1",)),
     Case("split in equal parts", _branches(lambda x: x.split(6, 1), (6, 6)), IMAGE, HALVES),
@@ -129,21 +131,30 @@ ROWS = (
     Case("roll", around(lambda x: x.roll(3, 1)), IMAGE, BOTH),
     Case("roll of all", between_linear(lambda x: torch.roll(x, (1, 2), (1, 2))), TOKENS, BOTH),
     Case("roll of the flat tensor", between_linear(lambda x: torch.roll(x, 3)), TOKENS),
-    Case("index_select", around(lambda x: torch.index_select(x, 1, torch.tensor([3, 1, 0, 2, 7, 6, 5, 4]))), IMAGE, BOTH),
+    Case("index_select", around(lambda x: torch.index_select(x, 1, torch.tensor([3, 1, 0, 2, 7, 6, 5, 4]))), IMAGE,
+        BOTH),
     Case("index with a list", around(lambda x: x[:, [7, 0, 1, 2, 6, 5, 4, 3]]), IMAGE, BOTH),
     Case("gather of tokens", lambda: net(
         lambda self, x: self.head(self.a(x)[:, torch.tensor([4, 1])]), a=nn.Linear(5, 8), head=nn.Linear(8, 4)),
          TOKENS, BOTH),
     Case("repeat", lambda: net(
-        lambda self, x: self.head(self.a(x).repeat(1, 2, 1, 1)), a=nn.Conv2d(3, 8, 3), head=nn.Conv2d(16, 4, 1)), IMAGE, BOTH),
+        lambda self, x: self.head(self.a(x).repeat(1, 2, 1, 1)), a=nn.Conv2d(3, 8, 3), head=nn.Conv2d(16, 4, 1)), IMAGE,
+            BOTH),
     Case("repeat_interleave", lambda: net(
         lambda self, x: self.head(self.a(x).repeat_interleave(2, dim=1)),
         a=nn.Conv2d(3, 8, 3), head=nn.Conv2d(16, 4, 1)), IMAGE, BOTH),
+    Case("repeat_interleave of few channels", lambda: net(
+        lambda self, x: self.head(self.a(x).repeat_interleave(2, dim=1)), a=nn.Linear(5, 2), head=nn.Linear(4, 4)),
+         image(3, 5), BOTH),
+    Case("spatial attention by expand_as", lambda: net(
+        lambda self, x: (lambda y: self.head(y * self.map(y).sigmoid().expand_as(y)))(self.a(x)),
+        a=nn.Conv2d(3, 8, 3), map=nn.Conv2d(8, 1, 1), head=nn.Conv2d(8, 4, 1)), IMAGE, (*BOTH, "map.weight:1")),
     Case("expand", lambda: net(
         lambda self, x: self.head(self.a(x).unsqueeze(1).expand(-1, 7, -1)), a=nn.Linear(5, 8), head=nn.Linear(8, 4)),
          image(2, 5), BOTH),
     Case("pixel_shuffle", lambda: net(
-        lambda self, x: self.head(F.pixel_shuffle(self.a(x), 2)), a=nn.Conv2d(3, 24, 3), head=nn.Conv2d(6, 4, 1)), IMAGE, BOTH),
+        lambda self, x: self.head(F.pixel_shuffle(self.a(x), 2)), a=nn.Conv2d(3, 24, 3), head=nn.Conv2d(6, 4, 1)),
+            IMAGE, BOTH),
     Case("pixel_shuffle to the output", lambda: net(
         lambda self, x: F.pixel_shuffle(self.b(self.a(x)), 2), a=nn.Conv2d(3, 6, 3), b=nn.Conv2d(6, 4, 3)), IMAGE,
          ("a.weight",), ("b.weight",)),
@@ -177,9 +188,11 @@ ROWS = (
     Case("view with -1", flattened(lambda x: x.view(x.size(0), -1), 128), IMAGE, BOTH),
     Case("view with literal width", flattened(lambda x: x.view(-1, 128), 128), IMAGE, BOTH),
     Case("permute to NHWC and flatten", flattened(lambda x: x.permute(0, 2, 3, 1).flatten(1), 128), IMAGE, BOTH),
-    Case("NHWC reshape by size", flattened(lambda x: x.permute(0, 2, 3, 1).reshape(x.shape[0], 4 * 4 * x.shape[1]), 128),
+    Case("NHWC reshape by size", flattened(lambda x: x.permute(0, 2, 3, 1).reshape(x.shape[0], 4 * 4 * x.shape[1]),
+        128),
          IMAGE, BOTH),
-    Case("size read from the shape", around(lambda x: x.view(x.shape[0], x.shape[1], -1).mean(2)[:, :, None, None]), IMAGE,
+    Case("size read from the shape", around(lambda x: x.view(x.shape[0], x.shape[1], -1).mean(2)[:, :, None, None]),
+        IMAGE,
          BOTH),
     Case("scale computed from the shape", around(lambda x: x * x.shape[1] ** -0.5), IMAGE, BOTH),
     Case("half the channels by arithmetic", _branches(
@@ -199,7 +212,8 @@ ROWS = (
     Case("window partition", lambda: net(
         lambda self, x: self.head(self.a(x).view(2, 8, 2, 2, 2, 2).permute(0, 2, 4, 3, 5, 1).reshape(-1, 4, 8).mean(1)),
         a=nn.Conv2d(3, 8, 3), head=nn.Linear(8, 4)), IMAGE, BOTH),
-    Case("transpose, T and movedim", between_linear(lambda x: x.transpose(1, 2).mT.movedim(1, 2).swapaxes(1, 2)), TOKENS, BOTH),
+    Case("transpose, T and movedim", between_linear(lambda x: x.transpose(1, 2).mT.movedim(1, 2).swapaxes(1, 2)),
+        TOKENS, BOTH),
     Case("in-place slice assignment", around(_assigned), IMAGE),
     Case("assignment into zeros", around(_zeroed), IMAGE),
     Case("assignment of a number", around(_filled), IMAGE),
@@ -210,12 +224,14 @@ ROWS = (
         lambda self, x: self.head(torch.cat([self.a(x), torch.ones(2, 1, 4, 4)], 1)), a=nn.Conv2d(3, 8, 3),
         head=nn.Conv2d(9, 4, 1)), IMAGE, ("a.weight",)),
     Case("tril of channels", lambda: net(
-        lambda self, x: self.head(torch.tril(self.a(x))), a=nn.Linear(5, 8), head=nn.Linear(8, 4)), TOKENS, frozen=("a.weight",)),
+        lambda self, x: self.head(torch.tril(self.a(x))), a=nn.Linear(5, 8), head=nn.Linear(8, 4)), TOKENS,
+            frozen=("a.weight",)),
     Case("diagonal", lambda: net(
         lambda self, x: self.head(torch.diagonal(self.a(x).view(2, 7, 8, 8), dim1=2, dim2=3)), a=nn.Linear(5, 64),
         head=nn.Linear(8, 4)), TOKENS),
     Case("product with itself as a matrix", lambda: net(
-        lambda self, x: (lambda y: self.head((y.unsqueeze(-1) * y.unsqueeze(-2)).flatten(1)))(self.a(x)), a=nn.Linear(5, 4),
+        lambda self, x: (lambda y: self.head((y.unsqueeze(-1) * y.unsqueeze(-2)).flatten(1)))(self.a(x)), a=nn.Linear(5,
+            4),
         head=nn.Linear(16, 4)), image(3, 5)),
     Case("covariance pooling", lambda: net(
         lambda self, x: (lambda y: self.head(torch.bmm(y, y.transpose(1, 2)).flatten(1)))(self.a(x).flatten(2)),
@@ -226,10 +242,12 @@ ROWS = (
          images((3, 5), (3, 6), (3, 7)), ("a.weight", "b.weight", "c.weight")),
     Case("tuple of outputs", lambda: net(
         lambda self, x: (lambda y: (self.head(y), [self.b(y), y.mean(1)]))(self.a(x).relu()),
-        a=nn.Linear(5, 8), b=nn.Linear(8, 3), head=nn.Linear(8, 4)), image(3, 5), ("a.weight",), ("b.weight", "head.weight"),
+        a=nn.Linear(5, 8), b=nn.Linear(8, 3), head=nn.Linear(8, 4)), image(3, 5), ("a.weight",), ("b.weight",
+            "head.weight"),
          mixing=True),
     Case("dict of outputs", lambda: net(
         lambda self, x: (lambda y: {"logits": self.head(y), "aux": self.b(y).relu()})(self.a(x)),
-        a=nn.Linear(5, 8), b=nn.Linear(8, 3), head=nn.Linear(8, 4)), image(3, 5), ("a.weight",), ("b.weight", "head.weight"),
+        a=nn.Linear(5, 8), b=nn.Linear(8, 3), head=nn.Linear(8, 4)), image(3, 5), ("a.weight",), ("b.weight",
+            "head.weight"),
          "leaves the program"),
 )  # fmt: skip

@@ -14,8 +14,9 @@ from torch.utils._pytree import tree_leaves
 import graphprune
 from graphprune.capture import capture
 from graphprune.dependencies import Dependencies
-from graphprune.equivalence import MaskedProgram, evaluating, verify_compact
+from graphprune.equivalence import MaskedProgram, verify_compact
 from graphprune.explain import why_frozen
+from graphprune.interpret import evaluating
 from graphprune.passes import pipelines
 from graphprune.program import Example, Kept, Program
 from graphprune.rewrite.compact import compact_module
@@ -80,6 +81,17 @@ def test_one_channel_per_group_computes_what_the_zeroed_model_computes(case: Cas
 
 
 @rows
+def test_a_second_round_verifies(case: Case) -> None:
+    found = analysed(case)
+    first = compare(case, found, random_keep(found.dependencies, seed=7))
+    again = Runner().run(pipelines.reanalysis(), first)
+    assert again.dependencies is not None
+    keep = random_keep(again.dependencies, seed=8)
+    second = again.with_module(compact_module(again, again.dependencies, keep))
+    verify_compact(MaskedProgram.of(again, again.dependencies, keep), second)
+
+
+@rows
 def test_compile_verifies_trains_and_keeps_the_keys(case: Case) -> None:
     found = analysed(case)
     if all(group.channels == 1 for group in found.dependencies.groups):
@@ -94,19 +106,21 @@ def test_compile_verifies_trains_and_keeps_the_keys(case: Case) -> None:
     train_one_step(compiled.module, found.example)
 
 
-def compare(case: Case, found: Analysed, keep: Tensor) -> None:
-    """Masked equals compact, by the built-in verifier and, where nothing mixes channels, by zeroing the user's model."""
+def compare(case: Case, found: Analysed, keep: Tensor) -> Program:
+    """Masked equals compact, by the built-in verifier and, where nothing mixes channels, by zeroing the user's
+    model."""
     module = compact_module(found.program, found.dependencies, keep)
     compact = found.program.with_module(module)
     kept = found.dependencies.kept(keep)
     verify_compact(MaskedProgram.of(found.program, found.dependencies, keep), compact)
     assert bool(kept) == (not bool(keep.all()))
     if case.mixing:
-        return
+        return compact
     expected = outputs(zeroed(found.model, kept), found.example)
     for first, second in zip(expected, compact_outputs(compact, found.example), strict=True):
         assert first.shape == second.shape
         assert float((first - second).abs().max()) <= TOLERANCE * max(float(first.abs().max()), 1e-3)
+    return compact
 
 
 def random_keep(dependencies: Dependencies, seed: int) -> Tensor:

@@ -65,7 +65,8 @@ def convolution(b: Builder, x: int) -> int | None:
 def depthwise(b: Builder, x: int) -> int | None:
     channels, *size = b.shapes[x]
     times = b.choose([1, 1, 2])
-    return b.add_layer(nn.Conv2d(channels, channels * times, 3, padding=1, groups=channels), x, (channels * times, *size))
+    return b.add_layer(nn.Conv2d(channels, channels * times, 3, padding=1, groups=channels), x, (channels * times,
+        *size))
 
 
 @op(3)
@@ -180,7 +181,8 @@ def over_channels(b: Builder, x: int) -> int | None:
     dim = dim_of(b.shapes[x])
     name, compute = b.choose([
         ("softmax", lambda y: y.softmax(dim)), ("centre", lambda y: y - y.mean(dim, keepdim=True)),
-        ("amax", lambda y: y * y.amax(dim, keepdim=True).sigmoid()), ("unit", lambda y: functional.normalize(y, dim=dim)),
+        ("amax", lambda y: y * y.amax(dim, keepdim=True).sigmoid()), ("unit", lambda y: functional.normalize(y,
+            dim=dim)),
     ])  # fmt: skip
     return b.add(name, [x], b.shapes[x], compute)
 
@@ -197,7 +199,8 @@ def pooling(b: Builder, x: int) -> int | None:
 @op(3)
 def upsample(b: Builder, x: int) -> int | None:
     channels, height, width = b.shapes[x]
-    return b.add("upsample", [x], (channels, 2 * height, 2 * width), lambda y: functional.interpolate(y, scale_factor=2.0))
+    return b.add("upsample", [x], (channels, 2 * height, 2 * width), lambda y: functional.interpolate(y,
+        scale_factor=2.0))
 
 
 @op(0)
@@ -241,7 +244,7 @@ def split(b: Builder, x: int) -> int | None:
     at = 1 + b.below(width - 1)
     first = b.add(f"split {at} [0]", [x], resized(shape, at), lambda y: torch.split(y, [at, width - at], dim)[0])
     second = b.add(f"split {at} [1]", [x], resized(shape, width - at), lambda y: y.split([at, width - at], dim)[1])
-    return b.choose([first, second, second])
+    return second if b.below(3) else first
 
 
 @op(0)
@@ -309,7 +312,8 @@ def channel_shuffle(b: Builder, x: int) -> int | None:
 def pixel_shuffle(b: Builder, x: int) -> int | None:
     channels, height, width = b.shapes[x]
     if channels % 4 == 0:
-        return b.add("pixel_shuffle", [x], (channels // 4, 2 * height, 2 * width), lambda y: functional.pixel_shuffle(y, 2))
+        return b.add("pixel_shuffle", [x], (channels // 4, 2 * height, 2 * width), lambda y: functional.pixel_shuffle(y,
+            2))
     if height % 2 == 0 and width % 2 == 0:
         shape = (channels * 4, height // 2, width // 2)
         return b.add("pixel_unshuffle", [x], shape, lambda y: functional.pixel_unshuffle(y, 2))
@@ -332,7 +336,8 @@ def image_to_tokens(b: Builder, x: int) -> int | None:
     channels, height, width = b.shapes[x]
     if b.below(2):
         return b.add("tokens", [x], (height * width, channels), lambda y: y.flatten(2).transpose(1, 2))
-    return b.add("nhwc", [x], (height * width, channels), lambda y: y.permute(0, 2, 3, 1).reshape(y.shape[0], -1, channels))
+    return b.add("nhwc", [x], (height * width, channels), lambda y: y.permute(0, 2, 3, 1).reshape(y.shape[0], -1,
+        channels))
 
 
 @op(2)

@@ -1,6 +1,7 @@
 """Random small programs: a random walk over ops that knows the shapes, and the checks that every program must pass.
 
-Everything random comes from one function ``below(n)``, a number in ``range(n)``: hypothesis draws it (and shrinks it), and
+Everything random comes from one function ``below(n)``, a number in ``range(n)``: hypothesis draws it (and shrinks
+it), and
 a long run takes it from a seeded generator.
 """
 
