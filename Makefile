@@ -5,12 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test clean
+.PHONY: help setup demo test fuzz clean
 
 help:
 	@echo "make setup   create $(VENV) with graphprune and all that its tests and demo need"
 	@echo "make demo    setup, then prune, train, export and time a network on real digits"
 	@echo "make test    setup, then ruff, mypy and pytest"
+	@echo "make fuzz    setup, then 10,000 random programs (about an hour)"
 	@echo "make clean   remove caches and build results; $(VENV) stays"
 
 setup: $(READY)
@@ -32,6 +33,10 @@ test: setup
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2
+
+fuzz: export OMP_NUM_THREADS := 1
+fuzz: setup
+	$(BIN)/python -m benchmarks.fuzz --programs 10000
 
 clean:
 	rm -rf build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -1,7 +1,8 @@
 """Compiles the paper's networks and torchvision models and records what came out: one JSON line per model and sparsity.
 
-Coverage is the share of output rows (dim 0 of all weights of two dims or more) that belong to a prunable group. Weights that
-the model does not read in evaluation mode (auxiliary heads) are counted twice: once left out, once as removed with the rest.
+Coverage is the share of output rows (dim 0 of all weights of two dims or more) that belong to a prunable group. It is
+given twice where the model does not read some weights in evaluation mode (auxiliary heads): without them, and with them
+counted as removed, for the compact module lacks them.
 
     python benchmarks/zoo.py --out benchmarks/results/zoo.jsonl
 
@@ -28,8 +29,8 @@ from graphprune.deploy import library_versions
 from graphprune.networks import NETWORKS, build
 
 TORCHVISION = (
-    "resnet18", "resnet50", "vgg11_bn", "mobilenet_v2", "densenet121", "shufflenet_v2_x0_5", "googlenet", "efficientnet_b0",
-    "regnet_y_400mf", "convnext_tiny", "vit_b_16", "swin_t",
+    "resnet18", "resnet50", "vgg11_bn", "mobilenet_v2", "densenet121", "shufflenet_v2_x0_5", "googlenet",
+    "efficientnet_b0", "regnet_y_400mf", "convnext_tiny", "vit_b_16", "swin_t",
 )  # fmt: skip
 
 
@@ -110,7 +111,8 @@ def main() -> None:
         row = run(name, sparsity) | {"versions": library_versions()}
         with options.out.open("a") as file:
             file.write(json.dumps(row) + "\n")
-        print(f"{name} {sparsity}: {row['worst_relative_error']:.2g} {row['prunable_rows']:.4f} {row['seconds']:.1f} s", flush=True)
+        error, rows = row["worst_relative_error"], row["prunable_rows"]
+        print(f"{name} {sparsity}: error {error:.2g}, prunable {rows:.4f}, {row['seconds']:.1f} s", flush=True)
 
 
 if __name__ == "__main__":

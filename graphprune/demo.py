@@ -37,6 +37,7 @@ class DemoSettings:
         network: A network of the paper; see `graphprune.networks`.
         sparsity: Share of the prunable channels to remove, in [0, 1).
         epochs: Passes over the training split. The paper trains for 80; on these few digits accuracy has settled at 40.
+        accumulate: How samples add up in the score; the paper's way by default.
         seed: Of the weights, of scoring and of training. The splits of the data do not depend on it.
         threads: Of torch and of onnxruntime. One is as fast as it gets on a machine that others use too.
         batch: Samples in a timed run.
@@ -47,6 +48,7 @@ class DemoSettings:
     network: str = "mlp5"
     sparsity: float = 0.8
     epochs: int = 40
+    accumulate: str = "signed"
     seed: int = 0
     threads: int = 1
     batch: int = 1000
@@ -128,20 +130,30 @@ def run_demo(
         sizes, timing = _timed(dense, compiled, data.test, settings, report)
     report("save", 0, 1)
     compiled.save(directory)
-    before, after = (
-        Figures(
+    before, after = _figures(compiled, accuracies, sizes, trained, timing)
+    dataset = data.name, len(data.train), len(data.validation), len(data.test)
+    return DemoResult(settings, dataset, before, after, timing, verification, directory)
+
+
+def _figures(
+    compiled: Compiled,
+    accuracies: tuple[float, float],
+    sizes: tuple[int, int],
+    trained: tuple[TrainingResult, TrainingResult],
+    timing: TimingResult,
+) -> Iterator[Figures]:
+    """Those of the dense network, then those of the compact one."""
+    costs = compiled.report.costs
+    for index, name in enumerate((DENSE, COMPACT)):
+        yield Figures(
             accuracy=accuracies[index],
-            channels=compiled.report.costs["channels"][index],
-            params=compiled.report.costs["params"][index],
-            macs=compiled.report.costs["macs"][index],
+            channels=costs["channels"][index],
+            params=costs["params"][index],
+            macs=costs["macs"][index],
             size_bytes=sizes[index],
             training_seconds=trained[index].seconds,
             latency=timing.latencies[name],
         )
-        for index, name in enumerate((DENSE, COMPACT))
-    )
-    dataset = data.name, len(data.train), len(data.validation), len(data.test)
-    return DemoResult(settings, dataset, before, after, timing, verification, directory)
 
 
 def _initialised(data: Dataset, settings: DemoSettings) -> nn.Module:
@@ -156,6 +168,7 @@ def _pruned(dense: nn.Module, data: Dataset, settings: DemoSettings, report: Pro
         data.train.inputs[:2],
         sparsity=settings.sparsity,
         data=sensitivity_batches(data.train, len(data.train), batch_size=500, seed=settings.seed),
+        accumulate=settings.accumulate,
         seed=settings.seed,
         progress=lambda stage, done, total: report("score and prune before training", done, total),
     )
@@ -194,25 +207,17 @@ def train_in_turns(
     Raises:
         LossError: the loss of one of them is not finite.
     """
-    turns, threads = _Turns(), torch.get_num_threads()
+    turns, threads = _Turns(recipe.epochs), torch.get_num_threads()
 
-    def run(model: nn.Module, me: int) -> TrainingResult:
-        def next_turn(epoch: int, _: float) -> None:
-            if me == 1:
-                on_epoch(epoch + 1)
-            turns.pass_on(me)
-            if epoch + 1 < recipe.epochs:
-                turns.wait(me)
-
+    def run(model: nn.Module, me: int, after_turn: Callable[[int], None]) -> TrainingResult:
         torch.set_num_threads(threads)  # a setting of each thread
-        with turns.end_together():
-            turns.wait(me)
+        with turns.of(me, after_turn) as next_turn:
             return train(model, split, recipe, seed, next_turn)
 
     with ThreadPoolExecutor(1) as pool:
-        second = pool.submit(run, compact, 1)
+        second = pool.submit(run, compact, 1, on_epoch)
         try:
-            first = run(dense, 0)
+            first = run(dense, 0, lambda done: None)
         except _OtherFailed:
             second.result()
             raise
@@ -224,35 +229,43 @@ class _OtherFailed(Exception):
 
 
 class _Turns:
-    """Whose turn it is of two threads."""
+    """Whose turn it is of two threads that train for so many epochs."""
 
-    def __init__(self) -> None:
+    def __init__(self, epochs: int) -> None:
+        self._epochs = epochs
         self._changed = threading.Condition()
         self._whose, self._failed = 0, False
 
-    def wait(self, me: int) -> None:
-        """Returns when it is the turn of ``me``."""
+    @contextmanager
+    def of(self, me: int, after_turn: Callable[[int], None]) -> Iterator[Callable[[int, float], None]]:
+        """Waits for the turn of thread ``me``, and gives what `train` calls to end one turn and wait for the next.
+
+        An exception inside, an interrupt included, ends the other thread at its next turn.
+        """
+
+        def next_turn(epoch: int, _: float) -> None:
+            after_turn(epoch + 1)
+            self._change(whose=1 - me)
+            if epoch + 1 < self._epochs:
+                self._wait(me)
+
+        try:
+            self._wait(me)
+            yield next_turn
+        except BaseException:
+            self._change(failed=True)
+            raise
+
+    def _wait(self, me: int) -> None:
         with self._changed:
             self._changed.wait_for(lambda: self._failed or self._whose == me)
             if self._failed:
                 raise _OtherFailed
 
-    def pass_on(self, me: int) -> None:
-        """It is the other's turn."""
+    def _change(self, whose: int = 0, failed: bool = False) -> None:
         with self._changed:
-            self._whose = 1 - me
+            self._whose, self._failed = whose, failed or self._failed
             self._changed.notify_all()
-
-    @contextmanager
-    def end_together(self) -> Iterator[None]:
-        """An exception inside, an interrupt included, ends the other thread at its next turn."""
-        try:
-            yield
-        except BaseException:
-            with self._changed:
-                self._failed = True
-                self._changed.notify_all()
-            raise
 
 
 def _timed(

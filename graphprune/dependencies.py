@@ -13,7 +13,7 @@ from torch import Tensor, fx
 from graphprune.interpret import interpret, meta_tensors, operands_of
 from graphprune.labelled import Contraction, LabelRun
 from graphprune.labels import PINNED, Cause, LabelSpace, Owner, merged
-from graphprune.ops.call import Operand
+from graphprune.ops.operand import Operand
 from graphprune.planes import channel_planes, squash, thin, varying
 from graphprune.program import Kept, Program, device_of, source_line
 from graphprune.protection import protected_dims

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_map_only
 
 from graphprune.dependencies import Dependencies, leaf_operands
 from graphprune.interpret import evaluating
-from graphprune.ops.call import Operand
+from graphprune.ops.operand import Operand
 from graphprune.planes import channel_planes, drop, is_sample, squash, varying
 from graphprune.program import Program, device_of
 

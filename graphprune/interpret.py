@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map_only
 
 from graphprune.errors import InputError
 from graphprune.labelled import Labelled, LabelRun
-from graphprune.ops.call import Operand, planes_of
+from graphprune.ops.operand import Operand, planes_of
 from graphprune.planes import Planes, along, sample_plane
 from graphprune.program import Example, Program, source_line, stored_tensors
 

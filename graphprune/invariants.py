@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from graphprune.interpret import interpret, meta_tensors
 from graphprune.labelled import ShapeRun
 from graphprune.labels import LabelSpace
-from graphprune.ops.call import Operand
+from graphprune.ops.operand import Operand
 from graphprune.program import Program, device_of, stored_tensors
 
 Invariant = Callable[[Program], list[str]]

@@ -13,7 +13,7 @@ from graphprune.dependencies import Dependencies
 from graphprune.interpret import interpret, meta_tensors
 from graphprune.labelled import ShapeRun
 from graphprune.labels import LabelSpace
-from graphprune.ops.call import Operand
+from graphprune.ops.operand import Operand
 from graphprune.planes import channel_planes, squash
 from graphprune.program import Program, device_of
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -20,24 +20,20 @@ from graphprune.criteria import Criterion, Sensitivity, criterion_of
 from graphprune.criteria.criterion import check_accumulate
 from graphprune.data import SampleStream, cross_entropy
 from graphprune.dependencies import Dependencies
-from graphprune.errors import NothingToPruneError, OptionError
+from graphprune.errors import NothingToPruneError
 from graphprune.explain import why_frozen
 from graphprune.optimizer import check_holds, follow
+from graphprune.options import check_options, limits_of
 from graphprune.passes import pipelines
 from graphprune.plan import Plan
 from graphprune.program import Example, Kept, Program
 from graphprune.report import Report, Round, build_report
 from graphprune.runner import Runner
 from graphprune.schedule import Schedule, targets_of
-from graphprune.selection import Goal, Limits, check_reachable
+from graphprune.selection import Goal, check_reachable
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, rounds done, and rounds in all."""
-
-
-def safe_floor(channels: int) -> int:
-    """``min_channels="safe"``: two channels or 2 % of the layer, which avoids bottlenecks of one."""
-    return max(2, -(-channels // 50))
 
 
 class Pruner:
@@ -78,12 +74,12 @@ class Pruner:
                 reached.
         """
         self._budget = budget_of(sparsity, budget)
-        self._limits = _limits(min_channels, align)
+        self._limits = limits_of(min_channels, align)
         self._criterion = criterion_of(criterion)
         named = isinstance(criterion, str)
         self._criterion_name = str(criterion) if named else getattr(criterion, "__name__", type(criterion).__name__)
         self._targets = targets_of(schedule, self._budget.sparsity)
-        _check_options(granularity, samples, protect)
+        check_options(granularity, samples, protect)
         self._verify, self._seed, self._progress = verify, seed, progress or (lambda stage, done, total: None)
         self._runner = runner or Runner()
         self._progress("analyse", 0, len(self._targets))
@@ -107,8 +103,8 @@ class Pruner:
     def module(self) -> fx.GraphModule:
         """The present module: dense at first, smaller after each step.
 
-        It stays the same object, so a training loop can hold on to it; its parameters are replaced as they shrink. Until it
-        is read for the first time, the pruner follows the weights of the user's model.
+        It stays the same object, so a training loop can hold on to it; its parameters are replaced as they shrink. Until
+        it is read for the first time, the pruner follows the weights of the user's model.
         """
         if self._shares_with is not None:
             unshare(self._module, self._shares_with)
@@ -269,33 +265,6 @@ def _costs(program: Program, keep: Tensor | None) -> dict[Measure, int]:
 def _dropped(model: nn.Module, program: Program) -> tuple[str, ...]:
     known = {name for name, _ in program.module.named_parameters(remove_duplicate=False)}
     return tuple(name for name, _ in model.named_parameters() if name not in known)
-
-
-def _limits(min_channels: int | str | Callable[[int], int], align: int | str) -> Limits:
-    if isinstance(min_channels, str):
-        if min_channels != "safe":
-            raise OptionError(f"min_channels='{min_channels}': expected a number, a function, or 'safe'")
-        min_channels = safe_floor
-    if not callable(min_channels) and not _is_count(min_channels):
-        raise OptionError(f"min_channels={min_channels}: expected a whole number of at least 1")
-    if align == "auto":
-        raise OptionError("align='auto' needs a measured profile, which this version does not have; give a multiple")
-    if not _is_count(align):
-        raise OptionError(f"align={align}: expected a whole number of at least 1")
-    return Limits(min_channels, align)
-
-
-def _is_count(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and value >= 1
-
-
-def _check_options(granularity: str, samples: int, protect: Sequence[str]) -> None:
-    if granularity != "channel":
-        raise OptionError(f"granularity='{granularity}' is not available; this version prunes 'channel'")
-    if not _is_count(samples):
-        raise OptionError(f"samples={samples}: expected a whole number of at least 1")
-    if isinstance(protect, str):
-        raise OptionError(f"protect='{protect}': expected a sequence of patterns, e.g. protect=('{protect}',)")
 
 
 def _nothing_prunable(program: Program, dependencies: Dependencies) -> str:

@@ -13,7 +13,7 @@ import typer
 import graphprune
 from graphprune.artifact import ONNX, PLAN
 from graphprune.cli import options
-from graphprune.cli.model_names import build_model
+from graphprune.cli.model_names import NamedModel, build_model
 from graphprune.cli.progress import Phases
 from graphprune.deploy import export_onnx, onnx_feeds, time_interleaved
 from graphprune.deploy.signature import Feeds, feed, tensor_leaves
@@ -74,16 +74,11 @@ def command(
         else:
             named = build_model(model, input_shape, weights, seed)
             compiled = graphprune.compile(
-                named.module,
-                named.example,
-                budget=options.budget(sparsity, params, macs),
-                protect=tuple(protect or ()),
-                align=1 if align is None else align,
-                seed=seed,
-                progress=phases.rounds,
-            )
-            phases("export", 0, 2)
-            contest = _with_compiled(named.module, Example.of(named.example), compiled, batch, Path(scratch))
+                named.module, named.example, budget=options.budget(sparsity, params, macs),
+                protect=tuple(protect or ()), align=1 if align is None else align, seed=seed, progress=phases.rounds,
+            )  # fmt: skip
+            phases("export", 0, 1)
+            contest = _with_compiled(named, compiled, batch, Path(scratch))
         phases("time", 0, repeats)
         times = time_interleaved(
             contest.files, contest.feeds, provider=provider, threads=threads, repeats=repeats,
@@ -100,14 +95,13 @@ def _check_options(saved: bool, dense: str | None, pruning: dict[str, Any]) -> N
         raise OptionError(f"{', '.join(given)}: a saved directory is timed as it is; name a model to prune one")
 
 
-def _with_compiled(
-    dense: torch.nn.Module, example: Example, compiled: graphprune.Compiled, batch: int | None, scratch: Path
-) -> _Contest:
+def _with_compiled(named: NamedModel, compiled: graphprune.Compiled, batch: int | None, scratch: Path) -> _Contest:
     """The model before and after."""
+    example = Example.of(named.example)
     files = {"dense": scratch / "dense.onnx", "compact": scratch / "compact.onnx"}
-    export_onnx(dense, example.args, example.kwargs, files["dense"])
+    export_onnx(named.module, example.args, example.kwargs, files["dense"])
     compiled.export_onnx(files["compact"])
-    return _Contest(files, onnx_feeds(dense, example.resized(batch or example.batch_size)))
+    return _Contest(files, onnx_feeds(named.module, example.resized(batch or example.batch_size)))
 
 
 def _with_saved(directory: Path, dense: str | None, batch: int | None, seed: int, scratch: Path) -> _Contest:

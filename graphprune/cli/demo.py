@@ -66,8 +66,8 @@ def print_result(result: DemoResult) -> None:
         f"{settings.epochs} epochs on {train} digits; accuracy on {test} others"
     )
     show(table(("", DENSE, COMPACT, "ratio"), _rows(result), numbers=(DENSE, COMPACT, "ratio")))
-    reason = f" on the CPU, for {timing.provider_reason}" if timing.provider_reason else ""
-    show(f"Latencies{reason}: medians of {timing.repeats} runs in turns [10th to 90th percentile].")
+    reason = f"; on the CPU because {timing.provider_reason}" if timing.provider_reason else ""
+    show(f"Latencies: medians of {timing.repeats} measurements in turns [10th to 90th percentile]{reason}.")
     show(f"Trained on {settings.threads} thread{_s(settings.threads)} of {timing.hardware}, an epoch of each in turns.")
     show("Versions: " + ", ".join(f"{name} {version}" for name, version in timing.versions.items()) + ".")
     show(

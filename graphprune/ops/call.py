@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from graphprune.ops.likeness import result_like
+from graphprune.ops.operand import Operand, operand_of, planes_of
 from graphprune.ops.schema import bind, call_by_schema
 from graphprune.planes import (
     Planes,
@@ -35,30 +36,6 @@ if TYPE_CHECKING:
     from graphprune.labelled import LabelRun
 
 Arguments = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Operand:
-    """A tensor as a rule sees it: its shape and its planes (none: nothing of it can be removed).
-
-    ``also_labelled`` are dims that can shrink by planes that the rule treats apart; ``constant`` is the value of a
-    tensor
-    that depends on neither parameters nor inputs.
-    """
-
-    shape: tuple[int, ...]
-    planes: Planes = ()
-    also_labelled: frozenset[int] = frozenset()
-    constant: Tensor | None = field(default=None, repr=False, compare=False)
-
-    @property
-    def labelled_dims(self) -> frozenset[int]:
-        """Dims along which something can be removed."""
-        return self.also_labelled.union(*map(varying, channel_planes(self.planes)))
-
-    def mapped(self, shape: Sequence[int], change: Callable[[Tensor], Tensor]) -> Operand:
-        """The operand after a change of layout, given as a function of one plane."""
-        return Operand(tuple(shape), tuple(change(plane) for plane in self.planes))
 
 
 @dataclass
@@ -286,17 +263,6 @@ def _tensors_in(argument: Any) -> list[Tensor]:
     if isinstance(argument, (list, tuple)):
         return [entry for entry in argument if isinstance(entry, Tensor)]
     return []
-
-
-def operand_of(tensor: Tensor) -> Operand:
-    """Shape and planes of a labelled or plain tensor."""
-    return Operand(tuple(tensor.shape), planes_of(tensor))
-
-
-def planes_of(tensor: Tensor) -> Planes:
-    """Planes of a labelled tensor; none for a plain one."""
-    planes: Planes = getattr(tensor, "planes", ())
-    return planes
 
 
 def _overlapping(plane: Tensor, others: list[Tensor]) -> int | None:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from graphprune.ops.call import OpCall, Operand
+from graphprune.ops.call import OpCall
+from graphprune.ops.operand import Operand
 from graphprune.ops.registry import rule
 from graphprune.planes import Planes, drop, relayout
 

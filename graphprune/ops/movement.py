@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from graphprune.labels import PINNED
-from graphprune.ops.call import OpCall, Operand, operand_of
+from graphprune.ops.call import OpCall
+from graphprune.ops.operand import Operand, operand_of
 from graphprune.ops.registry import rule
 from graphprune.ops.schema import call_by_schema
 from graphprune.planes import Planes, channel_planes, compress, is_sample, relayout, squash, thin, varying

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from graphprune.ops.call import Arguments, OpCall, Operand
+from graphprune.ops.call import Arguments, OpCall
+from graphprune.ops.operand import Operand
 from graphprune.ops.registry import rule
 from graphprune.planes import Planes, channel_planes, drop, relayout, varying
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from graphprune.ops.call import OpCall, Operand
+from graphprune.ops.call import OpCall
 from graphprune.ops.movement import settle
+from graphprune.ops.operand import Operand
 from graphprune.ops.registry import rule
 from graphprune.ops.schema import call_by_schema
 from graphprune.planes import Planes, compress, relayout

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from graphprune.dependencies import NOT_PRUNABLE, Dependencies
-from graphprune.ops.call import Operand
+from graphprune.ops.operand import Operand
 from graphprune.planes import channel_planes, squash, varying
 from graphprune.rewrite.compact import copy_sharing_tensors
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from graphprune.dependencies import Dependencies, leaf_operands
-from graphprune.ops.call import Operand
+from graphprune.ops.operand import Operand
 from graphprune.planes import channel_planes, kept_indices, varying
 from graphprune.program import Kept, Program
 from graphprune.rewrite.attributes import update_attributes

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from graphprune.ops.call import Operand
+from graphprune.ops.operand import Operand
 from graphprune.rewrite.literals import argument, resizer, set_argument
 from graphprune.rewrite.sizes import Resize, Survivors
 

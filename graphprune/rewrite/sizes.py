@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from graphprune.ops.call import Operand
+from graphprune.ops.operand import Operand
 from graphprune.planes import channel_planes, is_sample, kept_indices, kept_size, varying
 
 

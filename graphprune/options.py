@@ -1,0 +1,47 @@
+"""Options that are checked before anything else happens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeGuard
+
+from graphprune.errors import OptionError
+from graphprune.selection import Limits
+
+
+def safe_floor(channels: int) -> int:
+    """``min_channels="safe"``: two channels or 2 % of the layer, which avoids bottlenecks of one."""
+    return max(2, -(-channels // 50))
+
+
+def limits_of(min_channels: int | str | Callable[[int], int], align: int | str) -> Limits:
+    """Floors and alignment as a user gives them.
+
+    Raises:
+        OptionError: a number below 1, or an unknown name.
+    """
+    if isinstance(min_channels, str):
+        if min_channels != "safe":
+            raise OptionError(f"min_channels='{min_channels}': expected a number, a function, or 'safe'")
+        min_channels = safe_floor
+    if not callable(min_channels) and not _is_count(min_channels):
+        raise OptionError(f"min_channels={min_channels}: expected a whole number of at least 1")
+    if align == "auto":
+        raise OptionError("align='auto' needs a measured profile, which this version does not have; give a multiple")
+    if not _is_count(align):
+        raise OptionError(f"align={align}: expected a whole number of at least 1")
+    return Limits(min_channels, align)
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and value >= 1
+
+
+def check_options(granularity: str, samples: int, protect: Sequence[str]) -> None:
+    """Raises `OptionError` for what cannot work whatever the model is."""
+    if granularity != "channel":
+        raise OptionError(f"granularity='{granularity}' is not available; this version prunes 'channel'")
+    if not _is_count(samples):
+        raise OptionError(f"samples={samples}: expected a whole number of at least 1")
+    if isinstance(protect, str):
+        raise OptionError(f"protect='{protect}': expected a sequence of patterns, e.g. protect=('{protect}',)")
