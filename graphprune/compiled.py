@@ -35,9 +35,11 @@ class Compiled:
         report: Callable[[], Report],
         original: Program,
         compact: Program,
+        batch_size: int,
     ) -> None:
         self.module, self.plan = module, plan.with_sizes(original.module)
         self._make_report, self._original, self._compact = report, original, compact
+        self._batch_size = batch_size
 
     @cached_property
     def report(self) -> Report:
@@ -77,10 +79,13 @@ class Compiled:
         example = on_device_of(self.module, self._compact.example)
         return export_onnx(self.module, example.args, example.kwargs, path)
 
-    def benchmark(self, *, provider: str = "auto", threads: int = 1, repeats: int = 30) -> TimingResult:
+    def benchmark(
+        self, *, batch: int | None = None, provider: str = "auto", threads: int = 1, repeats: int = 30
+    ) -> TimingResult:
         """Times dense against compact in onnxruntime, in turns.
 
         Args:
+            batch: Samples in a run; those of the example input by default.
             provider: ``"auto"`` (CUDA where there is a device), ``"cpu"`` or ``"cuda"``.
             threads: Threads within an operator.
             repeats: Samples of each.
@@ -90,7 +95,7 @@ class Compiled:
             paths = {"dense": Path(directory) / "dense.onnx", "compact": Path(directory) / "compact.onnx"}
             export_onnx(self._dense().module, example.args, example.kwargs, paths["dense"])
             self.export_onnx(paths["compact"])
-            feeds = onnx_feeds(self.module, example)
+            feeds = onnx_feeds(self.module, example.resized(batch or self._batch_size))
             return time_interleaved(paths, feeds, provider=provider, threads=threads, repeats=repeats)
 
     def save(self, directory: str | Path) -> Path:

@@ -178,7 +178,8 @@ class Pruner:
             tuple(self._plan_rounds),
             self._original.protect,
         )
-        return Compiled(self.module, plan, self._reporting(), self._original, self._program)
+        batch_size = self._sensitivity.stream.example.batch_size
+        return Compiled(self.module, plan, self._reporting(), self._original, self._program, batch_size)
 
     def report(self) -> Report:
         """What was done so far."""

@@ -103,7 +103,7 @@ def _from_torchvision(name: str, wanted: Shape | None) -> _Built:
     models = _library("torchvision.models", "torchvision")
     if name not in models.list_models():
         raise OptionError(f"torchvision has no model '{name}'{_similar(name, models.list_models())}")
-    # these two spend a minute on drawing their weights unless told not to, and warn that they will
+    # these two warn unless they are told to draw their weights as they do anyway
     options = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
     return _Built(models.get_model(name, weights=None, **options), (1, 3, 224, 224))
 
@@ -188,7 +188,7 @@ def _one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not frame.filename.startswith(("<", *_FOREIGN))]
-    place = f" ({os.path.relpath(own[-1].filename)}:{own[-1].lineno})" if own else ""
+    place = f" ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
     return f"{type(error).__name__}: {text[:300]}{'...' if len(text) > 300 else ''}{place}"
 
 
