@@ -110,7 +110,7 @@ def main() -> None:
         rows.append(measure(name, options.repeats))
         print(json.dumps(rows[-1]), flush=True)
     result = {
-        "what": "seconds of analysis + rewriting (graphprune), build + prune (torch-pruning); one thread, first run dropped",
+        "what": "seconds of analysis + rewriting and of build + prune; one thread, first run dropped",
         "hardware": str(describe_hardware()),
         "versions": library_versions(),
         "rows": rows,

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +19,7 @@ from graphprune.deploy.sessions import choose_provider
 from graphprune.equivalence import Verification
 from graphprune.networks import build, orthogonal_init_
 from graphprune.program import Example
-from graphprune.training import Recipe, TrainingResult, accuracy, train
+from graphprune.training import Epoch, Recipe, TrainingResult, accuracy, epochs, result_of
 
 Progress = Callable[[str, int, int], None]
 """Called with the phase, steps done, and steps in all."""
@@ -194,8 +192,6 @@ def train_in_turns(
 ) -> tuple[TrainingResult, TrainingResult]:
     """Trains two networks in place, an epoch of one and an epoch of the other, so that both see the same machine.
 
-    `train` keeps its loop to itself, so the second network trains in a thread; only one of the two runs at a time.
-
     Args:
         dense: Trained first in each turn.
         compact: Trained second.
@@ -207,65 +203,13 @@ def train_in_turns(
     Raises:
         LossError: the loss of one of them is not finite.
     """
-    turns, threads = _Turns(recipe.epochs), torch.get_num_threads()
-
-    def run(model: nn.Module, me: int, after_turn: Callable[[int], None]) -> TrainingResult:
-        torch.set_num_threads(threads)  # a setting of each thread
-        with turns.of(me, after_turn) as next_turn:
-            return train(model, split, recipe, seed, next_turn)
-
-    with ThreadPoolExecutor(1) as pool:
-        second = pool.submit(run, compact, 1, on_epoch)
-        try:
-            first = run(dense, 0, lambda done: None)
-        except _OtherFailed:
-            second.result()
-            raise
-        return first, second.result()
-
-
-class _OtherFailed(Exception):
-    """Ends the training of a network whose counterpart failed."""
-
-
-class _Turns:
-    """Whose turn it is of two threads that train for so many epochs."""
-
-    def __init__(self, epochs: int) -> None:
-        self._epochs = epochs
-        self._changed = threading.Condition()
-        self._whose, self._failed = 0, False
-
-    @contextmanager
-    def of(self, me: int, after_turn: Callable[[int], None]) -> Iterator[Callable[[int, float], None]]:
-        """Waits for the turn of thread ``me``, and gives what `train` calls to end one turn and wait for the next.
-
-        An exception inside, an interrupt included, ends the other thread at its next turn.
-        """
-
-        def next_turn(epoch: int, _: float) -> None:
-            after_turn(epoch + 1)
-            self._change(whose=1 - me)
-            if epoch + 1 < self._epochs:
-                self._wait(me)
-
-        try:
-            self._wait(me)
-            yield next_turn
-        except BaseException:
-            self._change(failed=True)
-            raise
-
-    def _wait(self, me: int) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._failed or self._whose == me)
-            if self._failed:
-                raise _OtherFailed
-
-    def _change(self, whose: int = 0, failed: bool = False) -> None:
-        with self._changed:
-            self._whose, self._failed = whose, failed or self._failed
-            self._changed.notify_all()
+    done: tuple[list[Epoch], list[Epoch]] = ([], [])
+    both = (epochs(dense, split, recipe, seed), epochs(compact, split, recipe, seed))
+    for turn in zip(*both, strict=True):
+        for so_far, epoch in zip(done, turn, strict=True):
+            so_far.append(epoch)
+        on_epoch(len(done[0]))
+    return result_of(done[0]), result_of(done[1])
 
 
 def _timed(

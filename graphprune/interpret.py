@@ -29,6 +29,7 @@ class LabelInterpreter(fx.Interpreter):
 
     def __init__(self, module: fx.GraphModule, run: LabelRun, record: Callable[[fx.Node, Any], None]) -> None:
         super().__init__(module)
+        self.extra_traceback = False  # torch would append to the message of every error
         self.run_state, self.record = run, record
 
     def run_node(self, n: fx.Node) -> Any:

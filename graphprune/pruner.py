@@ -103,8 +103,8 @@ class Pruner:
     def module(self) -> fx.GraphModule:
         """The present module: dense at first, smaller after each step.
 
-        It stays the same object, so a training loop can hold on to it; its parameters are replaced as they shrink. Until
-        it is read for the first time, the pruner follows the weights of the user's model.
+        It stays the same object, so a training loop can hold on to it; its parameters are replaced as they shrink.
+        Until it is read for the first time, the pruner follows the weights of the user's model.
         """
         if self._shares_with is not None:
             unshare(self._module, self._shares_with)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -71,25 +71,34 @@ class TrainingResult:
     epoch_losses: tuple[float, ...]
 
 
-def train(
-    model: nn.Module,
-    split: Split,
-    recipe: Recipe,
-    seed: int,
-    on_epoch: Callable[[int, float], None] | None = None,
-) -> TrainingResult:
-    """Train `model` in place, on the device it is on; its modes afterwards are those it came with.
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch of training.
 
-    One seed gives one order of samples and one sequence of dropout masks. The global random state stays as it was.
-    A last batch of one sample is dropped, for BatchNorm1d cannot train on it.
+    Attributes:
+        index: From 0.
+        loss: Mean cross-entropy in nats over the samples, as they were seen: in training mode, before each step.
+        seconds: Wall-clock time of the epoch.
+    """
+
+    index: int
+    loss: float
+    seconds: float
+
+
+def epochs(model: nn.Module, split: Split, recipe: Recipe, seed: int) -> Iterator[Epoch]:
+    """Train `model` in place, on the device it is on, an epoch for each item that is asked for.
+
+    Between epochs the model has the modes it came with and the global random state is as it was, so several networks
+    can be trained in turns. It may be evaluated there, but no parameter replaced: the optimizer would keep the old one.
+    One seed gives one order of samples and one sequence of dropout masks. A last batch of one sample is dropped, for
+    BatchNorm1d cannot train on it.
 
     Args:
         model: maps inputs ``(B, C, H, W)`` to logits ``(B, classes)``.
         split: the samples; on any device, batches move to the model's.
         recipe: how to train.
         seed: seed of shuffling and dropout; the weights are not drawn here.
-        on_epoch: called after each epoch with its index, from 0, and its mean loss, outside of the time that is
-            counted. It may evaluate the model, but not replace a parameter: the optimizer would keep the old one.
 
     Raises:
         LossError: at the end of an epoch with a loss that is not finite, naming the first step. Checking once an epoch
@@ -97,21 +106,50 @@ def train(
     """
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     generator = torch.Generator().manual_seed(seed)
-    seconds, epoch_losses = 0.0, []
-    for epoch in range(recipe.epochs):
+    for index in range(recipe.epochs):
         start = time.perf_counter()
         dropout_seed = int(torch.randint(2**63 - 1, (), generator=generator))
         with _mode(model, training=True), _private_random_state(dropout_seed, _device_of(model)):
             epoch_batches = _trainable_batches(split, recipe.batch_size, generator)
             losses, counts = _run_epoch(model, optimizer, epoch_batches, recipe.clip_norm)
         # The copy waits for the device, so the clock stops after the work.
-        loss = _mean_loss(losses.cpu(), counts, epoch)
-        seconds += time.perf_counter() - start
-        epoch_losses.append(loss)
-        _log.debug("epoch %d: loss %.4f, %.2f s in all", epoch, loss, seconds)
+        loss = _mean_loss(losses.cpu(), counts, index)
+        epoch = Epoch(index, loss, time.perf_counter() - start)
+        _log.debug("epoch %d: loss %.4f, %.2f s", index, loss, epoch.seconds)
+        yield epoch
+
+
+def train(
+    model: nn.Module,
+    split: Split,
+    recipe: Recipe,
+    seed: int,
+    on_epoch: Callable[[int, float], None] | None = None,
+) -> TrainingResult:
+    """All of `epochs`.
+
+    Args:
+        model: as for `epochs`.
+        split: as for `epochs`.
+        recipe: as for `epochs`.
+        seed: as for `epochs`.
+        on_epoch: called after each epoch with its index, from 0, and its mean loss, outside of the time that is
+            counted.
+
+    Raises:
+        LossError: as `epochs`.
+    """
+    done = []
+    for epoch in epochs(model, split, recipe, seed):
+        done.append(epoch)
         if on_epoch is not None:
-            on_epoch(epoch, loss)
-    return TrainingResult(seconds, tuple(epoch_losses))
+            on_epoch(epoch.index, epoch.loss)
+    return result_of(done)
+
+
+def result_of(done: Sequence[Epoch]) -> TrainingResult:
+    """The sum of epochs."""
+    return TrainingResult(sum(epoch.seconds for epoch in done), tuple(epoch.loss for epoch in done))
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Torchvision models: how much of them is prunable, and that it is pruned right. The whole matrix is benchmarks/zoo.py."""
+"""Torchvision models: how much of them is prunable, and that it is pruned right; all of them in benchmarks/zoo.py."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from graphprune.runner import Runner
 # share of output rows that belong to an unfrozen group, at the least
 SHARES = {
     "resnet18": 0.82, "resnet50": 0.96, "vgg11_bn": 0.91, "mobilenet_v2": 0.94, "densenet121": 0.91,
-    "shufflenet_v2_x0_5": 0.79, "efficientnet_b0": 0.96, "regnet_y_400mf": 0.94, "convnext_tiny": 0.97, "vit_b_16": 0.98,
-    "swin_t": 0.90,
+    "shufflenet_v2_x0_5": 0.79, "efficientnet_b0": 0.96, "regnet_y_400mf": 0.94, "convnext_tiny": 0.97,
+    "vit_b_16": 0.98, "swin_t": 0.90,
 }  # fmt: skip
 
 

@@ -20,8 +20,8 @@ from graphprune.errors import OptionError
 
 _log = logging.getLogger(__name__)
 
-_MIN_SAMPLE_MS = 1.0
-"""A sample lasts at least this long, which is a thousand times what a call of the clock costs."""
+_MIN_SAMPLE_MS = 20.0
+"""A sample lasts at least this long: several time slices of a busy machine, so that one of them does not decide."""
 
 Progress = Callable[[int, int], None]
 """Called between samples with (rounds done, rounds in all)."""
