@@ -12,6 +12,7 @@ from torch.nn.utils.stateless import _reparametrize_module
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
+from graphprune.budget import Measure
 from graphprune.dependencies import Dependencies
 from graphprune.interpret import evaluating
 from graphprune.planes import channel_planes, squash
@@ -42,6 +43,15 @@ class CostModel:
         """
         left = self.program.channels_left
         return (self.dependencies.channels if left is None else left) - int((~keep).sum())
+
+    def before(self) -> dict[Measure, int]:
+        """All costs with every channel kept."""
+        macs = sum(contraction.macs for contraction in self.dependencies.contractions)
+        return {
+            "channels": self.dependencies.channels,
+            "params": count_parameters(self.program.module),
+            "macs": macs // self.program.example.batch_size,
+        }
 
     def params(self, keep: Tensor) -> int:
         """Parameters left."""

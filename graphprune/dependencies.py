@@ -67,6 +67,7 @@ class Dependencies:
         values: Shapes and planes of each node's result, by node name.
         contractions: Multiply-accumulates of each contraction.
         normalised: Nodes that hold a normalisation.
+        choices: What rules decided by sizes, by node.
     """
 
     space: LabelSpace
@@ -75,6 +76,7 @@ class Dependencies:
     values: dict[str, Any]
     contractions: tuple[Contraction, ...] = field(repr=False)
     normalised: frozenset[str] = frozenset()
+    choices: dict[str, bool] = field(default_factory=dict)
 
     @property
     def channels(self) -> int:
@@ -91,13 +93,18 @@ class Dependencies:
         return torch.cat([keep, torch.ones(1, dtype=torch.bool)])[self.channel_of]
 
     def kept(self, keep: Tensor) -> Kept:
-        """Kept indices of each parameter or buffer dim that shrinks."""
+        """Kept indices of each parameter or buffer dim that shrinks; remembered for the keep set that was asked for last."""
+        last: tuple[Tensor, Kept] | None = self.__dict__.get("_last_kept")
+        if last is not None and last[0] is keep:
+            return last[1]
         labels = self.keep_labels(keep)
-        return {
+        kept = {
             (owner.name, owner.dim): labels[owner.start : owner.start + owner.size].nonzero().flatten()
             for owner, size in zip(self.stored, self.kept_sizes(keep).tolist(), strict=True)
             if size < owner.size
         }
+        self.__dict__["_last_kept"] = (keep, kept)
+        return kept
 
     def kept_sizes(self, keep: Tensor) -> Tensor:
         """What is left of each stored dim, in the order of `stored`, shape ``(dims,)``."""
@@ -106,6 +113,12 @@ class Dependencies:
         starts = torch.tensor([owner.start for owner in self.stored])
         stops = torch.tensor([owner.start + owner.size for owner in self.stored])
         return left[stops] - left[starts]
+
+    def classes(self) -> Kept:
+        """The channel of each index of each stored dim, -1 where it is frozen."""
+        return {
+            (owner.name, owner.dim): self.channel_of[owner.start : owner.start + owner.size] for owner in self.stored
+        }
 
     def frozen_dims(self) -> list[Owner]:
         """Parameter and buffer dims of which nothing can be removed."""
@@ -123,7 +136,7 @@ def analyse(program: Program, pins: Sequence[tuple[str, str]] = ()) -> Dependenc
         program: The program; it is not changed.
         pins: Names of nodes whose labels are frozen besides, each with the reason.
     """
-    run = LabelRun(LabelSpace(), device=device_of(program))
+    run = LabelRun(LabelSpace(), device=device_of(program), choices=dict(program.choices))
     values: dict[str, Any] = {}
 
     def record(node: fx.Node, result: Any) -> None:
@@ -132,12 +145,15 @@ def analyse(program: Program, pins: Sequence[tuple[str, str]] = ()) -> Dependenc
     interpret(program, run, meta_tensors(program.module), program.example, record)
     _freeze_outputs(program, run, values)
     _freeze_protected(program, run)
+    _tie_first_classes(program, run)
     for index, (node, reason) in enumerate(pins):
         repeats = sum(1 for earlier, _ in pins[:index] if earlier == node)
         _freeze_node(program, run, values, node, reason, reach=2**repeats)
     root = _solve(program, run)
     channel_of, groups = _groups(run.space, root)
-    return Dependencies(run.space, channel_of, groups, values, tuple(run.contractions), frozenset(run.normalised))
+    return Dependencies(
+        run.space, channel_of, groups, values, tuple(run.contractions), frozenset(run.normalised), run.choices
+    )
 
 
 def leaf_operands(tree: Any) -> list[Operand]:
@@ -157,6 +173,22 @@ def _freeze_protected(program: Program, run: LabelRun) -> None:
     for key, pattern in protected_dims(program.module, program.protect).items():
         if key in owners:
             run.space.pin(owners[key].labels, Cause(key[0], "protect", f"protected by '{pattern}'"))
+
+
+def _tie_first_classes(program: Program, run: LabelRun) -> None:
+    """What went together in the user's model still does, also where a layer has become so small that it need not."""
+    if program.classes is None:
+        return
+    owners = [owner for owner in run.space.owners if owner.stored]
+    labels = torch.cat([owner.labels for owner in owners])
+    classes = torch.cat([program.classes[owner.name, owner.dim] for owner in owners])
+    cause = Cause("", "round", "was so in the user's model")
+    run.space.pin(labels[classes == NOT_PRUNABLE], cause)
+    labels, classes = labels[classes != NOT_PRUNABLE], classes[classes != NOT_PRUNABLE]
+    order = torch.argsort(classes, stable=True)
+    labels, classes = labels[order], classes[order]
+    together = classes[1:] == classes[:-1]
+    run.space.union(labels[1:][together], labels[:-1][together], cause)
 
 
 def _freeze_node(

@@ -74,8 +74,11 @@ class MaskedProgram:
 
     def run(self, example: Example, record: Callable[[fx.Node, Any], None] = lambda node, result: None) -> Any:
         """The flat outputs, as `Labelled` tensors."""
-        run = LabelRun(ReplayedSpace(self.space), device_of(self.program), keep=self.keep)
-        return interpret(self.program, run, self.values, example, record)
+        parameters = {name for name, _ in self.program.module.named_parameters()}
+        values = {name: tensor if name in parameters else tensor.clone() for name, tensor in self.values.items()}
+        choices = dict(self.program.choices)
+        run = LabelRun(ReplayedSpace(self.space), device_of(self.program), keep=self.keep, choices=choices)
+        return interpret(self.program, run, values, example, record)
 
 
 def verify_compact(masked: MaskedProgram, compact: Program, seed: int = 0) -> Verification:

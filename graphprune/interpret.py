@@ -61,20 +61,29 @@ def _fresh(run: LabelRun, shape: tuple[int, ...]) -> Planes:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; every module's own mode comes back."""
+    """Evaluation mode without gradients; every module's own mode comes back, and buffers that the program counts in."""
     modes = [(submodule, submodule.training) for submodule in module.modules()]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
     module.eval()
-    try:
-        with torch.no_grad():
+    with torch.no_grad():
+        try:
             yield
-    finally:
-        for submodule, mode in modes:
-            submodule.training = mode
+        finally:
+            for submodule, mode in modes:
+                submodule.training = mode
+            for buffer, value in buffers:
+                if not buffer.is_meta and not torch.equal(buffer, value):
+                    buffer.copy_(value)
 
 
 def label_stored(run: LabelRun, tensors: Mapping[str, Tensor]) -> dict[str, Labelled]:
     """Gives labels to every index of every dim of every floating parameter and buffer."""
     return {name: run.label_stored(name, tensor) for name, tensor in tensors.items() if tensor.is_floating_point()}
+
+
+def _own_counters(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of the buffers without labels (integers), for a program may count in them."""
+    return {name: tensor.detach().clone() for name, tensor in tensors.items() if not tensor.is_floating_point()}
 
 
 def label_inputs(run: LabelRun, program: Program, example: Example) -> list[Any]:
@@ -110,7 +119,7 @@ def interpret(
         The output of the graph, tensors as `Labelled`.
     """
     module = program.module
-    replaced: dict[str, Tensor] = dict(label_stored(run, stored))
+    replaced: dict[str, Tensor] = {**label_stored(run, stored), **_own_counters(stored)}
     inputs = label_inputs(run, program, example)
     interpreter = LabelInterpreter(module, run, record)
     with evaluating(module), _reparametrize_module(module, replaced, tie_weights=True):
@@ -130,7 +139,7 @@ def operands_of(result: Any) -> Any:
 def meta_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Stored tensors for analysis: parameters without values, buffers (constants of the program) with theirs."""
     return {
-        name: tensor.detach().to("meta") if isinstance(tensor, nn.Parameter) else tensor.detach()
+        name: tensor.detach().to("meta") if isinstance(tensor, nn.Parameter) else tensor.detach().clone()
         for name, tensor in stored_tensors(module).items()
     }
 

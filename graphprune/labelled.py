@@ -77,6 +77,7 @@ class LabelRun:
         positional: Nodes in which an op addresses channels by position (roll, strided slice, indexing), with the plane
             that it moves along.
         normalised: Nodes in which a normalisation took place.
+        choices: What rules decided by sizes, by node: an earlier run's decision holds, though sizes have changed.
     """
 
     space: LabelSpace
@@ -88,6 +89,7 @@ class LabelRun:
     moved: list[tuple[Tensor, Cause]] = field(default_factory=list)
     positional: list[tuple[str, Tensor, Cause]] = field(default_factory=list)
     normalised: set[str] = field(default_factory=set)
+    choices: dict[str, bool] = field(default_factory=dict)
 
     def label(self, value: Tensor, planes: Planes = ()) -> Labelled:
         """Wraps a value of this run."""
@@ -104,6 +106,10 @@ class LabelRun:
     def cause(self, func: Any, reason: str) -> Cause:
         """A cause at the node that runs now."""
         return Cause(self.node, str(func).removeprefix("aten.").removesuffix(".default"), reason, self.source)
+
+    def choose(self, preferred: bool) -> bool:
+        """The decision of the node that runs now: the one that was taken first."""
+        return self.choices.setdefault(self.node, preferred)
 
     def count_macs(self, macs: int, planes: Planes) -> None:
         """Notes a contraction of the node that runs now."""

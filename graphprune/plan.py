@@ -13,8 +13,8 @@ from torch import Tensor, fx, nn
 from graphprune.capture import capture, unshare
 from graphprune.dependencies import Dependencies
 from graphprune.errors import ArtifactError, InputError, UserError
-from graphprune.program import Example, Kept, Program, stored_tensors
-from graphprune.rewrite.compact import compact_module, compose_kept
+from graphprune.program import Example, Kept, Program, compose_kept, stored_tensors
+from graphprune.rewrite.compact import compact_module
 from graphprune.trees import READ_ERRORS, decode, decode_example, encode, encode_example, explained
 
 FORMAT = "graphprune-plan"
@@ -155,7 +155,7 @@ def _without(program: Program, kept: Kept) -> Program:
 
     assert program.dependencies is not None
     module = compact_module(program, program.dependencies, channels_of(program.dependencies, kept))
-    smaller = program.with_module(module, kept=compose_kept(program.kept, kept), channels_left=None)
+    smaller = program.pruned(module, kept, channels_left=None)
     return Runner().run(pipelines.reanalysis(), smaller)
 
 

@@ -115,6 +115,9 @@ class Program:
         selection: Channels to keep in the next prune; None until selected.
         shapes: Shapes of each node's result as they were recorded or, after a prune, foretold.
         pins: Nodes whose sizes cannot be rewritten, with the reason; None until they were looked for.
+        classes: For each stored dim the channel of the user's model that each index left belongs to, -1 where it is frozen;
+            None before the first analysis. What went together at first goes together in every later round.
+        choices: What op rules decided in the first analysis, by node, and keep to in later ones.
         channels_left: Prunable channels of the user's model that are left; None before the first analysis.
         origin: The program before the last prune, with its selection; None once that prune was verified.
         verification: What the last proof compared; None before the first.
@@ -130,6 +133,8 @@ class Program:
     selection: Selection | None = None
     shapes: dict[str, Any] | None = None
     pins: tuple[tuple[str, str], ...] | None = None
+    classes: Kept | None = None
+    choices: dict[str, bool] = field(default_factory=dict)
     channels_left: int | None = None
     origin: Program | None = None
     verification: Verification | None = None
@@ -148,6 +153,13 @@ class Program:
         fresh: dict[str, Any] = {"dependencies": None, "scores": None, "selection": None, "shapes": None}
         return replace(self, module=module, **(fresh | changes))
 
+    def pruned(self, module: fx.GraphModule, kept: Kept, **changes: Any) -> Program:
+        """The program after a prune to ``module``, in which ``kept`` of each dim is left."""
+        classes = self.classes
+        if classes is not None:
+            classes = classes | {key: classes[key][indices] for key, indices in kept.items()}
+        return self.with_module(module, kept=compose_kept(self.kept, kept), classes=classes, **changes)
+
 
 def stored_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Parameters, then buffers, by name; each tensor once, in the order of the modules."""
@@ -162,6 +174,11 @@ def stored_tensors(module: nn.Module) -> dict[str, Tensor]:
                     seen.add(id(tensor))
                     found[prefix + name] = tensor
     return parameters | buffers
+
+
+def compose_kept(before: Kept, now: Kept) -> Kept:
+    """What is left of the original after another prune: ``now`` indexes what ``before`` had left."""
+    return before | {key: before[key][indices] if key in before else indices for key, indices in now.items()}
 
 
 def device_of(program: Program) -> torch.device:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 from torch.optim import Optimizer
 
@@ -93,7 +92,7 @@ class Pruner:
         self._shares_with: nn.Module | None = model
         stream = SampleStream(data, Example.of(example_input))
         self._sensitivity = Sensitivity(stream, loss or cross_entropy, samples, check_accumulate(accumulate), seed)
-        self._costs_before = self._costs = _costs(self._program, None)
+        self._costs_before = self._costs = CostModel(self._program, self._original.dependencies).before()
         self._plan_rounds: list[Kept] = []
         self._first_importance: Tensor | None = None
         self.rounds: list[Round] = []
@@ -255,10 +254,9 @@ def _become(module: fx.GraphModule, other: fx.GraphModule) -> fx.GraphModule:
     return former
 
 
-def _costs(program: Program, keep: Tensor | None) -> dict[Measure, int]:
-    """Costs of a program under a keep set, or as it is."""
+def _costs(program: Program, keep: Tensor) -> dict[Measure, int]:
+    """Costs of a program under a keep set."""
     assert program.dependencies is not None
-    keep = torch.ones(program.dependencies.channels, dtype=torch.bool) if keep is None else keep
     costs = CostModel(program, program.dependencies)
     return {name: getattr(costs, name)(keep) for name in MEASURES}
 

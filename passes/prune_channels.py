@@ -8,7 +8,7 @@ from typing import ClassVar
 from graphprune.costs import CostModel, count_parameters
 from graphprune.pass_protocol import Pass, PassResult
 from graphprune.program import Program
-from graphprune.rewrite.compact import compact_module, compose_kept, foretold_shapes
+from graphprune.rewrite.compact import compact_module, foretold_shapes
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class PruneChannels(Pass):
         assert dependencies is not None and selection is not None and program.channels_left is not None
         removed = int((~selection.keep).sum())
         module = compact_module(program, dependencies, selection.keep)
-        compact = program.with_module(
+        compact = program.pruned(
             module,
-            kept=compose_kept(program.kept, dependencies.kept(selection.keep)),
+            dependencies.kept(selection.keep),
             shapes=foretold_shapes(dependencies, selection.keep),
             channels_left=program.channels_left - removed,
             origin=replace(program, origin=None),

@@ -14,6 +14,7 @@ from torch import fx, nn
 from torch.export import Dim
 from torch.utils._pytree import tree_map
 
+from graphprune.capture.functions import functions_refused
 from graphprune.capture.leaves import is_leaf, switches_with_mode
 from graphprune.program import Example
 
@@ -32,7 +33,7 @@ def export(model: nn.Module, example: Example) -> fx.Graph:
     shapes = Example(*tree_map(dynamic, (example.args, example.kwargs)))
     # torch.export takes one tensor in two places for one input
     example = example.mapped(torch.clone)
-    with _visible_switches(model), warnings.catch_warnings():
+    with _visible_switches(model), functions_refused(), warnings.catch_warnings():
         # torch warns about its own deprecated spellings while it exports; nothing a user could act on
         warnings.simplefilter("ignore")
         exported = torch.export.export(

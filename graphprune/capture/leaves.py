@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import fx, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 _COMPOSITE = (
     nn.Sequential,
@@ -18,9 +19,19 @@ _COMPOSITE = (
 
 
 def is_leaf(module: nn.Module) -> bool:
-    """True for layers of torch.nn, and for modules without parameters that switch with the mode (DropPath)."""
-    if type(module).__module__.startswith("torch.nn"):
+    """True for layers of torch.nn, and for modules without parameters that switch with the mode (DropPath).
+
+    A subclass counts as the layer where it inherits ``forward``, and in any case where it is a normalisation: its running
+    statistics follow its own mode, which a graph of functions could not.
+    """
+    kind = type(module)
+    if kind.__module__.startswith("torch.nn"):
         return not isinstance(module, _COMPOSITE)
+    if isinstance(module, _NormBase):
+        return True
+    inherited = getattr(kind.forward, "__module__", "") or ""
+    if inherited.startswith("torch.nn.modules") and not isinstance(module, (*_COMPOSITE, fx.GraphModule)):
+        return inherited != "torch.nn.modules.module"
     return switches_with_mode(module)
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
+from graphprune.capture.functions import functions_as_nodes
 from graphprune.capture.leaves import is_leaf
 from graphprune.program import Example
 
@@ -67,13 +69,34 @@ def trace(model: nn.Module, example: Example) -> fx.Graph:
     nested = [name for name, value in bound.items() if isinstance(value, (list, tuple, dict))]
     if nested:
         raise OpaqueCall(f"argument '{nested[0]}' is a container of tensors")
-    graph = _Tracer(set(bound)).trace(model)
+    with functions_as_nodes(), _buffers_in_place(model):
+        graph = _Tracer(set(bound)).trace(model)
     _adopt_constants(graph, model)
     for node in graph.nodes:
         if node.op == "call_function" and _is_opaque(node):
             name = getattr(node.target, "__name__", str(node.target))
             raise OpaqueCall(f"function '{name}' of {node.target.__module__} takes sizes or parameters")
     return graph
+
+
+@contextmanager
+def _buffers_in_place(model: nn.Module) -> Iterator[None]:
+    """Puts buffers back that the traced code assigned to; the assignment itself is not in the graph.
+
+    Raises:
+        OpaqueCall: there was one.
+    """
+    before = [(module, dict(module._buffers)) for module in model.modules()]
+    yield
+    assigned = []
+    for module, buffers in before:
+        for name, buffer in buffers.items():
+            if getattr(module, name, None) is not buffer:
+                module.__dict__.pop(name, None)
+                module._buffers[name] = buffer
+                assigned.append(name)
+    if assigned:
+        raise OpaqueCall(f"forward assigns to buffer '{assigned[0]}'")
 
 
 def _calling_line() -> str:

@@ -83,7 +83,7 @@ def group_norm(call: OpCall) -> list[Planes]:
     split = (source.shape[0], groups, size, *source.shape[2:])
     joined = Operand(source.shape, call.join(call.shape, operands, "group norm"))
     grouped = joined.mapped(split, lambda plane: relayout(plane, split))
-    whole_groups = size < groups
+    whole_groups = call.run.choose(size < groups)
     grouped = call.collapsed(grouped, [2 if whole_groups else 1], "group norm keeps whole or equal groups")
 
     def shrink(arguments: Arguments) -> Arguments:

@@ -119,8 +119,3 @@ def foretold_shapes(dependencies: Dependencies, keep: Tensor) -> dict[str, Any]:
         return tuple(sizes)
 
     return {name: tuple(map(shape, leaf_operands(value))) for name, value in dependencies.values.items()}
-
-
-def compose_kept(before: Kept, now: Kept) -> Kept:
-    """What is left of the original after another prune: ``now`` indexes what ``before`` had left."""
-    return before | {key: before[key][indices] if key in before else indices for key, indices in now.items()}

@@ -1,0 +1,66 @@
+"""Custom autograd functions: a graph that looked inside would lose their backward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import fx
+from torch.utils._pytree import tree_leaves
+
+Function = type[torch.autograd.Function]
+
+
+@contextmanager
+def functions_as_nodes() -> Iterator[None]:
+    """While torch.fx traces, a custom function that meets a proxy becomes one node that calls it."""
+
+    def trace(function: Function, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        proxies = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, fx.Proxy)]
+        if not proxies:
+            return call(*args, **kwargs)
+        return proxies[0].tracer.create_proxy("call_function", _as_plain_function(function), args, kwargs)
+
+    with _applied_by(trace):
+        yield
+
+
+@contextmanager
+def functions_refused() -> Iterator[None]:
+    """While torch.export traces, which would keep the forward of a custom function alone, such a function is an error."""
+
+    def refuse(function: Function, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if function.__module__.split(".")[0] != "torch":
+            raise TypeError(f"autograd function {function.__qualname__} would lose its backward")
+        return call(*args, **kwargs)
+
+    with _applied_by(refuse):
+        yield
+
+
+@contextmanager
+def _applied_by(apply: Callable[[Function, Callable[..., Any], Any, Any], Any]) -> Iterator[None]:
+    original = torch.autograd.Function.__dict__["apply"]
+
+    def instead(cls: Function, *args: Any, **kwargs: Any) -> Any:
+        return apply(cls, original.__get__(None, cls), args, kwargs)
+
+    torch.autograd.Function.apply = classmethod(instead)  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        torch.autograd.Function.apply = original  # type: ignore[method-assign]
+
+
+@lru_cache(maxsize=None)
+def _as_plain_function(function: Function) -> Callable[..., Any]:
+    """A function of its own name for each class: fx tells functions apart by name."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return function.apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    call.__name__, call.__qualname__, call.__module__ = function.__name__, function.__qualname__, function.__module__
+    return call
