@@ -16,7 +16,7 @@ from graphprune.artifact import save as save_artifact
 from graphprune.deploy import ExportResult, TimingResult, export_onnx, onnx_feeds, time_interleaved
 from graphprune.equivalence import MaskedProgram, Verification, verify_compact
 from graphprune.plan import Plan, on_device_of
-from graphprune.program import Kept, Program, device_of, stored_tensors
+from graphprune.program import Kept, Program, stored_tensors
 from graphprune.report import Report, kept_labels
 
 
@@ -111,16 +111,21 @@ class Compiled:
 
     def _dense(self) -> Program:
         """The dense program where the compact module is now: what they share has moved with it, the rest has not."""
-        module, device = self._original.module, device_of(self._compact)
+        module, now = self._original.module, stored_tensors(self.module)
+        places = {id(tensor): now[name] for name, tensor in stored_tensors(module).items()}
         tensors = [*module.parameters(), *module.buffers()]
-        if all(tensor.device == device for tensor in tensors):
+        if all(_is_like(tensor, places[id(tensor)]) for tensor in tensors):
             return self._original
-        moved = copy.deepcopy(module, {id(tensor): _moved(tensor, device) for tensor in tensors})
+        moved = copy.deepcopy(module, {id(tensor): _moved(tensor, places[id(tensor)]) for tensor in tensors})
         return replace(self._original, module=moved)
 
 
-def _moved(tensor: Tensor, device: torch.device) -> Tensor:
-    moved = tensor.detach().to(device)
+def _is_like(tensor: Tensor, other: Tensor) -> bool:
+    return tensor.device == other.device and tensor.dtype == other.dtype
+
+
+def _moved(tensor: Tensor, like: Tensor) -> Tensor:
+    moved = tensor.detach().to(like.device, like.dtype)
     return nn.Parameter(moved, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else moved
 
 

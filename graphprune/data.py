@@ -52,38 +52,40 @@ class SampleStream:
     _iterator: Iterator[Any] | None = field(default=None, repr=False)
 
     def draw(self, samples: int, device: torch.device) -> Iterator[Batch]:
-        """Batches of together exactly ``samples`` samples; without data the example once.
+        """Batches of together ``samples`` samples, or one pass over data that has fewer; without data the example once.
 
         Raises:
-            InputError: the data is empty, ends for good, or holds something else than pairs of inputs and target.
+            InputError: the data is empty or used up, or holds something else than pairs of inputs and target.
         """
         if self.source is None:
             yield Batch(_to(self.example, device), None, self.example.batch_size)
             return
-        left = samples
+        left, from_the_start = samples, self._iterator is None
         while left > 0:
-            batch = _batch(self._next(samples - left, samples), device)
-            if batch.size > left:
-                batch = batch.rows(0, left)
+            item = next(self._opened(), _END)
+            if item is _END:
+                self._iterator = None
+                if from_the_start:
+                    break
+                from_the_start = True
+                continue
+            batch = _batch(item, device)
+            batch = batch.rows(0, min(left, batch.size))
             left -= batch.size
             yield batch
-
-    def _next(self, drawn: int, samples: int) -> Any:
-        assert self.source is not None
-        for _ in range(2):
-            if self._iterator is None:
-                self._iterator = _iterator(self.source)
-            for item in self._iterator:
-                return item
-            self._iterator = None
-        if not drawn:
+        if left == samples:
             raise InputError(
                 "data gives no batches: it is empty, or a generator that is used up; give batches (inputs, target)"
             )
-        raise InputError(
-            f"data ended after {drawn} of {samples} samples and cannot be started over; give a list or a DataLoader "
-            "instead of a generator, or ask for fewer samples="
-        )
+
+    def _opened(self) -> Iterator[Any]:
+        """Where the last round stopped, or the start."""
+        if self._iterator is None:
+            self._iterator = _iterator(self.source)
+        return self._iterator
+
+
+_END = object()
 
 
 def _iterator(source: Any) -> Iterator[Any]:

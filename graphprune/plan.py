@@ -205,9 +205,16 @@ def load_plan(path: Path) -> Plan:
 
 
 def on_device_of(module: nn.Module, example: Example) -> Example:
-    """The example where the module's parameters are."""
-    device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
-    return example.mapped(lambda tensor: tensor.detach().to(device))
+    """The example where the module's parameters are; floats in their type too, if it is one."""
+    parameters = [parameter for parameter in module.parameters() if parameter.is_floating_point()]
+    device = parameters[0].device if parameters else torch.device("cpu")
+    types = {parameter.dtype for parameter in parameters}
+
+    def move(tensor: Tensor) -> Tensor:
+        cast = len(types) == 1 and tensor.is_floating_point()
+        return tensor.detach().to(device, next(iter(types)) if cast else tensor.dtype)
+
+    return example.mapped(move)
 
 
 def named_tensors(module: nn.Module) -> dict[str, Tensor]:

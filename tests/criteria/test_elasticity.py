@@ -212,9 +212,16 @@ def test_batches_are_trimmed_to_the_number_of_samples() -> None:
     torch.testing.assert_close(found.importance, expected.importance, rtol=1e-12, atol=0)
 
 
-def test_data_starts_over_when_it_ends() -> None:
+def test_small_data_is_gone_through_once_a_round() -> None:
     program, _ = prepared(Chain(), images())
-    assert Elasticity()(program, sensitivity(image_batches(3), 7)).samples == 7
+    options = sensitivity(image_batches(3), 7)
+    assert [Elasticity()(program, options).samples for _ in range(2)] == [3, 3]
+
+
+def test_data_that_ends_within_a_round_starts_over_in_it() -> None:
+    program, _ = prepared(Chain(), images())
+    options = sensitivity([labelled(images(2).double()) for _ in range(3)], 4)
+    assert [Elasticity()(program, options).samples for _ in range(3)] == [4, 4, 4]
 
 
 def test_an_infinite_source_goes_on_where_the_last_round_stopped() -> None:
@@ -403,10 +410,13 @@ def test_data_that_cannot_be_used(data: Any, message: str) -> None:
         scoring(data)
 
 
-def test_a_generator_that_ends_too_soon() -> None:
-    batches = islice([labelled(images(3))], 1)
-    with pytest.raises(InputError, match="data ended after 3 of 4 samples and cannot be started over"):
-        scoring(batches)
+def test_a_generator_that_ends_is_used_up_in_the_next_round() -> None:
+    program, _ = analysed(Mlp(), torch.randn(4, 5))
+    stream = SampleStream(islice([labelled(torch.randn(3, 5))], 1), Example.of(torch.randn(4, 5)))
+    options = Sensitivity(stream, cross_entropy, 4, "absolute", 0)
+    assert Elasticity()(program, options).samples == 3
+    with pytest.raises(InputError, match="a generator that is used up"):
+        Elasticity()(program, options)
 
 
 def test_a_ranking_without_differences_is_said_to_be_arbitrary(caplog: pytest.LogCaptureFixture) -> None:
