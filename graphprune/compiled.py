@@ -9,7 +9,6 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-import torch
 from torch import Tensor, fx, nn
 
 from graphprune.artifact import save as save_artifact

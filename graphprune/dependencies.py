@@ -93,7 +93,7 @@ class Dependencies:
         return torch.cat([keep, torch.ones(1, dtype=torch.bool)])[self.channel_of]
 
     def kept(self, keep: Tensor) -> Kept:
-        """Kept indices of each parameter or buffer dim that shrinks; remembered for the keep set that was asked for last."""
+        """Kept indices of each parameter or buffer dim that shrinks; remembered for the last keep set."""
         last: tuple[Tensor, Kept] | None = self.__dict__.get("_last_kept")
         if last is not None and last[0] is keep:
             return last[1]

@@ -68,6 +68,18 @@ def label_maps_fit_tensors(program: Program) -> list[str]:
     ]
 
 
+def classes_fit_tensors(program: Program) -> list[str]:
+    """Each index that is left has the channel that it belonged to at first."""
+    if program.classes is None:
+        return []
+    tensors = stored_tensors(program.module)
+    return [
+        f"{name} dim {dim}: {len(classes)} classes for {tuple(tensors[name].shape)}"
+        for (name, dim), classes in program.classes.items()
+        if name in tensors and tensors[name].shape[dim] != len(classes)
+    ]
+
+
 def kept_indices_are_valid(program: Program) -> list[str]:
     """Kept indices are ascending, unique, not negative, and as many as the tensor has."""
     tensors = stored_tensors(program.module)
@@ -119,7 +131,12 @@ def shapes_are_as_recorded(program: Program) -> list[str]:
     ]
 
 
-MODULE_INVARIANTS: tuple[Invariant, ...] = (graph_is_well_formed, references_resolve, kept_indices_are_valid)
+MODULE_INVARIANTS: tuple[Invariant, ...] = (
+    graph_is_well_formed,
+    references_resolve,
+    kept_indices_are_valid,
+    classes_fit_tensors,
+)
 """What holds of the module; checked when it changed. `shapes_are_as_recorded` comes after, for it runs the program."""
 
 ANALYSIS_INVARIANTS: tuple[Invariant, ...] = (

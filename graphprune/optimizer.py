@@ -44,6 +44,8 @@ def follow(
     for (name, dim), indices in kept.items():
         cuts.setdefault(name, []).append((dim, indices))
     successors = {id(before[name]): (name, after[name]) for name in before if name in after}
+    if hasattr(optimizer, "_numel_cache"):
+        optimizer._numel_cache = None  # LBFGS counts its parameters once
     for group in optimizer.param_groups:
         # in place, for some optimizers (LBFGS) hold the list itself
         group["params"][:] = [successors[id(old)][1] if id(old) in successors else old for old in group["params"]]

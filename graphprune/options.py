@@ -34,10 +34,10 @@ def limits_of(min_channels: int | str | Callable[[int], int], align: int | str) 
 
 
 def _is_count(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and value >= 1
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def check_options(granularity: str, samples: int, protect: Sequence[str]) -> None:
+def check_options(granularity: str, samples: int, protect: object, seed: object, progress: object) -> None:
     """Raises `OptionError` for what cannot work whatever the model is."""
     if granularity != "channel":
         raise OptionError(f"granularity='{granularity}' is not available; this version prunes 'channel'")
@@ -45,3 +45,9 @@ def check_options(granularity: str, samples: int, protect: Sequence[str]) -> Non
         raise OptionError(f"samples={samples}: expected a whole number of at least 1")
     if isinstance(protect, str):
         raise OptionError(f"protect='{protect}': expected a sequence of patterns, e.g. protect=('{protect}',)")
+    if not isinstance(protect, Sequence) or not all(isinstance(pattern, str) for pattern in protect):
+        raise OptionError(f"protect={protect!r}: expected a sequence of patterns, e.g. protect=('head', 'layer1.*')")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise OptionError(f"seed={seed!r}: expected a whole number from 0 to 2**63 - 1")
+    if progress is not None and not callable(progress):
+        raise OptionError(f"progress: expected a function (stage, done, total), got {type(progress).__name__}")

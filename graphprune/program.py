@@ -115,8 +115,8 @@ class Program:
         selection: Channels to keep in the next prune; None until selected.
         shapes: Shapes of each node's result as they were recorded or, after a prune, foretold.
         pins: Nodes whose sizes cannot be rewritten, with the reason; None until they were looked for.
-        classes: For each stored dim the channel of the user's model that each index left belongs to, -1 where it is frozen;
-            None before the first analysis. What went together at first goes together in every later round.
+        classes: For each stored dim the channel of the user's model that each index left belongs to, -1 where it is
+            frozen; None before the first analysis. What went together at first goes together in every later round.
         choices: What op rules decided in the first analysis, by node, and keep to in later ones.
         channels_left: Prunable channels of the user's model that are left; None before the first analysis.
         origin: The program before the last prune, with its selection; None once that prune was verified.

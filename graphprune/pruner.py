@@ -78,7 +78,7 @@ class Pruner:
         named = isinstance(criterion, str)
         self._criterion_name = str(criterion) if named else getattr(criterion, "__name__", type(criterion).__name__)
         self._targets = targets_of(schedule, self._budget.sparsity)
-        check_options(granularity, samples, protect)
+        check_options(granularity, samples, protect, seed, progress)
         self._verify, self._seed, self._progress = verify, seed, progress or (lambda stage, done, total: None)
         self._runner = runner or Runner()
         self._progress("analyse", 0, len(self._targets))
@@ -231,7 +231,10 @@ class Pruner:
         goal = Goal.of(self._budget, self._costs_before)
         if goal.allows(self._costs):
             shares = ", ".join(f"{name}={share}" for name, share in self._budget.shares().items())
-            raise NothingToPruneError(f"the budget {shares} would remove nothing of {self._model_name}; ask for more")
+            raise NothingToPruneError(
+                f"the budget {shares} would remove nothing of {self._model_name}; ask for more. Of {self._model_name} "
+                f"{dependencies.channels} channels can go at all; 'graphprune inspect' says why the rest is frozen"
+            )
         check_reachable(CostModel(self._program, dependencies), goal, self._limits)
 
 

@@ -27,7 +27,9 @@ def targets_of(schedule: str | Schedule, sparsity: float) -> list[float]:
     """
     if not isinstance(schedule, str) and not callable(schedule):
         raise OptionError(f"schedule: expected a name or a function, got {type(schedule).__name__}")
-    given = (SCHEDULES[schedule] if isinstance(schedule, str) else schedule)(sparsity)
+    given: object = (SCHEDULES[schedule] if isinstance(schedule, str) else schedule)(sparsity)
+    if not isinstance(given, (list, tuple)) or not all(isinstance(target, (int, float)) for target in given):
+        raise OptionError(f"schedule: expected a list of sparsities, got {given!r}")
     targets = [float(target) for target in given]
     ascends = all(before <= after for before, after in zip([0.0, *targets], targets, strict=False))
     if not targets or not ascends or not abs(targets[-1] - sparsity) <= TOLERANCE:

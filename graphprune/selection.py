@@ -13,7 +13,7 @@ from torch import Tensor
 from graphprune.budget import Budget, Measure
 from graphprune.costs import CostModel
 from graphprune.dependencies import Dependencies, Group
-from graphprune.errors import BudgetError
+from graphprune.errors import BudgetError, OptionError
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ class Limits:
         """Fewest channels that stay."""
         size = self.sizes.get(_members(group), group.channels)
         wanted = self.min_channels(size) if callable(self.min_channels) else self.min_channels
+        if not isinstance(wanted, int):
+            raise OptionError(f"min_channels({size}) gives {wanted!r}; expected a whole number of channels")
         return min(max(1, wanted), group.channels)
 
     def step(self, group: Group) -> int:

@@ -40,8 +40,9 @@ class BuildDependencies(Pass):
         left = dependencies.channels if program.channels_left is None else program.channels_left
         remarks = [f"{len(dependencies.groups)} groups, {dependencies.channels} channels"]
         remarks += [f"%{name} frozen: {reason}" for name, reason in pins]
-        first = {} if program.classes else {"classes": dependencies.classes(), "choices": dependencies.choices}
-        result = replace(program, dependencies=dependencies, pins=pins, shapes=shapes, channels_left=left, **first)
+        result = replace(program, dependencies=dependencies, pins=pins, shapes=shapes, channels_left=left)
+        if program.classes is None:
+            result = replace(result, classes=dependencies.classes(), choices=dependencies.choices)
         return PassResult(result, True, tuple(remarks))
 
 

@@ -30,12 +30,14 @@ class Quantised(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.by_value and x.shape[0] > 1:
             x = x * 1
-        signs: Tensor = StraightThrough.apply(self.conv(x))  # type: ignore[no-untyped-call]
+        signs: Tensor = StraightThrough.apply(self.conv(x))
         out: Tensor = self.head(signs.mean((2, 3)))
         return out
 
 
 class Counting(nn.Module):
+    count: Tensor
+
     def __init__(self, count: Tensor) -> None:
         super().__init__()
         self.hidden, self.head = nn.Linear(4, 8), nn.Linear(8, 2)

@@ -126,6 +126,12 @@ def other_shapes_than_recorded() -> Program:
     return replace(program, shapes=program.shapes | {"relu": ((2, 5, 6, 6),)})
 
 
+def classes_of_another_length() -> Program:
+    program = sound()
+    assert program.classes is not None
+    return replace(program, classes=program.classes | {("stem.weight", 0): torch.arange(4)})
+
+
 def shapes_that_cannot_be_found() -> Program:
     program = sound()
     node_of(program, "mean").args = (node_of(program, "relu_3"), (2, 7))
@@ -141,6 +147,7 @@ BROKEN: dict[Callable[[], Program], str] = {
     kept_negative: "kept indices of stem.weight dim 0 are empty, negative, or not ascending",
     kept_of_another_length: r"kept 4 indices of stem.weight dim 0, found \(6, 2, 3, 3\)",
     kept_of_nothing: "kept 4 indices of stam.weight dim 0, found no tensor",
+    classes_of_another_length: r"stem.weight dim 0: 4 classes for \(6, 2, 3, 3\)",
     overlapping_groups: "group g1 is 5:10, expected to start at 6",
     too_few_groups: "groups hold 10 channels, labels name 18",
     tensor_of_another_size: r"conv1.weight dim 0: 4 labels for \(3, 6, 3, 3\)",

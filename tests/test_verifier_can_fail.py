@@ -47,7 +47,8 @@ def prune_and_verify(model: nn.Module, example: Tensor, seed: int = 0) -> None:
         keep[group.start + 1 : group.start + 2] = True
         keep[group.start] = group.channels == 1
     module = compact.compact_module(program, dependencies, keep)
-    smaller = program.with_module(module, shapes=compact.foretold_shapes(dependencies, keep))
+    shapes = compact.foretold_shapes(dependencies, keep)
+    smaller = program.pruned(module, dependencies.kept(keep), shapes=shapes)
     check(smaller, "after a prune")
     verify_compact(MaskedProgram.of(program, dependencies, keep), smaller)
 

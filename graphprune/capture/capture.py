@@ -42,6 +42,8 @@ def capture(model: nn.Module, example_input: Any, protect: tuple[str, ...] = ())
     follow_mode(graph)
     module = fx.GraphModule(root, graph, class_name=type(model).__name__)
     _restore_modes(module, modes)
+    if not any(True for _ in module.parameters()):
+        raise InputError(f"no parameter of {type(model).__name__} takes part in its graph (scripts hide theirs)")
     return Program(module, example, captured_by, protect=protect)
 
 
@@ -115,10 +117,14 @@ def unshare(module: nn.Module, model: nn.Module) -> None:
 
 
 def _check_inputs(model: nn.Module, example: Example) -> None:
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        raise InputError(f"{type(model).__name__} only wraps the model; give model.module")
     if not isinstance(model, nn.Module):
         raise InputError(f"expected an nn.Module, got {type(model).__name__}")
     if not example.tensors():
         raise InputError("the example input holds no tensor; give a tensor, a tuple of arguments, or a dict of them")
+    if example.batch_size == 0:
+        raise InputError("the example input holds no samples: its dim 0 is 0; give at least one")
     lazy = [name for name, p in model.named_parameters() if isinstance(p, nn.parameter.UninitializedParameter)]
     if lazy:
         raise InputError(f"parameter '{lazy[0]}' has no shape yet; run the model once before pruning it")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -30,7 +30,7 @@ def functions_as_nodes() -> Iterator[None]:
 
 @contextmanager
 def functions_refused() -> Iterator[None]:
-    """While torch.export traces, which would keep the forward of a custom function alone, such a function is an error."""
+    """While torch.export traces, which would keep the forward of a custom function alone, one is refused."""
 
     def refuse(function: Function, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if function.__module__.split(".")[0] != "torch":
@@ -48,19 +48,19 @@ def _applied_by(apply: Callable[[Function, Callable[..., Any], Any, Any], Any]) 
     def instead(cls: Function, *args: Any, **kwargs: Any) -> Any:
         return apply(cls, original.__get__(None, cls), args, kwargs)
 
-    torch.autograd.Function.apply = classmethod(instead)  # type: ignore[assignment, method-assign]
+    torch.autograd.Function.apply = classmethod(instead)
     try:
         yield
     finally:
-        torch.autograd.Function.apply = original  # type: ignore[method-assign]
+        torch.autograd.Function.apply = original
 
 
-@lru_cache(maxsize=None)
+@cache
 def _as_plain_function(function: Function) -> Callable[..., Any]:
     """A function of its own name for each class: fx tells functions apart by name."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        return function.apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+        return function.apply(*args, **kwargs)
 
     call.__name__, call.__qualname__, call.__module__ = function.__name__, function.__qualname__, function.__module__
     return call

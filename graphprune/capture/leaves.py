@@ -21,8 +21,8 @@ _COMPOSITE = (
 def is_leaf(module: nn.Module) -> bool:
     """True for layers of torch.nn, and for modules without parameters that switch with the mode (DropPath).
 
-    A subclass counts as the layer where it inherits ``forward``, and in any case where it is a normalisation: its running
-    statistics follow its own mode, which a graph of functions could not.
+    A subclass counts as the layer where it inherits ``forward``, and in any case where it is a normalisation: its
+    running statistics follow its own mode, which a graph of functions could not.
     """
     kind = type(module)
     if kind.__module__.startswith("torch.nn"):

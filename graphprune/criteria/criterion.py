@@ -47,7 +47,7 @@ class Criterion(Protocol):
 CRITERIA: Registry[Criterion] = Registry("criterion")
 
 
-def criterion_of(given: str | Criterion) -> Criterion:
+def criterion_of(given: object) -> Criterion:
     """A criterion by name, or the object itself.
 
     Raises:
@@ -55,7 +55,7 @@ def criterion_of(given: str | Criterion) -> Criterion:
     """
     if isinstance(given, str):
         return CRITERIA[given]
-    if not callable(given):
+    if not callable(given) or isinstance(given, type):
         raise OptionError(f"criterion: expected a name or a callable, got {type(given).__name__}")
     return given
 

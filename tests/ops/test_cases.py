@@ -110,8 +110,8 @@ def compare(case: Case, found: Analysed, keep: Tensor) -> Program:
     """Masked equals compact, by the built-in verifier and, where nothing mixes channels, by zeroing the user's
     model."""
     module = compact_module(found.program, found.dependencies, keep)
-    compact = found.program.with_module(module)
     kept = found.dependencies.kept(keep)
+    compact = found.program.pruned(module, kept)
     verify_compact(MaskedProgram.of(found.program, found.dependencies, keep), compact)
     assert bool(kept) == (not bool(keep.all()))
     if case.mixing:

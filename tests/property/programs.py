@@ -21,7 +21,7 @@ from graphprune.interpret import evaluating
 from graphprune.passes import pipelines
 from graphprune.plan import Plan
 from graphprune.program import Kept, Program
-from graphprune.rewrite.compact import compact_module, compose_kept
+from graphprune.rewrite.compact import compact_module
 from graphprune.runner import Runner
 
 Below = Callable[[int], int]
@@ -218,7 +218,7 @@ def random_keep(dependencies: Dependencies, below: Below) -> Tensor:
 def pruned(program: Program, dependencies: Dependencies, keep: Tensor, kept: Kept) -> Program:
     """The verified compact program, analysed again."""
     module = compact_module(program, dependencies, keep)
-    smaller = program.with_module(module, kept=compose_kept(program.kept, kept), channels_left=None)
+    smaller = program.pruned(module, kept, channels_left=None)
     verify_compact(MaskedProgram.of(program, dependencies, keep), smaller)
     return Runner().run(pipelines.reanalysis(), smaller)
 
