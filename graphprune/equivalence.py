@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from graphprune.dependencies import Dependencies
 from graphprune.errors import InputError, VerificationError
-from graphprune.interpret import evaluating, interpret
+from graphprune.interpret import evaluating, interpret, keeping_buffers
 from graphprune.labelled import Labelled, LabelRun
 from graphprune.labels import LabelSpace, ReplayedSpace
 from graphprune.planes import gather
@@ -143,7 +143,7 @@ def masked_tensors(tensors: dict[str, Tensor], kept: Kept) -> dict[str, Tensor]:
 
 def run_program(program: Program, example: Example) -> Any:
     """The flat outputs of a program in evaluation mode."""
-    with evaluating(program.module):
+    with evaluating(program.module), keeping_buffers(program.module):
         return fx.Interpreter(program.module).run(*program.inputs(example), enable_io_processing=False)
 
 
@@ -181,7 +181,7 @@ def first_difference(masked: MaskedProgram, compact: Program, example: Example, 
 
     masked.run(example, record)
     watch = _Watch(compact.module, expected, tolerance)
-    with evaluating(compact.module):
+    with evaluating(compact.module), keeping_buffers(compact.module):
         try:
             watch.run(*compact.inputs(example), enable_io_processing=False)
         except Exception as error:  # the compact program may fail in any op

@@ -61,18 +61,27 @@ def _fresh(run: LabelRun, shape: tuple[int, ...]) -> Planes:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; every module's own mode comes back, and buffers that the program counts in."""
+    """Evaluation mode without gradients; every module's own mode comes back."""
     modes = [(submodule, submodule.training) for submodule in module.modules()]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
     module.eval()
-    with torch.no_grad():
-        try:
+    try:
+        with torch.no_grad():
             yield
-        finally:
-            for submodule, mode in modes:
-                submodule.training = mode
+    finally:
+        for submodule, mode in modes:
+            submodule.training = mode
+
+
+@contextmanager
+def keeping_buffers(module: nn.Module) -> Iterator[None]:
+    """Buffers that the program counts in get their values back."""
+    buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
             for buffer, value in buffers:
-                if not buffer.is_meta and not torch.equal(buffer, value):
+                if not torch.equal(buffer, value):
                     buffer.copy_(value)
 
 

@@ -82,19 +82,21 @@ class LabelSpace:
         """Freezes labels: they are united with the pinned label."""
         self.union(labels, torch.tensor(PINNED), cause)
 
+    def ties(self) -> tuple[Tensor, Tensor]:
+        """All unions so far: two tensors of labels, of shape ``(E,)``."""
+        nothing = [torch.empty(0, dtype=torch.long)]
+        first = torch.cat(nothing + [edge[0] for edge in self._edges])
+        return first, torch.cat(nothing + [edge[1] for edge in self._edges])
+
     def edges(self) -> tuple[Tensor, Tensor, Tensor]:
-        """All unions so far: two tensors of labels and one of indices into `causes`, each of shape ``(E,)``."""
-        if not self._edges:
-            empty = torch.empty(0, dtype=torch.long)
-            return empty, empty, empty
-        first = torch.cat([edge[0] for edge in self._edges])
-        second = torch.cat([edge[1] for edge in self._edges])
-        cause = torch.cat([torch.full((len(edge[0]),), edge[2]) for edge in self._edges])
-        return first, second, cause
+        """`ties`, and for each the index into `causes`, shape ``(E,)``."""
+        sizes = torch.tensor([len(edge[0]) for edge in self._edges], dtype=torch.long)
+        causes = torch.tensor([edge[2] for edge in self._edges], dtype=torch.long)
+        return *self.ties(), torch.repeat_interleave(causes, sizes)
 
     def solve(self) -> Tensor:
         """Returns the smallest label connected to each label, shape ``(size,)``; frozen labels give 0."""
-        first, second, _ = self.edges()
+        first, second = self.ties()
         return merged(torch.arange(self.size), first, second)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,9 +47,9 @@ def sample_plane(shape: Sequence[int]) -> Tensor:
 
 def along(labels: Tensor, shape: Sequence[int], dim: int) -> Tensor:
     """The plane of the given shape that has ``labels``, shape ``(shape[dim],)``, along ``dim``."""
-    view = [1] * len(shape)
-    view[dim] = -1
-    return labels.view(view).expand(tuple(shape))
+    strides = [0] * len(shape)
+    strides[dim] = labels.stride(0)
+    return labels.as_strided(tuple(shape), strides, labels.storage_offset())
 
 
 def thin(plane: Tensor, dims: Iterable[int]) -> Tensor:
@@ -122,11 +123,18 @@ def kept_indices(plane: Tensor, dim: int, keep: Tensor) -> Tensor:
     return (kept.amax(others) if others else kept).nonzero().flatten()
 
 
-def kept_size(planes: Planes, shape: Sequence[int], dim: int, keep: Tensor) -> int:
-    """Size of ``dim`` once the removed labels are gone."""
+KnownSizes = dict[tuple[Any, ...], int]
+"""Kept sizes of one keep set by plane and dim: most nodes pass the planes of their argument on."""
+
+
+def kept_size(planes: Planes, shape: Sequence[int], dim: int, keep: Tensor, known: KnownSizes) -> int:
+    """Size of ``dim`` once the removed labels are gone; looked up in ``known``, or entered there."""
     for plane in channel_planes(planes):
         if dim in varying(plane):
-            return len(kept_indices(plane, dim, keep))
+            key = (plane.data_ptr(), plane.shape, plane.stride(), dim)
+            if key not in known:
+                known[key] = len(kept_indices(plane, dim, keep))
+            return known[key]
     return shape[dim]
 
 

@@ -10,10 +10,10 @@ from torch import Tensor, fx, nn
 
 from graphprune.dependencies import Dependencies, leaf_operands
 from graphprune.ops.operand import Operand
-from graphprune.planes import channel_planes, kept_indices, varying
+from graphprune.planes import KnownSizes, kept_size
 from graphprune.program import Kept, Program
 from graphprune.rewrite.attributes import update_attributes
-from graphprune.rewrite.literals import resize_literals
+from graphprune.rewrite.literals import can_resize, resize_literals
 from graphprune.rewrite.sizes import Resize
 
 
@@ -32,15 +32,17 @@ def compact_module(program: Program, dependencies: Dependencies, keep: Tensor) -
     labels = dependencies.keep_labels(keep)
     slice_tensors(module, dependencies.kept(keep))
     done: set[int] = set()
+    known: KnownSizes = {}
     for node in list(module.graph.nodes):
-        resize = Resize(module, node, dependencies.values, labels)
+        resize = Resize(module, node, dependencies.values, labels, known)
         resize_literals(resize)
         if node.op == "call_module":
             leaf = module.get_submodule(str(node.target))
             if id(leaf) not in done:
                 done.add(id(leaf))
                 _update_leaf(leaf, resize)
-    module.recompile()
+    if any(map(can_resize, module.graph.nodes)):
+        module.recompile()
     return module
 
 
@@ -106,16 +108,10 @@ def _sliced(tensor: Tensor, cuts: list[tuple[int, Tensor]]) -> Tensor:
 def foretold_shapes(dependencies: Dependencies, keep: Tensor) -> dict[str, Any]:
     """Shapes that each node's result will have under a keep set."""
     labels = dependencies.keep_labels(keep)
-    known: dict[Any, int] = {}  # most nodes pass the planes of their argument on
+    known: KnownSizes = {}
 
     def shape(operand: Operand) -> tuple[int, ...]:
-        sizes = list(operand.shape)
-        for plane in channel_planes(operand.planes):
-            for dim in varying(plane):
-                key = (plane.data_ptr(), plane.shape, plane.stride(), dim)
-                if key not in known:
-                    known[key] = len(kept_indices(plane, dim, labels))
-                sizes[dim] = known[key]
-        return tuple(sizes)
+        dims = range(len(operand.shape))
+        return tuple(kept_size(operand.planes, operand.shape, dim, labels, known) for dim in dims)
 
     return {name: tuple(map(shape, leaf_operands(value))) for name, value in dependencies.values.items()}

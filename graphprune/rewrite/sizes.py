@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from graphprune.ops.operand import Operand
-from graphprune.planes import channel_planes, is_sample, kept_indices, kept_size, varying
+from graphprune.planes import KnownSizes, channel_planes, is_sample, kept_indices, kept_size, varying
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class Survivors:
     operand: Operand
     keep: Tensor
     """Bool per label."""
+    known: KnownSizes = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -40,7 +41,7 @@ class Survivors:
 
     def size(self, dim: int) -> int:
         """New size of the dim."""
-        return kept_size(self.operand.planes, self.shape, dim % len(self.shape), self.keep)
+        return kept_size(self.operand.planes, self.shape, dim % len(self.shape), self.keep, self.known)
 
     def indices(self, dim: int) -> Tensor:
         """Surviving old indices along the dim."""
@@ -64,16 +65,18 @@ class Resize:
         node: The node, in the compact module's graph.
         values: Old shapes and planes of every node's result, by node name.
         keep: Bool per label.
+        sizes: Sizes that were looked up before.
     """
 
     module: nn.Module
     node: fx.Node
     values: dict[str, Any]
     keep: Tensor
+    sizes: KnownSizes = field(default_factory=dict, repr=False)
 
     def survivors(self, operand: Operand) -> Survivors:
         """An operand under the keep set."""
-        return Survivors(operand, self.keep)
+        return Survivors(operand, self.keep, self.sizes)
 
     def of(self, node: fx.Node) -> Survivors | None:
         """The tensor that a node gives; None for anything but a single tensor."""
