@@ -1,7 +1,6 @@
-"""Ops whose result has the shape and type of one argument.
+"""Ops whose result can be told from their arguments.
 
-During analysis no values are needed, and torch's shape kernels for these are decompositions in Python that take most
-of the
+During analysis no values are needed, and torch's shape kernels for these are written in Python and take most of the
 time. The rules do not depend on this table: an op that is not in it is run on the meta device.
 """
 
@@ -30,7 +29,7 @@ _NORMS = frozenset({
 
 def result_like(func: Any, arguments: dict[str, Any]) -> Any:
     """The result of an op on the meta device, where it can be told from the arguments; None where it cannot."""
-    first = arguments.get("input" if func in _NORMS else "self")
+    first = arguments.get("self", arguments.get("input"))
     if not isinstance(first, Tensor) or not first.is_meta:
         return None
     if func in _IN_PLACE:
@@ -39,9 +38,28 @@ def result_like(func: Any, arguments: dict[str, Any]) -> Any:
         return None
     if func in _NORMS:
         return first, first.new_empty(0), first.new_empty(0)
+    if func is aten.convolution.default:
+        shape = _convolved(first, arguments)
+        return None if shape is None else first.new_empty(shape)
     if func in _UNARY and first.is_floating_point():
         return first
     return first if func in _BINARY and _fits_into(first, arguments["other"]) else None
+
+
+def _convolved(source: Tensor, arguments: dict[str, Any]) -> list[int] | None:
+    """Shape of the result of a convolution ``(N, C_out, ...)``; None where torch has to look closer, or to refuse."""
+    weight = arguments["weight"]
+    if arguments["transposed"] or weight.dim() != source.dim():
+        return None
+    shape = [source.shape[0], weight.shape[0]]
+    for dim in range(source.dim() - 2):
+        stride, padding, dilation = (
+            values[dim % len(values)] for values in (arguments[name] for name in ("stride", "padding", "dilation"))
+        )
+        reach = dilation * (weight.shape[dim + 2] - 1) + 1
+        shape.append((source.shape[dim + 2] + 2 * padding - reach) // stride + 1)
+    fits = weight.shape[1] * arguments["groups"] == source.shape[1] and min(shape) > 0
+    return shape if fits else None
 
 
 def _fits_into(first: Tensor, other: Any) -> bool:
