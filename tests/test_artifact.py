@@ -271,7 +271,7 @@ def test_another_model_is_refused(tmp_path: Path, model: nn.Module) -> None:
 
 def test_a_model_of_another_type_is_refused(tmp_path: Path) -> None:
     """A plan fits any type, the weights do not."""
-    refusal = r"weights\.safetensors does not fit the model(.|\n)*expected float64 .* got float32(.|\n)*in the same type"
+    refusal = r"weights\.safetensors does not fit(.|\n)*expected float64 .* got float32(.|\n)*in the same type"
     with pytest.raises(ArtifactError, match=refusal):
         graphprune.load(saved_lenet().unpack(tmp_path / "saved"), lenet5().double())
 
