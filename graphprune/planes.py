@@ -138,11 +138,6 @@ def kept_size(planes: Planes, shape: Sequence[int], dim: int, keep: Tensor, know
     return shape[dim]
 
 
-def kept_share(plane: Tensor, keep: Tensor) -> float:
-    """Share of the plane's elements that survive, in [0, 1]."""
-    return float(keep[squash(plane)].float().mean())
-
-
 def gather(tensor: Tensor, planes: Planes, keep: Tensor) -> Tensor:
     """The compact form of a dense tensor."""
     for plane in channel_planes(planes):
