@@ -36,7 +36,7 @@ test: setup
 
 fuzz: export OMP_NUM_THREADS := 1
 fuzz: setup
-	$(BIN)/python -m benchmarks.fuzz --programs 10000
+	$(BIN)/python -m benchmarks.fuzz --programs 10000 --jobs 2
 
 clean:
 	rm -rf build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -2,9 +2,11 @@
 
 graphprune: capture, label run, trial prune, selection under a random ranking, rewriting; the proof is left out, for
 torch-pruning has none. torch-pruning: build of a BasePruner and one step with a random ranking. Both remove half of the
-channels of random-weight torchvision models.
+channels of random-weight torchvision models. Each model has a process of its own, in which the tools take turns; one
+that fails or does not end is recorded with its error. One JSON line per model; models in the file are not run again.
 
-    python benchmarks/compile_time.py --models resnet50 densenet201 --out benchmarks/results/compile_time.json
+    python -m benchmarks.compile_time --models resnet50 densenet201
+    python -m benchmarks.compile_time --models all --out benchmarks/results/compile_time.jsonl
 """
 
 from __future__ import annotations
@@ -12,10 +14,14 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import signal
 import statistics
+import subprocess
+import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,100 +30,165 @@ import torchvision
 from torch import nn
 
 import graphprune
-from graphprune.capture import capture
 from graphprune.deploy import describe_hardware, library_versions
-from graphprune.errors import GraphPruneError
 
 SPARSITY = 0.5
 IMAGE = (1, 3, 224, 224)
+MAX_PARAMETERS = 100e6
+"""Of the models that ``--models all`` stands for."""
+
+Seconds = dict[str, float]
+"""``wall`` and ``cpu`` of one run."""
 
 
 def build(name: str) -> nn.Module:
     """A torchvision classification model with random weights, in evaluation mode."""
     options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
-    model: nn.Module = getattr(torchvision.models, name)(weights=None, **options)
+    model: nn.Module = torchvision.models.get_model(name, weights=None, **options)
     return model.eval()
 
 
-def graphprune_seconds(name: str) -> float:
+def all_models() -> list[str]:
+    """Names of torchvision's classification models of up to `MAX_PARAMETERS`."""
+    parameters = {
+        name: next(iter(torchvision.models.get_model_weights(name))).meta["num_params"]
+        for name in torchvision.models.list_models(module=torchvision.models)
+    }
+    return [name for name, count in parameters.items() if count <= MAX_PARAMETERS]
+
+
+def run_graphprune(model: nn.Module, example: torch.Tensor) -> None:
     """Analysis and rewriting by graphprune, one round, without the proof."""
-    model, example = build(name), torch.randn(IMAGE)
-    started = time.perf_counter()
     graphprune.compile(model, example, sparsity=SPARSITY, criterion="random", schedule="one-shot", verify=False)
-    return time.perf_counter() - started
 
 
-def torch_pruning_seconds(name: str) -> float:
+def run_torch_pruning(model: nn.Module, example: torch.Tensor) -> None:
     """Build and prune by torch-pruning."""
     import torch_pruning as tp
 
-    model, example = build(name), torch.randn(IMAGE)
     heads = [module for module in model.modules() if isinstance(module, nn.Linear) and module.out_features == 1000]
-    started = time.perf_counter()
-    pruner = tp.pruner.BasePruner(
-        model,
-        example,
-        importance=tp.importance.RandomImportance(),
-        pruning_ratio=SPARSITY,
-        global_pruning=True,
-        ignored_layers=heads,
-    )
-    pruner.step()
-    return time.perf_counter() - started
+    options = {"pruning_ratio": SPARSITY, "global_pruning": True, "ignored_layers": heads}
+    tp.pruner.BasePruner(model, example, importance=tp.importance.RandomImportance(), **options).step()
 
 
-TOOLS: dict[str, Callable[[str], float]] = {"graphprune": graphprune_seconds, "torch-pruning": torch_pruning_seconds}
+Tool = Callable[[nn.Module, torch.Tensor], None]
+TOOLS: dict[str, Tool] = {"graphprune": run_graphprune, "torch-pruning": run_torch_pruning}
 
 
-def measure(name: str, repeats: int) -> dict[str, Any]:
-    """Both tools in turns; a tool that fails is recorded with its error and not tried again."""
-    seconds: dict[str, list[float]] = {tool: [] for tool in TOOLS}
+@contextmanager
+def time_limit(limit_s: float) -> Iterator[None]:
+    """Raises TimeoutError in code that is still running after ``limit_s`` seconds."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"no end in {limit_s:.0f} s")
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, limit_s)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def timed(tool: str, name: str, limit_s: float) -> Seconds:
+    """One run on a fresh model."""
+    model, example = build(name), torch.randn(IMAGE)
+    gc.collect()
+    with time_limit(limit_s):
+        wall, cpu = time.perf_counter(), time.process_time()
+        TOOLS[tool](model, example)
+        return {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+
+
+def measure(name: str, repeats: int, limit_s: float) -> dict[str, Any]:
+    """Both tools in turns, first runs dropped; a tool that fails is recorded with its error and not tried again."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    samples: dict[str, list[Seconds]] = {tool: [] for tool in TOOLS}
     errors: dict[str, str] = {}
     for _ in range(repeats + 1):
-        for tool, run in TOOLS.items():
+        for tool in TOOLS:
             if tool in errors:
                 continue
-            gc.collect()
             try:
-                seconds[tool].append(run(name))
-            except GraphPruneError:
-                raise
-            except Exception as error:  # the peer may fail in any way; that is a result
+                samples[tool].append(timed(tool, name, limit_s))
+            except Exception as error:  # a tool may fail in any way; that is a result
                 errors[tool] = f"{type(error).__name__}: {error}"
-    rows = {tool: _summary(values[1:]) for tool, values in seconds.items() if len(values) > 1}
-    ratio = None
-    if len(rows) == len(TOOLS):
-        ratio = rows["graphprune"]["median_s"] / rows["torch-pruning"]["median_s"]
-    return {"model": name, "seconds": rows, "errors": errors, "ratio": ratio}
+    seconds = {tool: _summary(values[1:]) for tool, values in samples.items() if tool not in errors}
+    ratio = None if errors else seconds["graphprune"]["median_s"] / seconds["torch-pruning"]["median_s"]
+    return {"model": name, "seconds": seconds, "errors": errors, "ratio": ratio}
 
 
-def _summary(values: list[float]) -> dict[str, float]:
-    return {"median_s": statistics.median(values), "min_s": min(values), "max_s": max(values), "samples": len(values)}
+def _summary(samples: list[Seconds]) -> dict[str, float]:
+    wall, cpu = ([sample[clock] for sample in samples] for clock in ("wall", "cpu"))
+    return {
+        "median_s": statistics.median(wall), "min_s": min(wall), "max_s": max(wall),
+        "cpu_median_s": statistics.median(cpu), "samples": len(samples),
+    }  # fmt: skip
+
+
+def measure_apart(name: str, repeats: int, limit_s: float) -> dict[str, Any]:
+    """`measure` in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.compile_time", "--apart", name]
+    done = subprocess.run(
+        [*command, "--repeats", str(repeats), "--limit-s", str(limit_s)], stdout=subprocess.PIPE, text=True, check=False
+    )
+    if done.returncode:
+        return {"model": name, "seconds": {}, "errors": {"process": f"ended with {done.returncode}"}, "ratio": None}
+    row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return row
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Over the models where both tools work."""
+    ratios = {row["model"]: row["ratio"] for row in rows if row["ratio"]}
+    return {
+        "models": len(rows),
+        "both_work": len(ratios),
+        "geometric_mean_ratio": statistics.geometric_mean(ratios.values()) if ratios else None,
+        "worst_ratio": max(ratios.values(), default=None),
+        "worst_model": max(ratios, key=lambda name: ratios[name], default=None),
+        "failures": {row["model"]: row["errors"] for row in rows if row["errors"]},
+    }
+
+
+def read(path: Path | None) -> list[dict[str, Any]]:
+    """The rows of a results file; none where there is no file yet."""
+    if path is None or not path.exists():
+        return []
+    return [row for row in map(json.loads, path.read_text().splitlines()) if "model" in row]
+
+
+def append(path: Path | None, row: dict[str, Any]) -> None:
+    """Prints a row, and adds it to the file."""
+    print(json.dumps(row), flush=True)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
 
 
 def main() -> None:
-    """Runs the benchmark and writes JSON."""
+    """Measures the models that the results file does not have yet, then prints the summary of all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["resnet18", "resnet50", "mobilenet_v2", "densenet201"])
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--limit-s", type=float, default=300, help="of one run of one tool")
+    parser.add_argument("--out", type=Path, help="JSON lines")
+    parser.add_argument("--apart", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    capture(build("resnet18"), torch.randn(IMAGE))  # imports and first-call costs are not what is compared
-    rows = []
-    for name in options.models:
-        rows.append(measure(name, options.repeats))
-        print(json.dumps(rows[-1]), flush=True)
-    result = {
-        "what": "seconds of analysis + rewriting and of build + prune; one thread, first run dropped",
-        "hardware": str(describe_hardware()),
-        "versions": library_versions(),
-        "rows": rows,
-    }
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
+    if options.apart:
+        print(json.dumps(measure(options.apart, options.repeats, options.limit_s)))
+        return
+    rows = read(options.out)
+    if not rows:
+        append(options.out, {"hardware": str(describe_hardware()), "versions": library_versions(), "threads": 1})
+    done = {row["model"] for row in rows}
+    for name in all_models() if options.models == ["all"] else options.models:
+        if name not in done:
+            rows.append(measure_apart(name, options.repeats, options.limit_s))
+            append(options.out, rows[-1])
+    print(json.dumps(summary(rows), indent=1))
 
 
 if __name__ == "__main__":

@@ -1,66 +1,169 @@
 """Prunes many random programs at random and counts mismatches.
 
-Run ``python -m benchmarks.fuzz --programs 10000``.
+Run ``python -m benchmarks.fuzz --programs 10000 --jobs 2``. The programs are those of the seeds from ``--first-seed``
+on. Blocks of 100 seeds are done one by one; each adds a line to ``benchmarks/results/fuzz.jsonl``, and a run that was
+interrupted goes on after the last one. A line counts only for the code that it was made with.
+
+An export to ONNX takes as long as some twenty other checks, so one seed in 50 is compared in onnxruntime as well; and
+one in 50 is captured by torch.export, which takes as long as ten.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import random
+import sys
 import time
 import traceback
 import warnings
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
 
 import torch
 
-from tests.property.program_ops import OPS
-from tests.property.programs import RandomProgram, build, check
+from tests.property.checks import Outcome, check
+from tests.property.ops import OPS
+from tests.property.programs import RandomProgram, build
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "fuzz.jsonl"
+BLOCK = 100
+ONNX_EVERY, EXPORT_EVERY = 50, 50
+COUNTS = ("programs", "prunable", "rounds", "channels", "removed", "zeroed", "exported", "onnx", "onnx_refused")
+
+Line = dict[str, Any]
 
 
-def run_one(seed: int) -> tuple[int, int]:
-    """Builds and checks the program of a seed; gives its channels and how many were removed.
+def program_of(seed: int) -> tuple[RandomProgram, random.Random]:
+    """The program of a seed, and the generator that its checks go on with."""
+    generator = random.Random(seed)
+    torch.manual_seed(seed)
+    model = build(generator.randrange, OPS, 2 + generator.randrange(14))
+    model.by_export = seed % EXPORT_EVERY == 1
+    return model, generator
+
+
+def run_seed(seed: int) -> Outcome:
+    """Builds and checks the program of a seed.
 
     Raises:
-        Exception: whatever was wrong; `program_of` gives the program again.
+        Exception: whatever was wrong.
     """
-    generator = random.Random(seed)
-    model = build(generator.randrange, OPS, 2 + generator.randrange(14))
-    outcome = check(model, generator.randrange, 1 + generator.randrange(3))
-    return outcome.channels, sum(outcome.removed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns about odd programs, which random ones are
+        model, generator = program_of(seed)
+        return check(model, generator.randrange, 1 + generator.randrange(3), onnx=seed % ONNX_EVERY == 0)
 
 
-def program_of(seed: int) -> RandomProgram:
-    """The program of a seed."""
-    generator = random.Random(seed)
-    return build(generator.randrange, OPS, 2 + generator.randrange(14))
+def run_block(first: int, programs: int, code: str) -> Line:
+    """Runs consecutive seeds; gives their counts, and every mismatch with its program as text."""
+    torch.set_num_threads(1)
+    started = time.perf_counter()
+    counts = dict.fromkeys(COUNTS, 0)
+    mismatches, shrunk = [], Counter[str]()
+    for seed in range(first, first + programs):
+        counts["programs"] += 1
+        counts["exported"] += seed % EXPORT_EVERY == 1
+        try:
+            outcome = run_seed(seed)
+        except Exception as error:  # a failure of any kind counts, and the run goes on
+            mismatches.append(_mismatch(seed, error))
+            continue
+        counts["prunable"] += outcome.channels > 0
+        counts["rounds"] += sum(gone > 0 for gone in outcome.removed)
+        counts["channels"] += outcome.channels
+        counts["removed"] += sum(outcome.removed)
+        counts["zeroed"] += outcome.zeroed
+        counts["onnx"] += outcome.onnx
+        counts["onnx_refused"] += outcome.refused
+        shrunk.update(outcome.shrunk)
+    return {
+        "first_seed": first, **counts, "mismatches": mismatches, "shrunk": dict(sorted(shrunk.items())),
+        "seconds": round(time.perf_counter() - started, 1), "torch": torch.__version__, "code": code,
+    }  # fmt: skip
+
+
+def _mismatch(seed: int, error: Exception) -> Line:
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return {
+        "seed": seed, "error": f"{type(error).__name__}: {str(error)[:600]}",
+        "where": f"{Path(where.filename).name}:{where.lineno}", "program": str(program_of(seed)[0]),
+    }  # fmt: skip
+
+
+def fingerprint() -> str:
+    """A hash of all the code that a result depends on."""
+    folders = ("graphprune", "passes", "tests/property", "benchmarks/fuzz.py")
+    files = sorted(path for each in folders for path in [ROOT / each, *(ROOT / each).rglob("*.py")] if path.is_file())
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def finished(path: Path, code: str) -> dict[tuple[int, int], Line]:
+    """Lines of this code by first seed and number of programs."""
+    if not path.exists():
+        return {}
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return {(line["first_seed"], line["programs"]): line for line in lines if line["code"] == code}
+
+
+def run(blocks: list[tuple[int, int]], jobs: int, path: Path) -> list[Line]:
+    """Runs the blocks that are not done yet; gives the lines of all."""
+    code = fingerprint()
+    done = finished(path, code)
+    lines = [done[block] for block in blocks if block in done]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))  # lines of other code go
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        futures = [pool.submit(run_block, *block, code) for block in blocks if block not in done]
+        for future in as_completed(futures):
+            line = future.result()
+            lines.append(line)
+            with path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            _show(line, sum(each["programs"] for each in lines), sum(programs for _, programs in blocks))
+    return lines
+
+
+def _show(line: Line, done: int, of: int) -> None:
+    for mismatch in line["mismatches"]:
+        print(f"seed {mismatch['seed']}: {mismatch['error']}\n{mismatch['program']}\n", flush=True)
+    print(f"{done} of {of}: seeds from {line['first_seed']} took {line['seconds']} s", file=sys.stderr, flush=True)
+
+
+def summary(lines: list[Line]) -> str:
+    """The counts of all blocks, as a paragraph."""
+    total = {name: sum(line[name] for line in lines) for name in COUNTS}
+    seeds = sorted(mismatch["seed"] for line in lines for mismatch in line["mismatches"])
+    ops = {name for line in lines for name in line["shrunk"]}
+    return (
+        f"{total['programs']} programs, {total['prunable']} with something to prune; {total['rounds']} rounds removed "
+        f"{total['removed']} of {total['channels']} channels, through {len(ops)} kinds of ops and layers;\n"
+        f"{total['exported']} captured by torch.export, {total['zeroed']} compared with the zeroed model, "
+        f"{total['onnx']} in onnxruntime (one seed in {ONNX_EVERY}), which refused {total['onnx_refused']};\n"
+        f"{len(seeds)} mismatches {seeds or ''}; {sum(line['seconds'] for line in lines):.0f} s of one core"
+    )
 
 
 def main() -> int:
     """Runs programs from a list of seeds, prints each failure and the counts."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--programs", type=int, default=1000, help="number of programs (default 1000)")
     parser.add_argument("--first-seed", type=int, default=0, help="seed of the first program (default 0)")
+    parser.add_argument("--jobs", type=int, default=1, help="processes, of one thread each (default 1)")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="file of the finished blocks")
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    started, channels, removed, prunable, failures = time.perf_counter(), 0, 0, 0, []
-    for seed in range(options.first_seed, options.first_seed + options.programs):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                found, gone = run_one(seed)
-        except Exception as error:  # a failure of any kind counts, and the run goes on
-            failures.append(seed)
-            print(f"seed {seed}: {type(error).__name__}: {str(error)[:600]}\n{program_of(seed)}", flush=True)
-            if not isinstance(error, AssertionError):
-                print("".join(traceback.format_exception(error)[-3:]), flush=True)
-            continue
-        channels, removed, prunable = channels + found, removed + gone, prunable + (found > 0)
-    seconds = time.perf_counter() - started
-    print(
-        f"{options.programs} programs in {seconds:.0f} s: {len(failures)} mismatches {failures}; "
-        f"{prunable} with something to prune, {removed} of {channels} channels removed"
-    )
-    return 1 if failures else 0
+    end = options.first_seed + options.programs
+    blocks = [(first, min(BLOCK, end - first)) for first in range(options.first_seed, end, BLOCK)]
+    lines = run(blocks, options.jobs, options.results)
+    print(summary(lines))
+    return 1 if any(line["mismatches"] for line in lines) else 0
 
 
 if __name__ == "__main__":

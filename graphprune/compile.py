@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from graphprune.budget import Budget
 from graphprune.compiled import Compiled
-from graphprune.criteria import Criterion
+from graphprune.criteria import Given
 from graphprune.pruner import Progress, Pruner
 from graphprune.runner import Runner
 from graphprune.schedule import Schedule
@@ -26,12 +26,14 @@ def compile(
     samples: int = 2560,
     accumulate: str = "absolute",
     granularity: str = "channel",
-    criterion: str | Criterion = "elasticity",
+    criterion: Given = "elasticity",
     schedule: str | Schedule = "halving",
     protect: Sequence[str] = (),
+    attention: str = "heads",
     min_channels: int | str | Callable[[int], int] = 1,
     align: int | str = 1,
     verify: bool = True,
+    strict: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
     runner: Runner | None = None,
@@ -50,13 +52,21 @@ def compile(
         accumulate: How samples add up: ``"signed"`` (the paper), ``"absolute"``, ``"squared"``; see
             `graphprune.criteria.elasticity`.
         granularity: ``"channel"``.
-        criterion: A name (see `graphprune.criteria`) or an object.
+        criterion: What ranks the channels: a name (see `graphprune.criteria`); an importance object of torch-pruning
+            (``torch_pruning.importance``), which gets gradients where it needs them; or a function of your own: of the
+            weights of a group, ``{"conv1.weight[0]": (channels, values), ...}``, that gives a tensor ``(channels,)``,
+            or of ``(program, sensitivity)`` for all channels at once.
         schedule: A name (see `graphprune.schedule`) or a function from the final sparsity to that of each round.
         protect: Name patterns (shell wildcards) of modules whose outputs, or parameters that as a whole, must stay.
+        attention: What goes of attention: whole ``"heads"``, or as many indices of every head (``"head_dim"``).
         min_channels: Channels that stay in every group: a number, ``"safe"`` (two or 2 %), or a function of the group's
             size.
         align: Widths that shrink stay multiples of this.
         verify: Prove after each round that the compact program equals the masked one.
+        strict: Raise `FrozenError` instead of freezing what could be pruned if graphprune knew more: an op without a
+            rule, a rule that gives up on a form of its op, a node whose sizes cannot be rewritten. It lists all of
+            them, each with its op, node, source line and what it froze. What the program needs (outputs, rows that
+            data looks up, positions that are mixed) or ``protect`` names is frozen all the same.
         seed: Of everything random.
         progress: Called as ``progress(stage, rounds_done, rounds)``.
         runner: Runs the passes; give one to dump or print programs between passes, or to read times.
@@ -81,9 +91,11 @@ def compile(
         criterion=criterion,
         schedule=schedule,
         protect=protect,
+        attention=attention,
         min_channels=min_channels,
         align=align,
         verify=verify,
+        strict=strict,
         seed=seed,
         progress=progress,
         runner=runner,

@@ -77,7 +77,7 @@ class CostModel:
 def kept_macs(macs: int, planes: list[Tensor], labels: Tensor) -> int:
     """Exact in integers: each plane divides the loops it varies along."""
     for plane in planes:
-        macs = macs * int(labels[plane].sum()) // plane.numel()
+        macs = macs * int(labels.index_select(0, plane.reshape(-1)).sum()) // plane.numel()
     return macs
 
 

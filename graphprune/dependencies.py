@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor, fx
 
 from graphprune.interpret import interpret, meta_tensors, operands_of
 from graphprune.labelled import Contraction, LabelRun
-from graphprune.labels import PINNED, Cause, LabelSpace, Owner, merged
+from graphprune.labels import PINNED, Cause, LabelSpace, Owner, look_up, merged
 from graphprune.ops.operand import Operand
 from graphprune.planes import channel_planes, squash, thin, varying
 from graphprune.program import Kept, Program, device_of, source_line
@@ -20,6 +22,9 @@ from graphprune.protection import protected_dims
 from graphprune.rewrite.literals import can_resize
 
 NOT_PRUNABLE = -1
+
+CHOICES = ("more of what is flattened", "outer of what is broadcast", "whole entries")
+"""Kinds of choices of op rules, in the order in which the other side is tried."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,8 @@ class Dependencies:
         contractions: Multiply-accumulates of each contraction.
         normalised: Nodes that hold a normalisation.
         choices: What rules decided by sizes, by node.
+        rewritten: Nodes that write to the memory of a node's result in place, by its name.
+        views: Nodes that only show an input in another way, in the same memory.
     """
 
     space: LabelSpace
@@ -77,6 +84,8 @@ class Dependencies:
     contractions: tuple[Contraction, ...] = field(repr=False)
     normalised: frozenset[str] = frozenset()
     choices: dict[str, bool] = field(default_factory=dict)
+    rewritten: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    views: frozenset[str] = frozenset()
 
     @property
     def channels(self) -> int:
@@ -114,29 +123,55 @@ class Dependencies:
         stops = torch.tensor([owner.start + owner.size for owner in self.stored])
         return left[stops] - left[starts]
 
+    def left_of_groups(self, keep: Tensor) -> list[int]:
+        """Channels that stay in each group."""
+        left = torch.cat([torch.zeros(1, dtype=torch.long), keep.cumsum(0)])
+        bounds = torch.tensor([(group.start, group.stop) for group in self.groups]).reshape(-1, 2)
+        counts: list[int] = (left[bounds[:, 1]] - left[bounds[:, 0]]).tolist()
+        return counts
+
     def classes(self) -> Kept:
         """The channel of each index of each stored dim, -1 where it is frozen."""
         return {
             (owner.name, owner.dim): self.channel_of[owner.start : owner.start + owner.size] for owner in self.stored
         }
 
+    def frozen_indices(self, owner: Owner) -> int:
+        """How many indices of a dim cannot be removed."""
+        return int((self.channel_of[owner.start : owner.start + owner.size] == NOT_PRUNABLE).sum())
+
     def frozen_dims(self) -> list[Owner]:
         """Parameter and buffer dims of which nothing can be removed."""
-        return [
-            owner
-            for owner in self.stored
-            if bool((self.channel_of[owner.start : owner.start + owner.size] == NOT_PRUNABLE).all())
-        ]
+        return [owner for owner in self.stored if self.frozen_indices(owner) == owner.size]
 
 
 def analyse(program: Program, pins: Sequence[tuple[str, str]] = ()) -> Dependencies:
     """Runs a program on labels and solves the unions.
 
+    Where a choice turns out to be in vain (no whole head can go, but the same indices of every one might), the other
+    one is tried.
+
     Args:
         program: The program; it is not changed.
         pins: Names of nodes whose labels are frozen besides, each with the reason.
     """
-    run = LabelRun(LabelSpace(), device=device_of(program), choices=dict(program.choices))
+    found, in_vain = _analyse(program, pins, program.choices)
+    if program.classes is not None:
+        return found
+    for kind in CHOICES:
+        changed = {choice: not found.choices[choice] for choice in in_vain if choice.endswith(kind)}
+        if changed:
+            other, still_in_vain = _analyse(program, pins, found.choices | changed)
+            if other.channels > found.channels:
+                found, in_vain = other, still_in_vain
+    return found
+
+
+def _analyse(
+    program: Program, pins: Sequence[tuple[str, str]], choices: dict[str, bool]
+) -> tuple[Dependencies, list[str]]:
+    """Dependencies under some choices, and those choices that were in vain: what they hoped for cannot go."""
+    run = LabelRun(LabelSpace(), device=device_of(program), choices=dict(choices), attention=program.attention)
     values: dict[str, Any] = {}
 
     def record(node: fx.Node, result: Any) -> None:
@@ -150,10 +185,12 @@ def analyse(program: Program, pins: Sequence[tuple[str, str]] = ()) -> Dependenc
         repeats = sum(1 for earlier, _ in pins[:index] if earlier == node)
         _freeze_node(program, run, values, node, reason, reach=2**repeats)
     root = _solve(program, run)
-    channel_of, groups = _groups(run.space, root)
+    channel_of, groups = _groups(run.space, root, run.moved_planes())
+    in_vain = [choice for choice, plane in run.hopes if _is_one_class(look_up(root, squash(plane)))]
     return Dependencies(
-        run.space, channel_of, groups, values, tuple(run.contractions), frozenset(run.normalised), run.choices
-    )
+        run.space, channel_of, groups, values, tuple(run.contractions), frozenset(run.normalised), run.choices,
+        run.rewritten(), frozenset(run.views) - {node for node, _ in run.writes},
+    ), in_vain  # fmt: skip
 
 
 def leaf_operands(tree: Any) -> list[Operand]:
@@ -163,16 +200,18 @@ def leaf_operands(tree: Any) -> list[Operand]:
 
 def _freeze_outputs(program: Program, run: LabelRun, values: dict[str, Any]) -> None:
     output = next(node for node in program.module.graph.nodes if node.op == "output")
-    for operand in leaf_operands(values[output.name]):
-        for plane in channel_planes(operand.planes):
-            run.space.pin(squash(plane), Cause(output.name, "output", "leaves the program"))
+    for node in output.all_input_nodes:
+        cause = Cause(output.name, "output", "leaves the program", source_line(node))
+        for operand in leaf_operands(values[node.name]):
+            for plane in channel_planes(operand.planes):
+                run.space.pin(squash(plane), cause)
 
 
 def _freeze_protected(program: Program, run: LabelRun) -> None:
     owners = {(owner.name, owner.dim): owner for owner in run.space.owners if owner.stored}
     for key, pattern in protected_dims(program.module, program.protect).items():
         if key in owners:
-            run.space.pin(owners[key].labels, Cause(key[0], "protect", f"protected by '{pattern}'"))
+            run.space.pin(owners[key].labels, Cause("", "protect", f"protected by '{pattern}'", origin="request"))
 
 
 def _tie_first_classes(program: Program, run: LabelRun) -> None:
@@ -196,7 +235,7 @@ def _freeze_node(
 ) -> None:
     """Pins what a node and the nodes up to ``reach`` steps before it carry."""
     node = next(node for node in program.module.graph.nodes if node.name == name)
-    cause = Cause(name, str(getattr(node.target, "__name__", node.target)), reason, source_line(node))
+    cause = Cause(name, str(getattr(node.target, "__name__", node.target)), reason, source_line(node), "gap")
     touched = front = {node: None}
     for _ in range(min(reach, len(program.module.graph.nodes))):
         front = {source: None for user in front for source in user.all_input_nodes if source not in touched}
@@ -214,7 +253,7 @@ def _solve(program: Program, run: LabelRun) -> Tensor:
     stuck = [
         (plane, cause)
         for node, plane, cause in run.positional
-        if node not in rewritable and bool((root[squash(plane)] != PINNED).any())
+        if node not in rewritable and bool((look_up(root, squash(plane)) != PINNED).any())
     ]
     for plane, cause in stuck:
         run.space.pin(squash(plane), cause)
@@ -223,18 +262,14 @@ def _solve(program: Program, run: LabelRun) -> Tensor:
 
 def _solve_with_product_sets(run: LabelRun) -> Tensor:
     """Solves the unions such that what is kept of every tensor is a product of index sets, hence a smaller tensor."""
-    layouts = {}
-    for plane, cause in run.moved:
-        if len(varying(plane)) > 1:
-            small = squash(plane)
-            layouts[small.data_ptr(), small.shape, small.stride()] = (small, cause)
+    layouts = [(plane, cause) for plane, cause in run.moved_planes() if len(varying(plane)) > 1]
     root = run.space.solve()
     settled = False
     while not settled:
         settled = True
         # in the order of the program, each on top of the ties before: two layouts of one tensor (a channel shuffle)
         # would otherwise each choose another dim to keep free, and leave none
-        for plane, cause in layouts.values():
+        for plane, cause in layouts:
             if (tie := _product_tie(plane, root, cause)) is not None:
                 run.space.union(*tie)
                 first, second = torch.broadcast_tensors(*tie[:2])
@@ -248,7 +283,7 @@ def _product_tie(plane: Tensor, root: Tensor, cause: Cause) -> tuple[Tensor, Ten
 
     The innermost dim along which channels differ keeps its freedom; along the others they are tied.
     """
-    classes = root[plane]
+    classes = look_up(root, plane)
     live = [dim for dim in range(plane.dim()) if plane.shape[dim] > 1 and _differs(classes, dim)]
     if len(live) <= 1:
         return None
@@ -256,36 +291,40 @@ def _product_tie(plane: Tensor, root: Tensor, cause: Cause) -> tuple[Tensor, Ten
     return plane, thin(plane, live[:-1]), tied
 
 
+def _is_one_class(classes: Tensor) -> bool:
+    """Whether everything goes together, or is frozen."""
+    return bool((classes == classes.flatten()[0]).all())
+
+
 def _differs(classes: Tensor, dim: int) -> bool:
     return not bool((classes == classes.narrow(dim, 0, 1)).all())
 
 
-def _groups(space: LabelSpace, root: Tensor) -> tuple[Tensor, tuple[Group, ...]]:
-    """Numbers the channels group by group; groups are classes with the same count of labels in the same owners."""
-    owner_of = _owner_of(space)
-    stored = torch.tensor([False] + [owner.stored for owner in space.owners])[owner_of]
-    labels = (stored & (root != PINNED)).nonzero().flatten()
+def _groups(
+    space: LabelSpace, root: Tensor, moved: Sequence[tuple[Tensor, Cause]]
+) -> tuple[Tensor, tuple[Group, ...]]:
+    """Numbers the channels group by group; groups are classes with the same count of labels in the same owners.
+
+    They are also in the same parts: a split must not be left with an empty part, which some ops refuse.
+    """
+    labels = (root[: space.stored_size] != PINNED).nonzero().flatten()
     if len(labels) == 0:
         return torch.full((space.size,), NOT_PRUNABLE), ()
-    classes, class_of = root[labels].unique(return_inverse=True)
-    signature = _signatures(owner_of[labels], class_of, len(classes))
-    first_label = torch.full((len(classes),), space.size).scatter_reduce(0, class_of, labels, "amin")
+    roots, owners = root.index_select(0, labels), _owner_of(space).index_select(0, labels)
+    is_class = torch.zeros(space.size, dtype=torch.bool).index_fill_(0, roots, True)
+    classes = is_class.nonzero().flatten()  # each the first label of its class, which is a stored one
+    signature = _signatures(owners, (is_class.cumsum(0) - 1).index_select(0, roots), len(classes))
+    signature += _parts(root, classes, [plane for plane, _ in moved])
     _, group_of, counts = signature.unique(return_inverse=True, return_counts=True)
-    first_of_group = torch.full((len(counts),), space.size).scatter_reduce(0, group_of, first_label, "amin")
-    order = torch.argsort(first_of_group[group_of] * space.size + first_label)
-    channel_of_class = torch.empty(len(classes), dtype=torch.long)
-    channel_of_class[order] = torch.arange(len(classes))
+    first_of_group = torch.full((len(counts),), space.size).scatter_reduce(0, group_of, classes, "amin")
+    order = torch.argsort(first_of_group[group_of] * space.size + classes)
     channel_of_root = torch.full((space.size,), NOT_PRUNABLE)
-    channel_of_root[classes] = channel_of_class
-    channel_of = channel_of_root[root]
-    by_class = labels[torch.argsort(channel_of[labels], stable=True)]
-    sizes = torch.bincount(channel_of[labels])
-    begins = torch.cat([torch.zeros(1, dtype=torch.long), sizes.cumsum(0)])
-    groups, start = [], 0
-    for index, group in enumerate(group_of[order].unique_consecutive(return_counts=True)[1].tolist()):
-        of_first = by_class[int(begins[start]) : int(begins[start + 1])]
-        groups.append(Group(f"g{index}", start, start + group, _members(space, owner_of[of_first])))
-        start += group
+    channel_of_root[classes[order]] = torch.arange(len(classes))
+    channel_of = channel_of_root.index_select(0, root)
+    sizes = counts[group_of[order].unique_consecutive()].tolist()
+    members = _members_of_first(space, channel_of.index_select(0, labels), owners, sizes)
+    starts = [0, *accumulate(sizes)]
+    groups = (Group(f"g{index}", starts[index], starts[index + 1], found) for index, found in enumerate(members))
     return channel_of, tuple(groups)
 
 
@@ -303,11 +342,31 @@ def _signatures(owners: Tensor, class_of: Tensor, classes: int) -> Tensor:
     return torch.zeros(classes, dtype=torch.long).scatter_add(0, class_of, random[owners])
 
 
-def _members(space: LabelSpace, owners: Tensor) -> tuple[Member, ...]:
-    found, counts = owners.unique(return_counts=True)
-    return tuple(
-        Member(space.owners[owner - 1].name, space.owners[owner - 1].dim, count)
-        for owner, count in zip(found.tolist(), counts.tolist(), strict=True)
-    )
+def _parts(root: Tensor, classes: Tensor, planes: Sequence[Tensor]) -> Tensor:
+    """A hash of the tensors that hold each class, of those that could lose everything, shape of ``classes``."""
+    generator = torch.Generator().manual_seed(1)
+    index_of_root = torch.full((len(root),), NOT_PRUNABLE)
+    index_of_root[classes] = torch.arange(len(classes))
+    index_of = index_of_root.index_select(0, root)
+    total = torch.zeros(len(classes), dtype=torch.long)
+    for plane, random in zip(planes, torch.randint(2**62, (len(planes),), generator=generator), strict=True):
+        held = index_of.index_select(0, plane.reshape(-1))
+        if int(held.min()) != NOT_PRUNABLE:  # else something stays in any case
+            total.index_copy_(0, held, total.index_select(0, held) + random)
+    return total
 
 
+def _members_of_first(
+    space: LabelSpace, channels: Tensor, owners: Tensor, sizes: Sequence[int]
+) -> list[tuple[Member, ...]]:
+    """The members of the first channel of each group, given the channel and the owner of each stored label."""
+    firsts = torch.tensor([0, *sizes[:-1]]).cumsum(0)
+    is_first = torch.zeros(sum(sizes), dtype=torch.bool).index_fill_(0, firsts, True)
+    of_firsts = is_first.index_select(0, channels).nonzero().flatten()
+    counted: dict[int, Counter[int]] = {first: Counter() for first in firsts.tolist()}
+    for channel, owner in zip(channels[of_firsts].tolist(), owners[of_firsts].tolist(), strict=True):
+        counted[channel][owner - 1] += 1
+    return [
+        tuple(Member(space.owners[index].name, space.owners[index].dim, count) for index, count in counts.items())
+        for counts in counted.values()
+    ]

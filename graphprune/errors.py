@@ -39,6 +39,10 @@ class NothingToPruneError(BudgetError):
     """The step would remove nothing."""
 
 
+class FrozenError(UserError):
+    """Under ``strict=True``: something is frozen for want of an op rule or of a rewriting."""
+
+
 class ArtifactError(UserError):
     """A saved artifact is missing, truncated, edited, or was not written by graphprune."""
 
@@ -65,3 +69,9 @@ class RewriteError(InternalError):
 
 class InvariantError(InternalError):
     """A program violates one or more named invariants after a pass."""
+
+
+def first_line(error: BaseException) -> str:
+    """Type and first line of an exception, to be quoted in another one's message."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0] if text else ''}".rstrip(": ")

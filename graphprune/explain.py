@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import networkx as nx
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from graphprune.dependencies import Dependencies, leaf_operands
 from graphprune.labels import PINNED, Cause, LabelSpace, Owner
 from graphprune.planes import channel_planes, squash
+from graphprune.program import source_line
 
 if TYPE_CHECKING:
     from graphprune.program import Program
@@ -42,6 +45,69 @@ def why_frozen(dependencies: Dependencies, name: str, dim: int) -> list[Step]:
         steps.append(Step(_owner_name(space, label), space.causes[cause]))
         label = towards
     return steps
+
+
+def path_to_cause(program: Program, name: str, dim: int) -> list[Step]:
+    """`why_frozen`, and where it ends at an operand that cannot shrink, why that one cannot."""
+    assert program.dependencies is not None
+    steps = why_frozen(program.dependencies, name, dim)
+    if not steps or steps[-1].cause.origin != "operand":
+        return steps
+    return steps + [Step(f"%{cause.node}", cause) for cause in behind(program, steps[-1].cause)[:1]]
+
+
+def told(steps: Sequence[Step]) -> tuple[str, ...]:
+    """A line for each tie between two dims, nearest first, and one for the cause at the end."""
+    lines = [
+        f"{step.owner} goes with {after.owner}: {step.cause}"
+        if step.cause.origin != "operand"
+        else f"{step.owner}: {step.cause}"
+        for step, after in pairwise(steps)
+        if step.owner != after.owner
+    ]
+    return (*lines, *(f"{step.owner}: {step.cause}" for step in steps[-1:]))
+
+
+def behind(program: Program, cause: Cause) -> list[Cause]:
+    """Why the operand that a cause speaks of cannot shrink: where channels end before it, the nearest place first."""
+    dependencies = program.dependencies
+    assert dependencies is not None
+    pins = pinning_causes(dependencies.space)
+    found: dict[Cause, None] = {}
+    queue = [node for node in program.module.graph.nodes if node.name == cause.node]
+    seen = set(queue)
+    while queue:
+        for source in queue.pop(0).all_input_nodes:
+            if source in seen or not _is_stiff(dependencies, source):
+                continue
+            seen.add(source)
+            own = [pin for pin in pins if pin.node == source.name and pin.origin != "operand"]
+            gaps = [pin for pin in own if pin.origin == "gap"]
+            if not gaps and any(_is_stiff(dependencies, argument) for argument in source.all_input_nodes):
+                queue.append(source)
+            else:
+                found.update(dict.fromkeys(gaps or own or [_end(source)]))
+    return list(found)
+
+
+def pinning_causes(space: LabelSpace) -> list[Cause]:
+    """The distinct causes that froze something by themselves, in the order of the program."""
+    first, second, cause = space.edges()
+    indices = cause[(first == PINNED) | (second == PINNED)].unique().tolist()
+    return list(dict.fromkeys(space.causes[index] for index in indices))
+
+
+def _is_stiff(dependencies: Dependencies, node: fx.Node) -> bool:
+    """Whether a node gives a tensor of which nothing can be removed."""
+    operands = leaf_operands(dependencies.values.get(node.name))
+    return any(max(operand.shape, default=1) > 1 and not channel_planes(operand.planes) for operand in operands)
+
+
+def _end(node: fx.Node) -> Cause:
+    if node.op == "placeholder":
+        return Cause(node.name, "input", "enters the program")
+    op = str(getattr(node.target, "__name__", node.target))
+    return Cause(node.name, op, "is a constant" if node.op == "get_attr" else "carries no channels", source_line(node))
 
 
 def _tree(dependencies: Dependencies) -> dict[int, tuple[int, int]]:

@@ -12,8 +12,9 @@ after.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -22,30 +23,11 @@ from torch.utils._pytree import tree_map_only
 from graphprune.dependencies import Dependencies, leaf_operands
 from graphprune.interpret import evaluating
 from graphprune.ops.operand import Operand
-from graphprune.planes import channel_planes, drop, is_sample, squash, varying
+from graphprune.planes import channel_planes, drop, squash
 from graphprune.program import Program, device_of
-
-
-@dataclass(frozen=True)
-class Site:
-    """Where a gate acts.
-
-    Attributes:
-        node: Name of the node whose result is multiplied.
-        users: Names of the nodes that see the product; the others lead to sites further on.
-        channels: Channel index of each element, of the result's shape with size 1 where channels do not vary; frozen
-            elements have the index ``dependencies.channels``, whose gate is always 1.
-        sample_dim: Dim along which samples vary, None where the result is the same for all samples.
-        repeats: Consecutive elements along that dim that belong to one sample.
-        regular: Whether samples lie along that dim in order; only then each can have a gate of its own.
-    """
-
-    node: str
-    users: frozenset[str]
-    channels: Tensor
-    sample_dim: int | None = None
-    repeats: int = 1
-    regular: bool = True
+from graphprune.recurrent_gates import cell_state_argument, takes_cell_state
+from graphprune.site import Acts, Site, site_of
+from graphprune.whole import is_recurrent_layer
 
 
 def find_sites(program: Program, dependencies: Dependencies) -> tuple[Site, ...]:
@@ -54,8 +36,7 @@ def find_sites(program: Program, dependencies: Dependencies) -> tuple[Site, ...]
     with evaluating(program.module):
         for node in program.module.graph.nodes:
             finder.visit_consumer(node)
-    ordered = [node for node in program.module.graph.nodes if node.name in finder.sites]
-    return tuple(site for node in ordered for site in finder.make_sites(node))
+    return tuple(site for node in program.module.graph.nodes for site in finder.make_sites(node))
 
 
 class _SiteFinder:
@@ -64,13 +45,16 @@ class _SiteFinder:
     def __init__(self, program: Program, dependencies: Dependencies) -> None:
         self.program, self.dependencies = program, dependencies
         self.stops = dependencies.normalised | {contraction.node for contraction in dependencies.contractions}
+        self.order = {node.name: place for place, node in enumerate(program.module.graph.nodes)}
         self.sites: dict[str, Tensor] = {}
+        self.sites_at_users: dict[tuple[str, str], Tensor] = {}
         self._walked: dict[str, Tensor] = {}
         self._users: dict[str, set[str]] = {}
         self._carried: dict[str, Tensor] = {}
         self._keeps_zero: dict[str, bool] = {}
         self._from_parameters: set[str] = set()
         self._mixed = _mixed(dependencies)
+        self._seen_by_others = self._writers_seen_by_others()
 
     def carried(self, node: fx.Node) -> Tensor:
         """Channels that a node's result carries, bool, shape ``(channels,)``."""
@@ -87,12 +71,15 @@ class _SiteFinder:
         inputs = node.all_input_nodes
         if node.op == "get_attr" or (inputs and all(source.name in self._from_parameters for source in inputs)):
             self._from_parameters.add(node.name)
-        if not leaf_operands(self.dependencies.values.get(node.name)):
-            return  # reads a shape, not the channels
+        if not leaf_operands(self.dependencies.values.get(node.name)) or node.name in self.dependencies.views:
+            return  # reads a shape, not the channels, or shows some of them for others to use
         passed = self.carried(node) & ~self._mixed.get(node.name, torch.tensor(False))
+        inside = cell_state_argument(self.program.module, node)
         for source in inputs:
             if source.name in self._from_parameters:
                 continue  # the weight of a functional layer; its columns go with the data's channels
+            if source is inside:
+                continue  # is seen through the hidden state only, which has a gate
             consumed = self.carried(source) & ~passed
             if bool(consumed.any()):
                 self.walk(source, consumed, node)
@@ -103,6 +90,11 @@ class _SiteFinder:
         while stack:
             node, channels, user = stack.pop()
             channels = channels & self.carried(node)
+            if not _is_differentiable(self.dependencies.values[node.name]):
+                continue  # positions or a mask
+            if self.sees_writes(node, user):
+                _add(self.sites_at_users, (node.name, user.name), channels)
+                continue
             self._users.setdefault(node.name, set()).add(user.name)
             walked = self._walked.get(node.name)
             channels = channels if walked is None else channels & ~walked
@@ -111,33 +103,75 @@ class _SiteFinder:
             self._walked[node.name] = channels if walked is None else walked | channels
             sources = [source for source in self.sources(node) if bool((self.carried(source) & channels).any())]
             begun = channels & ~_any(self.carried(source) for source in sources) if sources else channels
+            if takes_cell_state(self.program.module, self.dependencies.values, node):
+                begun = channels  # the layer's own gate is on the hidden state
             if bool(begun.any()):
-                known = self.sites.get(node.name)
-                self.sites[node.name] = begun if known is None else known | begun
+                _add(self.sites, node.name, begun)
             stack += [(source, channels, node) for source in sources]
 
     def sources(self, node: fx.Node) -> list[fx.Node]:
         """The inputs to walk on through; none where the walk ends."""
-        if node.name in self.stops or not node.all_input_nodes:
+        if node.name in self.stops or node.name in self._seen_by_others or not node.all_input_nodes:
             return []
         if node.name not in self._keeps_zero:
             self._keeps_zero[node.name] = _keeps_zero(self.program, self.dependencies, node)
-        return _followed(self.dependencies, node) if self._keeps_zero[node.name] else []
+        if not self._keeps_zero[node.name]:
+            return []
+        sources = _followed(self.dependencies, node)
+        if node.target in _PARTS and isinstance(self.dependencies.values[sources[0].name], tuple):
+            several = sources[0].name not in self.stops and not self.sources(sources[0])
+            return [] if several else sources  # of several results each has a gate of its own
+        return sources
+
+    def sees_writes(self, node: fx.Node, user: fx.Node) -> bool:
+        """Whether the user sees what others wrote to the node's result in place, after the node."""
+        first, last = self.order[node.name], self.order[user.name]
+        return any(first < self.order[writer] < last for writer in self.dependencies.rewritten.get(node.name, ()))
+
+    def _writers_seen_by_others(self) -> set[str]:
+        """Nodes that write in place to what others see later: a product before one would hide it from them."""
+        nodes = {node.name: node for node in self.program.module.graph.nodes}
+        return {
+            writer
+            for name, writers in self.dependencies.rewritten.items()
+            for writer in writers
+            if any(self.order[user.name] > self.order[writer] for user in nodes[name].users)
+        }
 
     def make_sites(self, node: fx.Node) -> list[Site]:
         """One site for each plane of a node's result that holds channels to be gated."""
-        value = self.dependencies.values[node.name]
-        if not isinstance(value, Operand):
-            return []
-        gated = torch.cat([self.sites[node.name], torch.zeros(1, dtype=torch.bool)])
         sites = []
-        for plane in channel_planes(value.planes):
-            channels = self.dependencies.channel_of[squash(plane)]
-            channels = torch.where(gated[channels], channels, self.dependencies.channels)
-            if bool((channels < self.dependencies.channels).any()):
-                users = [user for user in node.users if user.name in self._users[node.name]]
-                sites.append(_site(self.dependencies, node, users, value, channels))
+        acts_on, value = self._gated(node)
+        if node.name in self.sites and value is not None and node.target not in _ZEROS:
+            users = [user for user in node.users if user.name in self._users[node.name]]
+            sites += self._on_planes(node, users, value, self.sites[node.name], acts_on)
+        for user in node.users:
+            if value is not None and (node.name, user.name) in self.sites_at_users:
+                sites += self._on_planes(node, [user], value, self.sites_at_users[node.name, user.name], "user")
         return sites
+
+    def _on_planes(
+        self, node: fx.Node, users: list[fx.Node], value: Operand, channels: Tensor, acts_on: Acts
+    ) -> Iterator[Site]:
+        gated = torch.cat([channels, torch.zeros(1, dtype=torch.bool)])
+        for plane in channel_planes(value.planes):
+            here = self.dependencies.channel_of[squash(plane)]
+            here = torch.where(gated[here], here, self.dependencies.channels)
+            if bool((here < self.dependencies.channels).any()):
+                yield replace(site_of(self.dependencies, node, users, value, here), acts_on=acts_on)
+
+    def _gated(self, node: fx.Node) -> tuple[Acts, Operand | None]:
+        """What of a node's results the gate acts on."""
+        value = self.dependencies.values.get(node.name)
+        if isinstance(value, Operand):
+            return "result", value
+        found = leaf_operands(value)
+        if node.name not in self.stops or not found:
+            return "result", None
+        if not is_recurrent_layer(self.program.module, node):
+            return "first", found[0]
+        states = found[1]  # (layers * directions, N, H)
+        return "steps", states.mapped(states.shape[1:], lambda plane: drop(plane, [0]))
 
 
 def _mixed(dependencies: Dependencies) -> dict[str, Tensor]:
@@ -155,6 +189,15 @@ def _mixed(dependencies: Dependencies) -> dict[str, Tensor]:
     return mixed
 
 
+def _add(sites: dict[Any, Tensor], key: Hashable, channels: Tensor) -> None:
+    sites[key] = sites[key] | channels if key in sites else channels
+
+
+def _is_differentiable(value: Any) -> bool:
+    operands = leaf_operands(value)
+    return not operands or any(operand.is_differentiable for operand in operands)
+
+
 def _any(masks: Iterable[Tensor]) -> Tensor:
     return torch.stack(list(masks)).any(0)
 
@@ -168,8 +211,10 @@ def _keeps_zero(program: Program, dependencies: Dependencies, node: fx.Node) -> 
 
     def stand_in(operand: Operand) -> Tensor:
         if channel_planes(operand.planes):
-            return torch.zeros(operand.shape, device=device)
-        return torch.ones(operand.shape, device=device) if operand.constant is None else operand.constant
+            return torch.zeros(operand.shape, dtype=operand.dtype, device=device)
+        if operand.constant is not None:
+            return operand.constant
+        return torch.ones(operand.shape, dtype=operand.dtype, device=device)
 
     arguments = fx.map_arg(
         (node.args, dict(node.kwargs)), lambda source: tree_map_only(Operand, stand_in, values[source.name])
@@ -182,6 +227,7 @@ def _keeps_zero(program: Program, dependencies: Dependencies, node: fx.Node) -> 
     return not any(
         bool((leaf * (dependencies.channel_of[squash(plane)] >= 0).to(device)).any())
         for leaf, operand in zip(results, leaf_operands(values[node.name]), strict=True)
+        if operand.is_differentiable
         for plane in channel_planes(operand.planes)
     )
 
@@ -199,34 +245,11 @@ def _elements(dependencies: Dependencies, node: fx.Node) -> int:
     return torch.Size(value.shape).numel() if isinstance(value, Operand) else 0
 
 
+_PARTS = {operator.getitem, getattr}
+
+_ZEROS = {torch.zeros, torch.ops.aten.zeros.default}
+
 _PRODUCTS = {
     torch.mul, torch.multiply, torch.ops.aten.mul.Tensor, torch.ops.aten.mul_.Tensor, "mul", "mul_", "multiply",
     operator.mul, operator.imul,
 }  # fmt: skip
-
-
-def _site(
-    dependencies: Dependencies, node: fx.Node, users: Sequence[fx.Node], value: Operand, channels: Tensor
-) -> Site:
-    names = frozenset(user.name for user in users)
-    samples = [plane for plane in value.planes if is_sample(plane)]
-    if not samples:
-        meets = all(_meets_samples(dependencies, user, value) for user in users)
-        return Site(node.name, names, channels, regular=meets)
-    if len(samples) > 1 or len(varying(samples[0])) != 1:
-        return Site(node.name, names, channels, regular=False)
-    (dim,) = varying(samples[0])
-    order = drop(samples[0], [other for other in range(samples[0].dim()) if other != dim])
-    repeats = int((order == 0).sum())
-    in_order = bool((order == torch.arange(len(order)) // repeats).all())
-    return Site(node.name, names, channels, dim, repeats, in_order)
-
-
-def _meets_samples(dependencies: Dependencies, user: fx.Node, value: Operand) -> bool:
-    """Whether a user broadcasts a result without samples against one with samples along dim 0."""
-    result = dependencies.values[user.name]
-    return (
-        isinstance(result, Operand)
-        and len(result.shape) == len(value.shape)
-        and any(varying(plane) == {0} for plane in result.planes if is_sample(plane))
-    )

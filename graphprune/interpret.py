@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from operator import attrgetter, getitem
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.utils.stateless import _reparametrize_module
+from torch.fx.experimental._config import patch  # type: ignore[attr-defined]
 from torch.utils._pytree import tree_map_only
 
 from graphprune.errors import InputError
 from graphprune.labelled import Labelled, LabelRun
+from graphprune.layers import OpOf, op_of_function, op_of_layer
 from graphprune.ops.operand import Operand, planes_of
-from graphprune.planes import Planes, along, sample_plane
+from graphprune.planes import Planes, sample_plane
 from graphprune.program import Example, Program, source_line, stored_tensors
+from graphprune.whole import RecurrentCalls, fresh_tensor, is_recurrent
 
 aten = torch.ops.aten
 _UNIFORM = {
@@ -24,52 +27,110 @@ _UNIFORM = {
 }  # fmt: skip
 
 
-class LabelInterpreter(fx.Interpreter):
-    """Runs the graph, telling the run which node it is at and keeping what ``record`` makes of each result."""
+class LabelInterpreter:
+    """Runs a graph, telling the run which node it is at and keeping what ``record`` makes of each result."""
 
     def __init__(self, module: fx.GraphModule, run: LabelRun, record: Callable[[fx.Node, Any], None]) -> None:
-        super().__init__(module)
-        self.extra_traceback = False  # torch would append to the message of every error
-        self.run_state, self.record = run, record
+        self.module, self.run_state, self.record = module, run, record
+        self.layers = dict(module.named_modules(remove_duplicate=False))
 
-    def run_node(self, n: fx.Node) -> Any:
-        """Runs one node."""
-        self.run_state.node, self.run_state.source = n.name, source_line(n)
+    def run(self, inputs: Sequence[Any]) -> Any:
+        """The output of the graph; a result is held until its last user has run."""
+        nodes = self.module.graph.nodes
+        waiting, results = iter(inputs), dict[fx.Node, Any]()
+        users_left = {node: len(node.users) for node in nodes}
+        for node in nodes:
+            args, kwargs = fx.map_arg((node.args, node.kwargs), results.__getitem__)
+            if node.op == "output":
+                self.record(node, args[0])
+                return args[0]
+            self.run_state.node, self.run_state.source = node.name, source_line(node)
+            self.run_state.unread = unread_results(node)
+            result = next(waiting, *args) if node.op == "placeholder" else self._run_node(node, args, kwargs)
+            self.record(node, result)
+            self.run_state.note_memory(node, result)
+            results[node] = result
+            for source in node.all_input_nodes:
+                users_left[source] -= 1
+                if not users_left[source]:
+                    del results[source]
+        return None
+
+    def _run_node(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Runs one node.
+
+        Raises:
+            InputError: an op refuses its arguments.
+        """
         try:
-            result = super().run_node(n)
+            return self._result(node, args, kwargs)
         except (RuntimeError, IndexError, ValueError) as error:
             first_line = str(error).strip().partition("\n")[0]
             where = f" at {self.run_state.source}" if self.run_state.source else ""
             raise InputError(
-                f"the example input does not fit the model: node %{n.name} ({n.target}){where}: {first_line}"
+                f"the example input does not fit the model: node %{node.name} ({node.target}){where}: {first_line}"
             ) from error
-        if n.op == "call_function" and n.target in _UNIFORM and isinstance(result, Tensor):
-            call_planes = _fresh(self.run_state, tuple(result.shape))
-            result = self.run_state.label(result, call_planes)
-        self.record(n, result)
+
+    def _result(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        known = self._known_op(node, args, kwargs)
+        if known is not None:
+            result = self.run_state.dispatch(*known)
+            return result[0] if isinstance(result, tuple) else result
+        result = self._call(node, args, kwargs)
+        if node.op == "call_function" and node.target in _UNIFORM and isinstance(result, Tensor):
+            return fresh_tensor(self.run_state, result)
+        if type(result) is Tensor:  # a constant: what is made of it (copies along a dim) may have labels
+            return self.run_state.label(result)
         return result
 
+    def _known_op(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OpOf | None:
+        """The one ATen op that a node is, where that is known."""
+        if node.op == "call_function":
+            return op_of_function(node.target, args, kwargs)
+        alone = node.op == "call_module" and len(args) == 1 and not kwargs and isinstance(args[0], Tensor)
+        return op_of_layer(self.layers[str(node.target)], args[0]) if alone else None
 
-def _fresh(run: LabelRun, shape: tuple[int, ...]) -> Planes:
-    name = f"%{run.node}"
-    return tuple(
-        along(run.space.allocate(name, dim, size, stored=False), shape, dim)
-        for dim, size in enumerate(shape)
-        if size > 1
-    )
+    def _call(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        target: Any = node.target
+        with RecurrentCalls(self.run_state) if is_recurrent(self.module, node) else nullcontext():
+            if node.op == "call_module":
+                return self.layers[target](*args, **kwargs)
+            if node.op == "call_function":
+                return target(*args, **kwargs)
+            if node.op == "call_method":
+                return getattr(args[0], target)(*args[1:], **kwargs)
+            return attrgetter(target)(self.module)
 
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; every module's own mode comes back."""
-    modes = [(submodule, submodule.training) for submodule in module.modules()]
-    module.eval()
+    in_training = [submodule for submodule in module.modules() if submodule.training]
+    for submodule in in_training:
+        submodule.training = False
     try:
         with torch.no_grad():
             yield
     finally:
-        for submodule, mode in modes:
-            submodule.training = mode
+        for submodule in in_training:
+            submodule.training = True
+
+
+@contextmanager
+def standing_in(module: nn.Module, replaced: Mapping[int, Tensor]) -> Iterator[None]:
+    """Puts other tensors in the place of parameters and buffers, by identity, so that ties stay ties."""
+    tables: list[dict[str, Any]] = [
+        table for submodule in module.modules() for table in (submodule._parameters, submodule._buffers) if table
+    ]
+    originals = [dict(table) for table in tables]
+    for table in tables:
+        table.update({name: replaced[id(tensor)] for name, tensor in table.items() if tensor is not None})
+    try:
+        yield
+    finally:
+        for table, original in zip(tables, originals, strict=True):
+            table.clear()
+            table.update(original)
 
 
 @contextmanager
@@ -86,23 +147,31 @@ def keeping_buffers(module: nn.Module) -> Iterator[None]:
 
 
 def label_stored(run: LabelRun, tensors: Mapping[str, Tensor]) -> dict[str, Labelled]:
-    """Gives labels to every index of every dim of every floating parameter and buffer."""
-    return {name: run.label_stored(name, tensor) for name, tensor in tensors.items() if tensor.is_floating_point()}
+    """Gives labels to every index of every dim of every floating or complex parameter and buffer.
+
+    The others (integers) have none; they are copies, for a program may count in them.
+    """
+    return {
+        name: run.label_stored(name, tensor) if _is_number(tensor) else run.label(tensor.detach().clone())
+        for name, tensor in tensors.items()
+    }
 
 
-def _own_counters(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies of the buffers without labels (integers), for a program may count in them."""
-    return {name: tensor.detach().clone() for name, tensor in tensors.items() if not tensor.is_floating_point()}
+def _is_number(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def label_inputs(run: LabelRun, program: Program, example: Example) -> list[Any]:
-    """Inputs carry sample labels along the batch dim, nothing else."""
+    """Inputs carry sample labels along the batch dim, nothing else.
+
+    Analysis does not get to know their values: what is looked up by them is not a constant.
+    """
 
     def label(tensor: Tensor) -> Labelled:
         planes: Planes = ()
         if example.is_batched(tensor) and tensor.shape[0] > 1:
             planes = (sample_plane(tensor.shape),)
-        return run.label(tensor, planes)
+        return run.label(tensor.to("meta") if run.keep is None else tensor, planes)
 
     inputs: list[Any] = tree_map_only(Tensor, label, program.inputs(example))
     return inputs
@@ -128,11 +197,34 @@ def interpret(
         The output of the graph, tensors as `Labelled`.
     """
     module = program.module
-    replaced: dict[str, Tensor] = {**label_stored(run, stored), **_own_counters(stored)}
+    by_name = label_stored(run, stored)
+    replaced = {id(tensor): by_name[name] for name, tensor in stored_tensors(module).items()}
     inputs = label_inputs(run, program, example)
     interpreter = LabelInterpreter(module, run, record)
-    with evaluating(module), _reparametrize_module(module, replaced, tie_weights=True):
-        return interpreter.run(*inputs, enable_io_processing=False)
+    # without values every element is taken to be picked
+    with evaluating(module), standing_in(module, replaced), patch(meta_nonzero_assume_all_nonzero=True):
+        return interpreter.run(inputs)
+
+
+_EXTREMA = {torch.max, torch.min, aten.max.dim, aten.min.dim, "max", "min"}
+_PLACES = {"values": 0, "indices": 1}
+
+
+def unread_results(node: fx.Node) -> frozenset[int]:
+    """Places among the results of a maximum or minimum (values and their positions) that nothing reads."""
+    if node.target not in _EXTREMA:
+        return frozenset()
+    read = set()
+    for user in node.users:
+        if user.target in (getitem, getattr) and not user.users:
+            continue  # an unpacked result that is not used
+        place = user.args[1] if len(user.args) > 1 else None
+        if user.target is getattr:
+            place = _PLACES.get(str(place))
+        if user.target not in (getitem, getattr) or not isinstance(place, int):
+            return frozenset()
+        read.add(place % 2)
+    return frozenset({0, 1} - read)
 
 
 def operands_of(result: Any) -> Any:
@@ -140,7 +232,8 @@ def operands_of(result: Any) -> Any:
 
     def operand(tensor: Tensor) -> Operand:
         value = getattr(tensor, "value", tensor)
-        return Operand(tuple(tensor.shape), planes_of(tensor), constant=None if value.is_meta else value)
+        constant = None if value.is_meta else value
+        return Operand(tuple(tensor.shape), planes_of(tensor), constant=constant, dtype=value.dtype)
 
     return operand(result) if isinstance(result, Tensor) else tree_map_only(Tensor, operand, result)
 
@@ -148,7 +241,10 @@ def operands_of(result: Any) -> Any:
 def meta_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Stored tensors for analysis: parameters without values, buffers (constants of the program) with theirs."""
     return {
-        name: tensor.detach().to("meta") if isinstance(tensor, nn.Parameter) else tensor.detach().clone()
+        name: _without_values(tensor) if isinstance(tensor, nn.Parameter) else tensor.detach().clone()
         for name, tensor in stored_tensors(module).items()
     }
 
+
+def _without_values(tensor: Tensor) -> Tensor:
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")

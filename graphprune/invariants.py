@@ -6,14 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, fx
-from torch.utils._pytree import tree_leaves
+from torch import Tensor
 
-from graphprune.interpret import interpret, meta_tensors
-from graphprune.labelled import ShapeRun
-from graphprune.labels import LabelSpace
-from graphprune.ops.operand import Operand
-from graphprune.program import Program, device_of, stored_tensors
+from graphprune.program import Program, stored_tensors
+from graphprune.shapes import propagate_shapes
 
 Invariant = Callable[[Program], list[str]]
 
@@ -83,16 +79,29 @@ def classes_fit_tensors(program: Program) -> list[str]:
 def kept_indices_are_valid(program: Program) -> list[str]:
     """Kept indices are ascending, unique, not negative, and as many as the tensor has."""
     tensors = stored_tensors(program.module)
-    problems = []
+    problems = [
+        f"kept indices of {name} dim {dim} are empty, negative, or not ascending"
+        for (name, dim), ascending in zip(program.kept, _ascend(list(program.kept.values())), strict=True)
+        if not ascending
+    ]
     for (name, dim), indices in program.kept.items():
-        # a -1 in front turns "not negative" into "ascending"
-        ahead = torch.nn.functional.pad(indices, (1, 0), value=-1)
-        if len(indices) == 0 or not bool((indices > ahead[:-1]).all()):
-            problems.append(f"kept indices of {name} dim {dim} are empty, negative, or not ascending")
-        elif name not in tensors or tensors[name].shape[dim] != len(indices):
+        if name not in tensors or tensors[name].shape[dim] != len(indices):
             size = tuple(tensors[name].shape) if name in tensors else "no tensor"
             problems.append(f"kept {len(indices)} indices of {name} dim {dim}, found {size}")
     return problems
+
+
+def _ascend(runs: list[Tensor]) -> list[bool]:
+    """Whether each run of indices is not empty and ascends from zero or more."""
+    # a -1 in front turns "not negative" into "ascending", and one comparison serves all runs
+    start = torch.tensor([-1])
+    joined = torch.cat([piece for run in runs for piece in (start, run)] + [start])
+    ends = torch.tensor([len(run) + 1 for run in runs], dtype=torch.long).cumsum(0)
+    wrong = (joined[1:] <= joined[:-1]).long()
+    wrong[ends - 1] = 0  # from the last index of a run to the -1 of the next
+    below = torch.cat([torch.zeros(1, dtype=torch.long), wrong.cumsum(0)])
+    bad = below[ends] - below[torch.cat([torch.zeros(1, dtype=torch.long), ends[:-1]])]
+    return [len(run) > 0 and not count for run, count in zip(runs, bad.tolist(), strict=True)]
 
 
 def scores_match_channels(program: Program) -> list[str]:
@@ -114,8 +123,8 @@ def selection_keeps_every_group(program: Program) -> list[str]:
         return [f"the selection has {len(keep)} channels of {program.dependencies.channels}"]
     return [
         f"group {group.id} ({group.name}) keeps no channel"
-        for group in program.dependencies.groups
-        if not bool(keep[group.start : group.stop].any())
+        for group, left in zip(program.dependencies.groups, program.dependencies.left_of_groups(keep), strict=True)
+        if not left
     ]
 
 
@@ -158,29 +167,3 @@ def violations(program: Program, *, changed: bool = True) -> list[str]:
     invariants = (*MODULE_INVARIANTS, *ANALYSIS_INVARIANTS) if changed else ANALYSIS_INVARIANTS
     found = [problem for invariant in invariants for problem in invariant(program)]
     return found if found or not changed else shapes_are_as_recorded(program)
-
-
-def shapes_of(value: Any) -> Any:
-    """Shapes of the tensors in a node's value, in order."""
-    return tuple(
-        tuple(leaf.shape) for leaf in tree_leaves(value) if isinstance(leaf, (Operand, Tensor))
-    )
-
-
-def propagate_shapes(program: Program) -> tuple[dict[str, Any], str]:
-    """Runs the program without values, in evaluation mode.
-
-    Returns:
-        Shapes of every node's result, and why the run stopped early (empty where it did not).
-    """
-    shapes: dict[str, Any] = {}
-
-    def record(node: fx.Node, result: Any) -> None:
-        shapes[node.name] = shapes_of(result)
-
-    run = ShapeRun(LabelSpace(), device_of(program))
-    try:
-        interpret(program, run, meta_tensors(program.module), program.example, record)
-    except Exception as error:  # any op may refuse wrong sizes, in its own way
-        return shapes, str(error)
-    return shapes, ""

@@ -8,17 +8,21 @@ rule in `graphprune.ops` for the planes. One rule table so serves every front en
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
+from torch.utils._mode_utils import no_dispatch
 from torch.utils._pytree import tree_leaves
 
-from graphprune.labels import Cause, LabelSpace
+from graphprune.labels import Cause, LabelSpace, Origin
 from graphprune.ops.call import OpCall
+from graphprune.ops.operand import memory_of
 from graphprune.ops.registry import rule_for
-from graphprune.ops.schema import schema_of
-from graphprune.planes import Planes, planes_of_stored, scatter
+from graphprune.ops.schema import call_by_schema, schema_of
+from graphprune.planes import Planes, along, scatter, squash
+from graphprune.program import Attention
 
 
 class Labelled(Tensor):
@@ -27,6 +31,8 @@ class Labelled(Tensor):
     value: Tensor
     planes: Planes
     run: LabelRun
+    stored: bool = False
+    """Whether it is a parameter or buffer itself."""
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
@@ -77,7 +83,15 @@ class LabelRun:
         positional: Nodes in which an op addresses channels by position (roll, strided slice, indexing), with the plane
             that it moves along.
         normalised: Nodes in which a normalisation took place.
-        choices: What rules decided by sizes, by node: an earlier run's decision holds, though sizes have changed.
+        choices: What rules decided, by node: an earlier run's decision holds, though sizes have changed.
+        attention: What goes of a batched contraction where nothing was decided before.
+        hopes: Planes that a decision was meant to keep prunable.
+        strided: Views at every so many positions of a tensor, by the memory that they share with it: once channels are
+            removed they are copies, which nobody may write to.
+        memory: The memory of each node's result.
+        views: Nodes whose results share memory with an input.
+        writes: Nodes that wrote in place, with the memory.
+        unread: Places among the node's results that nothing reads.
     """
 
     space: LabelSpace
@@ -90,6 +104,13 @@ class LabelRun:
     positional: list[tuple[str, Tensor, Cause]] = field(default_factory=list)
     normalised: set[str] = field(default_factory=set)
     choices: dict[str, bool] = field(default_factory=dict)
+    attention: Attention = "heads"
+    hopes: list[tuple[str, Tensor]] = field(default_factory=list)
+    strided: list[tuple[int, Tensor, Cause]] = field(default_factory=list)
+    memory: dict[str, int] = field(default_factory=dict)
+    views: set[str] = field(default_factory=set)
+    writes: list[tuple[str, int]] = field(default_factory=list)
+    unread: frozenset[int] = frozenset()
 
     def label(self, value: Tensor, planes: Planes = ()) -> Labelled:
         """Wraps a value of this run."""
@@ -97,19 +118,63 @@ class LabelRun:
 
     def label_stored(self, name: str, tensor: Tensor) -> Labelled:
         """Wraps a parameter or buffer, every index of every dim with a label of its own."""
-        labels = [
-            self.space.allocate(name, dim, size, stored=True) if size > 1 else None
-            for dim, size in enumerate(tensor.shape)
-        ]
-        return self.label(tensor.detach(), planes_of_stored(labels, tensor.shape))
+        shape = tuple(tensor.shape)
+        planes = tuple(
+            along(self.space.allocate(name, dim, size, stored=True), shape, dim)
+            for dim, size in enumerate(shape)
+            if size > 1
+        )
+        labelled = self.label(tensor.detach(), planes)
+        labelled.stored = True
+        return labelled
 
-    def cause(self, func: Any, reason: str) -> Cause:
+    def cause(self, func: Any, reason: str, origin: Origin = "program") -> Cause:
         """A cause at the node that runs now."""
-        return Cause(self.node, str(func).removeprefix("aten.").removesuffix(".default"), reason, self.source)
+        return Cause(self.node, _short_name(func), reason, self.source, origin)
 
-    def choose(self, preferred: bool) -> bool:
-        """The decision of the node that runs now: the one that was taken first."""
-        return self.choices.setdefault(self.node, preferred)
+    def choose(self, what: str, preferred: bool, plane: Tensor | None = None) -> bool:
+        """A decision of the node that runs now: the one that was taken first.
+
+        Args:
+            what: What is decided, for a node may hold several ops.
+            preferred: The decision where none was taken yet.
+            plane: Is prunable if the decision was a good one; the other one is tried where it is not.
+        """
+        key = f"{self.node}: {what}"
+        if plane is not None:
+            self.hopes.append((key, plane))
+        return self.choices.setdefault(key, preferred)
+
+    def moved_planes(self) -> list[tuple[Tensor, Cause]]:
+        """What data movement made, each layout once, squashed."""
+        layouts = {}
+        for plane, cause in self.moved:
+            small = squash(plane)
+            layouts[small.data_ptr(), small.shape, small.stride()] = (small, cause)
+        return list(layouts.values())
+
+    def note_memory(self, node: fx.Node, result: Any) -> None:
+        """Notes which memory a node's result (the first of several) has, and whether it shares it with an input."""
+        first = result[0] if isinstance(result, tuple) and result else result
+        if isinstance(first, Labelled):
+            memory = self.memory[node.name] = memory_of(first)
+            if any(self.memory.get(source.name) == memory for source in node.all_input_nodes):
+                self.views.add(node.name)
+
+    def rewritten(self) -> dict[str, tuple[str, ...]]:
+        """Nodes that wrote to the memory of a node's result in place, by its name.
+
+        Memory is used again once nobody holds it, so a node after its last user may be named in vain.
+        """
+        nodes: dict[int, list[str]] = {}
+        for node, memory in self.memory.items():
+            nodes.setdefault(memory, []).append(node)
+        found: dict[str, tuple[str, ...]] = {}
+        for writer, memory in self.writes:
+            for node in nodes.get(memory, ()):
+                if node != writer:
+                    found[node] = (*found.get(node, ()), writer)
+        return found
 
     def count_macs(self, macs: int, planes: Planes) -> None:
         """Notes a contraction of the node that runs now."""
@@ -119,23 +184,37 @@ class LabelRun:
         """Runs one ATen op on values, then its rule on planes."""
         call = OpCall.bind(self, func, args, kwargs)
         outputs = call.compute()
-        flat = list(outputs) if isinstance(outputs, (tuple, list)) else [outputs]
+        flat = _flat(outputs)
         call.outputs = tuple(leaf for leaf in flat if isinstance(leaf, Tensor))
         planes = self._planes_of_outputs(call)
         if self.keep is not None and call.mixes:
             flat = _evaluate_over_kept(call, flat, planes, self.keep)
+        elif self.keep is not None and call.sums:
+            flat = _flat(call.compute_with_zeros(self.keep))
         written = _written(call)
         if written is not None:
             if isinstance(written, Labelled):
-                written.planes = planes[0]
+                self._write(call, written, planes[0])
             return written
         left = iter(planes)
         results = [self.label(leaf, next(left)) if isinstance(leaf, Tensor) else leaf for leaf in flat]
         return type(outputs)(results) if isinstance(outputs, (tuple, list)) else results[0]
 
+    def _write(self, call: OpCall, written: Labelled, planes: Planes) -> None:
+        """Brings a tensor in line with its value after an op in place."""
+        written.planes = planes
+        memory = memory_of(written)
+        self.writes.append((self.node, memory))
+        for other, plane, cause in self.strided:
+            if other == memory:
+                self.space.pin(squash(plane), cause)
+        if torch.Tag.inplace_view in call.func.tags:  # its shape is another one now
+            with no_dispatch():
+                call_by_schema(call.func, call.arguments)
+
     def _planes_of_outputs(self, call: OpCall) -> list[Planes]:
         rule = rule_for(call.func)
-        planes = list(rule(call)) if rule else call.freeze_all("no rule for this op")
+        planes = list(rule(call)) if rule else call.freeze_all("no rule for this op", "gap")
         return planes + [()] * (len(call.outputs) - len(planes))
 
 
@@ -154,6 +233,16 @@ class ShapeRun(LabelRun):
         return self.label(tensor.detach())
 
 
+@cache
+def _short_name(func: Any) -> str:
+    return str(func).removeprefix("aten.").removesuffix(".default")
+
+
+def _flat(outputs: Any) -> list[Any]:
+    """What an op gives, as a list."""
+    return list(outputs) if isinstance(outputs, (tuple, list)) else [outputs]
+
+
 def _evaluate_over_kept(call: OpCall, dense: list[Any], planes: list[Planes], keep: Tensor) -> list[Any]:
     """Runs a mixing op on the kept channels and puts zeros where the removed ones were."""
     compact = tree_leaves(call.compute_over_kept(keep))
@@ -166,5 +255,5 @@ def _evaluate_over_kept(call: OpCall, dense: list[Any], planes: list[Planes], ke
 
 def _written(call: OpCall) -> Any:
     """The argument that an in-place op writes to, which is also what it returns; None for other ops."""
-    schema = schema_of(call.func)
-    return call.arguments[schema.written] if schema.returns and schema.written else None
+    written = schema_of(call.func).written
+    return None if written is None else call.arguments[written]

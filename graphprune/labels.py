@@ -8,12 +8,15 @@ the channels.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 PINNED = 0
 """The label of everything that must stay; a label that is united with it is frozen."""
+
+_PINNED_LABEL = torch.tensor(PINNED)
 
 
 @dataclass(frozen=True)
@@ -33,18 +36,32 @@ class Owner:
         return torch.arange(self.start, self.start + self.size)
 
 
+Origin = Literal["program", "request", "operand", "gap"]
+"""Whose doing a freeze is.
+
+- ``"program"``: what the program computes needs every index: it returns them, looks them up by data, mixes positions.
+- ``"request"``: the user protects it.
+- ``"operand"``: it meets a tensor that cannot shrink; why that one cannot is a question to the nodes before.
+- ``"gap"``: graphprune lacks something: a rule for the op, or for this form of it, or a rewriting of the node.
+
+Only a gap is a loss: with the missing piece the indices might be prunable.
+"""
+
+
 @dataclass(frozen=True)
 class Cause:
-    """Why labels were united or pinned: the rule that did it, and where."""
+    """Why labels were united or pinned: the rule that did it, where, and whose doing that is."""
 
     node: str
     op: str
     reason: str
     source: str = ""
+    origin: Origin = "program"
 
     def __str__(self) -> str:
-        where = f" at {self.source}" if self.source else ""
-        return f"{self.op} in node %{self.node}{where}: {self.reason}"
+        # of files of installed packages the end says enough
+        where = f" at {self.source.rpartition('site-packages/')[2]}" if self.source else ""
+        return f"{self.op} in node %{self.node}{where}: {self.reason}" if self.node else f"{self.op}: {self.reason}"
 
 
 @dataclass
@@ -58,7 +75,7 @@ class LabelSpace:
     owners: list[Owner] = field(default_factory=list)
     causes: list[Cause] = field(default_factory=list)
     size: int = 1
-    _edges: list[tuple[Tensor, Tensor, int]] = field(default_factory=list)
+    _unions: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     @property
     def stored_size(self) -> int:
@@ -74,30 +91,41 @@ class LabelSpace:
 
     def union(self, first: Tensor, second: Tensor, cause: Cause) -> None:
         """Ties labels together elementwise; both tensors broadcast against each other."""
-        first, second = torch.broadcast_tensors(first, second)
         self.causes.append(cause)
-        self._edges.append((first.reshape(-1), second.reshape(-1), len(self.causes) - 1))
+        self._unions.append((first, second))
 
     def pin(self, labels: Tensor, cause: Cause) -> None:
         """Freezes labels: they are united with the pinned label."""
-        self.union(labels, torch.tensor(PINNED), cause)
+        self.union(labels, _PINNED_LABEL, cause)
 
     def ties(self) -> tuple[Tensor, Tensor]:
         """All unions so far: two tensors of labels, of shape ``(E,)``."""
-        nothing = [torch.empty(0, dtype=torch.long)]
-        first = torch.cat(nothing + [edge[0] for edge in self._edges])
-        return first, torch.cat(nothing + [edge[1] for edge in self._edges])
+        return self._ties()[:2]
 
     def edges(self) -> tuple[Tensor, Tensor, Tensor]:
         """`ties`, and for each the index into `causes`, shape ``(E,)``."""
-        sizes = torch.tensor([len(edge[0]) for edge in self._edges], dtype=torch.long)
-        causes = torch.tensor([edge[2] for edge in self._edges], dtype=torch.long)
-        return *self.ties(), torch.repeat_interleave(causes, sizes)
+        first, second, sizes = self._ties()
+        return first, second, torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes, dtype=torch.long))
+
+    def _ties(self) -> tuple[Tensor, Tensor, list[int]]:
+        """`ties`, and the number of them that each union made."""
+        pairs = [_flat_pair(first, second) for first, second in self._unions]
+        nothing = [torch.empty(0, dtype=torch.long)]
+        first, second = (torch.cat(nothing + [pair[side] for pair in pairs]) for side in (0, 1))
+        return first, second, [len(pair[0]) for pair in pairs]
 
     def solve(self) -> Tensor:
         """Returns the smallest label connected to each label, shape ``(size,)``; frozen labels give 0."""
         first, second = self.ties()
         return merged(torch.arange(self.size), first, second)
+
+
+def _flat_pair(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Two tensors broadcast against each other and flattened."""
+    if first.dim() == 1 and first.shape == second.shape:
+        return first, second
+    first, second = torch.broadcast_tensors(first, second)
+    return first.reshape(-1), second.reshape(-1)
 
 
 def merged(root: Tensor, first: Tensor, second: Tensor) -> Tensor:
@@ -112,22 +140,27 @@ def merged(root: Tensor, first: Tensor, second: Tensor) -> Tensor:
     """
     root = root.clone()
     while True:
-        low, high = torch.aminmax(torch.stack([root[first], root[second]]), dim=0)
-        open_edges = low != high
-        if not bool(open_edges.any()):
+        first, second = root.index_select(0, first), root.index_select(0, second)
+        open_edges = (first != second).nonzero().flatten()
+        if not len(open_edges):
             return root
-        first, second = first[open_edges], second[open_edges]
-        root.scatter_reduce_(0, high[open_edges], low[open_edges], "amin")
+        first, second = first.index_select(0, open_edges), second.index_select(0, open_edges)
+        root.scatter_reduce_(0, torch.maximum(first, second), torch.minimum(first, second), "amin")
         root = _jump(root)
 
 
 def _jump(root: Tensor) -> Tensor:
     """Replaces each pointer by the end of its chain."""
     while True:
-        further = root[root]
+        further = root.index_select(0, root)
         if torch.equal(further, root):
             return root
         root = further
+
+
+def look_up(table: Tensor, labels: Tensor) -> Tensor:
+    """Entries of a table, shape ``(size,)``, at labels of any shape; several times as quick as indexing."""
+    return table.index_select(0, labels.reshape(-1)).view(labels.shape)
 
 
 class ReplayedSpace(LabelSpace):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeGuard
+from typing import TypeGuard, get_args
 
 from graphprune.errors import OptionError
+from graphprune.program import Attention
 from graphprune.selection import Limits
 
 
@@ -31,6 +32,17 @@ def limits_of(min_channels: int | str | Callable[[int], int], align: int | str) 
     if not _is_count(align):
         raise OptionError(f"align={align}: expected a whole number of at least 1")
     return Limits(min_channels, align)
+
+
+def attention_of(given: str) -> Attention:
+    """What goes of attention, by name.
+
+    Raises:
+        OptionError: the name is unknown.
+    """
+    if given not in get_args(Attention):
+        raise OptionError(f"attention='{given}' is unknown; known are {', '.join(get_args(Attention))}")
+    return given  # type: ignore[return-value]
 
 
 def _is_count(value: object) -> TypeGuard[int]:

@@ -13,7 +13,8 @@ from torch import Tensor, fx, nn
 from graphprune.capture import capture, unshare
 from graphprune.dependencies import Dependencies
 from graphprune.errors import ArtifactError, InputError, UserError
-from graphprune.program import Example, Kept, Program, compose_kept, stored_tensors
+from graphprune.options import attention_of
+from graphprune.program import Attention, Example, Kept, Program, compose_kept, stored_tensors
 from graphprune.rewrite.compact import compact_module
 from graphprune.trees import READ_ERRORS, decode, decode_example, encode, encode_example, explained
 
@@ -39,6 +40,7 @@ class Plan:
         rounds: The same in the steps in which it came about, each in terms of what the one before had left.
         protect: Name patterns that were protected.
         sizes: Sizes before pruning of the dims in ``kept``; empty where they are not known.
+        attention: What went of attention.
     """
 
     model: str
@@ -47,6 +49,7 @@ class Plan:
     rounds: tuple[Kept, ...]
     protect: tuple[str, ...] = ()
     sizes: Sizes = field(default_factory=dict)
+    attention: Attention = "heads"
 
     def with_sizes(self, dense: nn.Module) -> Plan:
         """The plan with the sizes that the model had before pruning, so that it refuses a wider or narrower one."""
@@ -72,6 +75,7 @@ class Plan:
             "model": self.model,
             "example": example,
             "protect": list(self.protect),
+            "attention": self.attention,
             "kept": _kept_to_json(self.kept),
             "sizes": _by_name(self.sizes),
             "rounds": [_kept_to_json(kept) for kept in self.rounds],
@@ -136,7 +140,7 @@ class Plan:
         from graphprune.runner import Runner
 
         example = on_device_of(model, self.example).mapped(Tensor.contiguous)
-        return Runner().run(pipelines.analysis(), capture(model, example, self.protect))
+        return Runner().run(pipelines.analysis(), capture(model, example, self.protect, self.attention))
 
     def _steps(self, program: Program) -> tuple[Kept, ...]:
         """All at once where the channels of the dense model allow it, which takes a fraction of the time."""
@@ -260,7 +264,8 @@ def _plan_of(content: dict[str, Any]) -> Plan:
     if _kept_to_json(composed) != _kept_to_json(kept):
         raise ValueError("its rounds do not lead to the indices that it keeps")
     sizes = _sizes_from_json(content.get("sizes", {}), kept)
-    return Plan(content["model"], Example(args, kwargs), kept, rounds, tuple(protect), sizes)
+    attention = attention_of(content.get("attention", "heads"))
+    return Plan(content["model"], Example(args, kwargs), kept, rounds, tuple(protect), sizes, attention)
 
 
 def _by_name(entries: dict[tuple[str, int], Any]) -> dict[str, dict[str, Any]]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import torch
@@ -50,6 +51,17 @@ def along(labels: Tensor, shape: Sequence[int], dim: int) -> Tensor:
     strides = [0] * len(shape)
     strides[dim] = labels.stride(0)
     return labels.as_strided(tuple(shape), strides, labels.storage_offset())
+
+
+def labels_along(plane: Tensor, dim: int) -> Tensor:
+    """The labels of a plane along one dim, at index 0 of the others, shape ``(shape[dim],)``; undoes `along`."""
+    return plane.as_strided((plane.shape[dim],), (plane.stride(dim),), plane.storage_offset())
+
+
+def channels_along(planes: Planes, dim: int) -> Tensor | None:
+    """The labels of the channels that vary along ``dim`` alone, shape ``(shape[dim],)``; None where no plane does."""
+    of_dim = next((plane for plane in planes if varying(plane) == {dim} and not is_sample(plane)), None)
+    return None if of_dim is None else labels_along(of_dim, dim)
 
 
 def thin(plane: Tensor, dims: Iterable[int]) -> Tensor:
@@ -95,12 +107,29 @@ def compress(plane: Tensor) -> Tensor:
 
 def relayout(plane: Tensor, shape: Sequence[int]) -> Tensor:
     """The plane of the tensor after a reshape."""
-    return compress(plane.reshape(tuple(shape)))
+    if plane.numel() == 0:
+        return plane.reshape(tuple(shape))
+    live = varying(plane)
+    small_old, small_new = [*plane.shape], [*shape]
+    for old, new in _aligned(plane.shape, tuple(shape)):
+        if not live.intersection(old):
+            # what does not vary would be copied as a whole where dims are joined
+            small_old[old.start : old.stop] = [1] * len(old)
+            small_new[new.start : new.stop] = [1] * len(new)
+    small = plane.as_strided(small_old, plane.stride(), plane.storage_offset())
+    return compress(small.reshape(small_new)).expand(tuple(shape))
 
 
-def planes_of_stored(labels: Sequence[Tensor | None], shape: Sequence[int]) -> Planes:
-    """One plane per labelled dimension of a parameter or buffer; ``labels[d]`` has shape ``(shape[d],)`` or is None."""
-    return tuple(along(of_dim, shape, dim) for dim, of_dim in enumerate(labels) if of_dim is not None)
+@lru_cache(maxsize=4096)
+def _aligned(old: tuple[int, ...], new: tuple[int, ...]) -> tuple[tuple[range, range], ...]:
+    """The runs of dims of two shapes of the same size that hold the same elements, as short as they can be."""
+    runs, start = [], (0, 0)
+    before = {prod(new[:end]): end for end in range(len(new) + 1)}
+    for end in range(1, len(old) + 1):
+        if (other := before.get(prod(old[:end]))) is not None:
+            runs.append((range(start[0], end), range(start[1], other)))
+            start = (end, other)
+    return tuple(runs)
 
 
 def same(first: Tensor, second: Tensor) -> bool:

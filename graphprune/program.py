@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
@@ -100,6 +100,10 @@ class CapturedBy:
     reason: str = ""
 
 
+Attention = Literal["heads", "head_dim"]
+"""What goes of attention: whole heads, or the same indices of every head."""
+
+
 @dataclass(frozen=True)
 class Program:
     """A captured model together with what the passes found out about it.
@@ -109,6 +113,7 @@ class Program:
         example: Example inputs at the analysed batch size.
         captured_by: Front end of the graph.
         protect: Name patterns of parameters or modules that must stay as they are.
+        attention: What goes of attention.
         kept: What is left of the user's model, under its names; empty before the first prune.
         dependencies: Channels and groups of `module`; None until they are built or after it changed shape.
         scores: Importance of each channel; None until scored.
@@ -127,6 +132,7 @@ class Program:
     example: Example
     captured_by: CapturedBy
     protect: tuple[str, ...] = ()
+    attention: Attention = "heads"
     kept: Kept = field(default_factory=dict)
     dependencies: Dependencies | None = None
     scores: Scores | None = None
@@ -166,13 +172,21 @@ def stored_tensors(module: nn.Module) -> dict[str, Tensor]:
     parameters: dict[str, Tensor] = {}
     buffers: dict[str, Tensor] = {}
     seen: set[int] = set()
-    for path, submodule in module.named_modules():
-        prefix = f"{path}." if path else ""
+
+    def collect(submodule: nn.Module, prefix: str) -> None:
+        if id(submodule) in seen:
+            return
+        seen.add(id(submodule))
         for table, found in ((submodule._parameters, parameters), (submodule._buffers, buffers)):
             for name, tensor in table.items():
                 if tensor is not None and id(tensor) not in seen:
                     seen.add(id(tensor))
                     found[prefix + name] = tensor
+        for name, child in submodule._modules.items():
+            if child is not None:
+                collect(child, f"{prefix}{name}.")
+
+    collect(module, "")
     return parameters | buffers
 
 

@@ -32,7 +32,7 @@ def protected_dims(module: nn.Module, patterns: Sequence[str]) -> dict[tuple[str
         for name, tensor in tensors.items():
             home = name.rpartition(".")[0]
             if _matches_path(home, pattern) and tensor.dim():
-                dims.append((name, _output_dim(module.get_submodule(home), tensor.dim())))
+                dims.append((name, output_dim(module.get_submodule(home), tensor.dim())))
         if not dims:
             missing.append(pattern)
         found.update({(known_as[id(tensors[name])], dim): pattern for name, dim in dims})
@@ -52,7 +52,8 @@ def _matches_path(name: str, pattern: str) -> bool:
     return any(fnmatchcase(".".join(parts[:end]), pattern) for end in range(1, len(parts) + 1))
 
 
-def _output_dim(module: nn.Module, rank: int) -> int:
+def output_dim(module: nn.Module, rank: int) -> int:
+    """The dim of a module's parameters, of that many dims, along which its output channels lie."""
     return 1 if rank > 1 and isinstance(module, (_ConvTransposeNd, nn.Embedding)) else 0
 
 

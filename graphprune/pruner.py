@@ -15,17 +15,18 @@ from graphprune.budget import MEASURES, Budget, Measure, budget_of
 from graphprune.capture import capture, unshare
 from graphprune.compiled import Compiled
 from graphprune.costs import CostModel
-from graphprune.criteria import Criterion, Sensitivity, criterion_of
+from graphprune.criteria import Given, Sensitivity, criterion_of, name_of
 from graphprune.criteria.criterion import check_accumulate
 from graphprune.data import SampleStream, cross_entropy
 from graphprune.dependencies import Dependencies
-from graphprune.errors import NothingToPruneError
-from graphprune.explain import why_frozen
+from graphprune.errors import InputError, NothingToPruneError
+from graphprune.explain import path_to_cause
+from graphprune.gaps import refuse_gaps
 from graphprune.optimizer import check_holds, follow
-from graphprune.options import check_options, limits_of
+from graphprune.options import attention_of, check_options, limits_of
 from graphprune.passes import pipelines
 from graphprune.plan import Plan
-from graphprune.program import Example, Kept, Program
+from graphprune.program import Example, Kept, Program, device_of
 from graphprune.report import Report, Round, build_report
 from graphprune.runner import Runner
 from graphprune.schedule import Schedule, targets_of
@@ -56,12 +57,14 @@ class Pruner:
         samples: int = 2560,
         accumulate: str = "absolute",
         granularity: str = "channel",
-        criterion: str | Criterion = "elasticity",
+        criterion: Given = "elasticity",
         schedule: str | Schedule = "halving",
         protect: Sequence[str] = (),
+        attention: str = "heads",
         min_channels: int | str | Callable[[int], int] = 1,
         align: int | str = 1,
         verify: bool = True,
+        strict: bool = False,
         seed: int = 0,
         progress: Progress | None = None,
         runner: Runner | None = None,
@@ -70,21 +73,23 @@ class Pruner:
 
         Raises:
             UserError: the model, the example or an option cannot work; `BudgetError` where the budget cannot be
-                reached.
+                reached, `FrozenError` where ``strict`` finds something frozen for want of a rule.
         """
         self._budget = budget_of(sparsity, budget)
         self._limits = limits_of(min_channels, align)
         self._criterion = criterion_of(criterion)
-        named = isinstance(criterion, str)
-        self._criterion_name = str(criterion) if named else getattr(criterion, "__name__", type(criterion).__name__)
+        self._criterion_name = criterion if isinstance(criterion, str) else name_of(criterion)
         self._targets = targets_of(schedule, self._budget.sparsity)
         check_options(granularity, samples, protect, seed, progress)
         self._verify, self._seed, self._progress = verify, seed, progress or (lambda stage, done, total: None)
         self._runner = runner or Runner()
         self._progress("analyse", 0, len(self._targets))
         self._model_name = type(model).__name__
-        self._original = self._runner.run(pipelines.analysis(), capture(model, example_input, tuple(protect)))
+        captured = capture(model, example_input, tuple(protect), attention_of(attention))
+        self._original = self._runner.run(pipelines.analysis(), captured)
         assert self._original.dependencies is not None
+        if strict:
+            refuse_gaps(self._original)
         self._limits = self._limits.at_first(self._original.dependencies)
         self._dropped = _dropped(model, self._original)
         self._program = self._original
@@ -127,9 +132,15 @@ class Pruner:
 
         Raises:
             NothingToPruneError: all rounds are done.
+            InputError: the model has no values, because it is on the meta device.
         """
         if not self.rounds_left:
             raise NothingToPruneError(f"all {len(self._targets)} rounds are done; call finish()")
+        if device_of(self._program).type == "meta":
+            raise InputError(
+                f"{self._model_name} is on the meta device: without values it can be analysed and reported on, "
+                "not scored or proved; load its weights first"
+            )
         if optimizer is not None:
             check_holds(optimizer, self._module)
         sensitivity = self._sensitivity
@@ -176,6 +187,7 @@ class Pruner:
             self._program.kept,
             tuple(self._plan_rounds),
             self._original.protect,
+            attention=self._original.attention,
         )
         batch_size = self._sensitivity.stream.example.batch_size
         return Compiled(self.module, plan, self._reporting(), self._original, self._program, batch_size)
@@ -272,7 +284,7 @@ def _dropped(model: nn.Module, program: Program) -> tuple[str, ...]:
 def _nothing_prunable(program: Program, dependencies: Dependencies) -> str:
     lines = [f"{type(program.module).__name__} has no channels that can be removed:"]
     for owner in dependencies.frozen_dims()[:8]:
-        steps = why_frozen(dependencies, owner.name, owner.dim)
+        steps = path_to_cause(program, owner.name, owner.dim)
         if owner.dim == 0 and steps:
             lines.append(f"  {owner.name}: {steps[-1].cause}")
     return "\n".join(lines)

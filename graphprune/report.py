@@ -14,8 +14,9 @@ from torch import Tensor
 from graphprune.budget import Measure
 from graphprune.dependencies import Dependencies
 from graphprune.equivalence import Verification
-from graphprune.explain import why_frozen
+from graphprune.explain import path_to_cause, told
 from graphprune.program import Kept, Program
+from graphprune.protection import output_dim
 
 
 @dataclass(frozen=True)
@@ -64,19 +65,37 @@ class GroupRow:
 
 @dataclass(frozen=True)
 class FrozenRow:
-    """A weight whose output channels stay, and why.
+    """A weight of which output channels have to stay, and why.
 
     Attributes:
         name: The weight.
-        size: Its output channels.
-        reason: What freezes it: op, node, source line.
-        path: Ties that lead there, nearest first.
+        size: Output channels that have to stay.
+        of: All of its output channels.
+        reason: What freezes them: op, node, source line.
+        path: Ties that lead there, nearest first, and the reason with the dim that it froze.
     """
 
     name: str
     size: int
+    of: int
     reason: str
     path: tuple[str, ...]
+
+    @property
+    def channels(self) -> str:
+        """How many output channels are frozen."""
+        return str(self.size) if self.size == self.of else f"{self.size} of {self.of}"
+
+    @property
+    def why(self) -> str:
+        """The reason, and below it the ties that lead there, unless it is direct."""
+        ties = self.path[:-1]
+        rest = (f"and {len(ties) - _TIES_SHOWN} more ties",) if len(ties) > _TIES_SHOWN else ()
+        return "\n  ".join((self.reason, *ties[:_TIES_SHOWN], *rest))
+
+
+_TIES_SHOWN = 3
+"""Ties that a table shows of a path; `graphprune inspect --why` shows all."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +108,7 @@ class Report:
         costs: ``{measure: (before, after)}`` for channels, params, macs.
         rounds: One entry per round.
         groups: Prunable groups.
-        frozen: Weights whose output channels cannot be removed.
+        frozen: Weights of which output channels cannot be removed.
         dropped: Parameters of the user's model that it does not read in evaluation mode; the compact module lacks them.
         criterion: What ranked the channels.
         seconds_by_pass: Time spent in each pass.
@@ -139,16 +158,17 @@ class Report:
         return table
 
     def _group_table(self) -> Table:
-        table = Table("group", "first member", "dims", "before", "after", "elasticity")
+        scored = "elasticity" if self.criterion == "elasticity" else "importance"
+        table = Table("group", "first member", "dims", "before", "after", scored)
         for row in self.groups:
-            elasticity = "" if row.elasticity is None else f"{row.elasticity:.3g}"
-            table.add_row(row.id, row.name, str(row.members), str(row.before), str(row.after), elasticity)
+            score = "" if row.elasticity is None else f"{row.elasticity:.3g}"
+            table.add_row(row.id, row.name, str(row.members), str(row.before), str(row.after), score)
         return table
 
     def _frozen_table(self) -> Table:
         table = Table("frozen weight", "channels", "why")
         for row in self.frozen:
-            table.add_row(row.name, str(row.size), row.reason)
+            table.add_row(row.name, row.channels, row.why)
         return table
 
 
@@ -199,12 +219,16 @@ def kept_labels(dependencies: Dependencies, kept: Kept) -> Tensor:
 
 
 def frozen_rows(program: Program, dependencies: Dependencies) -> tuple[FrozenRow, ...]:
-    """A row for each weight of two dims or more whose dim 0 is frozen."""
-    weights = {name for name, parameter in program.module.named_parameters() if parameter.dim() >= 2}
+    """A row for each weight of two dims or more of which outputs are frozen, all of them or some."""
+    weights = {
+        (name, output_dim(program.module.get_submodule(name.rpartition(".")[0]), parameter.dim()))
+        for name, parameter in program.module.named_parameters()
+        if parameter.dim() >= 2
+    }
     rows = []
-    for owner in dependencies.frozen_dims():
-        if owner.dim == 0 and owner.name in weights:
-            steps = why_frozen(dependencies, owner.name, owner.dim)
-            reason = str(steps[-1].cause) if steps else "it is not used"
-            rows.append(FrozenRow(owner.name, owner.size, reason, tuple(f"{s.owner}: {s.cause}" for s in steps)))
+    for owner in dependencies.stored:
+        frozen = dependencies.frozen_indices(owner)
+        if frozen and (owner.name, owner.dim) in weights:
+            steps = path_to_cause(program, owner.name, owner.dim)
+            rows.append(FrozenRow(owner.name, frozen, owner.size, str(steps[-1].cause), told(steps)))
     return tuple(rows)

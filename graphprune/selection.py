@@ -59,11 +59,11 @@ class Limits:
         """Channels that go together, so that the width stays aligned."""
         return self.align // gcd(self.align, group.indices_per_channel)
 
-    def counts(self, group: Group) -> list[int]:
+    def counts(self, group: Group) -> range:
         """Permitted numbers of channels below all of them, descending."""
-        step, floor = self.step(group), self.floor(group)
+        step = self.step(group)
         first = (group.channels - 1) // step * step
-        return [count for count in range(first, 0, -step) if count >= floor]
+        return range(first, self.floor(group) - 1, -step)
 
 
 def _members(group: Group) -> frozenset[tuple[str, int]]:
@@ -154,28 +154,29 @@ class _Ranking:
     @classmethod
     def of(cls, dependencies: Dependencies, importance: Tensor, limits: Limits) -> _Ranking:
         """Blocks by mean importance, each group's own in order; ties go evenly through all groups."""
-        groups, sizes, means, members, shares = [], [], [], [], []
-        for index, group in enumerate(dependencies.groups):
-            order = group.start + torch.argsort(importance[group.start : group.stop], stable=True)
-            bounds = torch.tensor([group.channels, *limits.counts(group)])
-            size = bounds[:-1] - bounds[1:]
-            removable = order[: int(size.sum())]
-            of_block = torch.repeat_interleave(torch.arange(len(size)), size)
-            total = torch.zeros(len(size), dtype=torch.float64)
-            total.scatter_add_(0, of_block, importance[removable].double())
-            groups.append(torch.full_like(size, index))
-            sizes.append(size)
-            # means of sorted blocks ascend but for rounding, which must not put a group's later block first
-            means.append(_ascending(total / size))
-            members.append(removable)
-            shares.append(size.cumsum(0) / group.channels)
-        size, evenly = torch.cat(sizes), torch.argsort(torch.cat(shares), stable=True)
-        order = evenly[torch.argsort(torch.cat(means)[evenly], stable=True)]
-        place = torch.empty_like(order)
-        place[order] = torch.arange(len(order))
-        rank = torch.full((dependencies.channels,), len(order))
-        rank[torch.cat(members)] = torch.repeat_interleave(place, size)
-        return cls(rank, torch.cat(groups)[order], size[order])
+        counts = [limits.counts(group) for group in dependencies.groups]
+        channels = torch.tensor([group.channels for group in dependencies.groups])
+        blocks, step = torch.tensor([len(count) for count in counts]), torch.tensor([-count.step for count in counts])
+        group_of = torch.arange(len(counts)).repeat_interleave(channels)
+        by_importance = torch.argsort(importance, stable=True)
+        order = by_importance[torch.argsort(group_of[by_importance], stable=True)]
+        place = torch.arange(len(order)) - (channels.cumsum(0) - channels)[group_of]
+        # a group's first block is what exceeds its largest permitted count, the others are a step each
+        block = (place - ((channels - 1) % step + 1)[group_of]) // step[group_of] + 1
+        removable = block < blocks[group_of]
+        members, of_block = order[removable], (block + (blocks.cumsum(0) - blocks)[group_of])[removable]
+        group = torch.arange(len(counts)).repeat_interleave(blocks)
+        size = torch.bincount(of_block, minlength=len(group))
+        mean = torch.zeros(len(group), dtype=torch.float64)
+        mean = mean.scatter_add(0, of_block, importance[members].double()) / size
+        # means of sorted blocks ascend but for rounding, which must not put a group's later block first
+        mean = torch.cat([_ascending(of_group) for of_group in mean.split(blocks.tolist())])
+        removed = torch.cat([of_group.cumsum(0) for of_group in size.split(blocks.tolist())])
+        evenly = torch.argsort(removed / channels[group], stable=True)
+        ranked = evenly[torch.argsort(mean[evenly], stable=True)]
+        rank = torch.full((dependencies.channels,), len(ranked))
+        rank[members] = torch.empty_like(ranked).index_copy(0, ranked, torch.arange(len(ranked)))[of_block]
+        return cls(rank, group[ranked], size[ranked])
 
     @property
     def blocks(self) -> int:
@@ -217,10 +218,12 @@ def _bound(dependencies: Dependencies, importance: Tensor, keep: Tensor, limits:
         return ()
     threshold = float(removed.max())
     found = []
-    for group in dependencies.groups:
-        kept = keep[group.start : group.stop]
+    for group, left in zip(dependencies.groups, dependencies.left_of_groups(keep), strict=True):
         smallest = min(limits.counts(group), default=group.channels)
-        if int(kept.sum()) == smallest and bool((importance[group.start : group.stop][kept] < threshold).any()):
+        if left != smallest:
+            continue
+        kept = importance[group.start : group.stop][keep[group.start : group.stop]]
+        if bool((kept < threshold).any()):
             found.append(f"{group.id} ({group.name}) at its floor of {smallest} of {group.channels} channels")
     return tuple(found)
 

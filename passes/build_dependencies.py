@@ -10,12 +10,12 @@ from torch import Tensor
 
 from graphprune.dependencies import Dependencies, analyse
 from graphprune.errors import InputError, RewriteError
-from graphprune.invariants import propagate_shapes, shapes_of
 from graphprune.pass_protocol import Pass, PassResult
 from graphprune.program import Program
 from graphprune.rewrite.channel_sizes import with_fixed_channel_sizes
-from graphprune.rewrite.compact import compact_module, foretold_shapes
+from graphprune.rewrite.compact import as_many, copy_sharing_tensors, foretold_shapes, resize_nodes, slice_tensors
 from graphprune.rewrite.sizeless import is_sizeless
+from graphprune.shapes import propagate_shapes, shapes_of
 
 Pins = tuple[tuple[str, str], ...]
 
@@ -75,8 +75,10 @@ def _trial(program: Program, dependencies: Dependencies) -> Pins:
         return ()
     keep = _every_second(dependencies)
     fixed, _ = with_fixed_channel_sizes(program.module, dependencies)
+    module = copy_sharing_tensors(fixed)
+    slice_tensors(module, dependencies.kept(keep), as_many)
     try:
-        module = compact_module(program.with_module(fixed), dependencies, keep)
+        resize_nodes(module, dependencies, keep)
     except RewriteError as error:
         return ((error.node, f"its sizes cannot be rewritten: {error}"),)
     expected = foretold_shapes(dependencies, keep)

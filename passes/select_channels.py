@@ -40,8 +40,7 @@ class SelectChannels(Pass):
         keep, problems = program.selection.keep, []
         if not self.goal.is_met(CostModel(program, program.dependencies), keep):
             problems.append("the goal is not met")
-        for group in program.dependencies.groups:
-            left = int(keep[group.start : group.stop].sum())
+        for group, left in zip(program.dependencies.groups, program.dependencies.left_of_groups(keep), strict=True):
             if left != group.channels and left not in self.limits.counts(group):
                 problems.append(f"group {group.id} keeps {left} of {group.channels} channels, which the limits forbid")
         return problems

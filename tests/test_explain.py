@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
+
 import networkx as nx
 import pytest
 import torch
 from torch import Tensor, nn
 
 from graphprune.errors import OptionError
-from graphprune.explain import FROZEN, dependency_graph, why_frozen
+from graphprune.explain import FROZEN, dependency_graph, path_to_cause, told, why_frozen
+from graphprune.labels import Cause
 from graphprune.protection import protected_dims
 from tests.small_models import CLASSES, Chain, Residual, Transformer, analysed, group_of, images
+from tests.unknown_op import unknown
 
 
 def test_the_last_layer_is_frozen_because_it_leaves_the_program() -> None:
@@ -57,19 +61,64 @@ def test_protection_is_a_reason() -> None:
     assert not dependencies.groups
 
 
-def test_a_cause_names_op_node_and_source_line() -> None:
-    class Sorted(nn.Module):
+class Depthwise(nn.Module):
+    """An op without a rule, whose result a depthwise convolution takes."""
+
+    def __init__(self, *, by_export: bool = False) -> None:
+        super().__init__()
+        self.conv, self.depth, self.fc = nn.Conv2d(2, 6, 1), nn.Conv2d(6, 6, 1, groups=6), nn.Linear(6, CLASSES)
+        self.by_export = by_export
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.by_export and len(x) < 1:
+            return x
+        out: Tensor = self.fc(self.depth(unknown(self.conv(x))).mean((2, 3)))
+        return out
+
+
+@pytest.mark.parametrize("by_export", [False, True])
+def test_a_cause_names_op_node_and_source_line_by_either_route(by_export: bool) -> None:
+    program, dependencies = analysed(Depthwise(by_export=by_export), images())
+    assert program.captured_by.route == ("torch.export" if by_export else "torch.fx")
+    text = str(why_frozen(dependencies, "conv.weight", 0)[-1].cause)
+    # torch.export knows the line of forward alone, torch.fx the one in the function that it calls
+    line = r"test_explain" if by_export else r"unknown_op"
+    assert re.search(rf"unknown in node %unknown at .*/{line}\.py:\d+: no rule for this op$", text)
+    assert "test_explain.py:" in str(why_frozen(dependencies, "fc.weight", 0)[-1].cause)
+
+
+def test_behind_an_operand_that_cannot_shrink_is_what_holds_it() -> None:
+    program, dependencies = analysed(Depthwise(), images())
+    assert why_frozen(dependencies, "depth.weight", 0)[-1].cause.origin == "operand"
+    steps = path_to_cause(program, "depth.weight", 0)
+    assert [step.owner for step in steps] == ["depth.weight[0]", "%unknown"]
+    assert [step.cause.origin for step in steps] == ["operand", "gap"]
+    (*_, entry) = path_to_cause(program, "conv.weight", 1)
+    assert (entry.owner, entry.cause.reason, entry.cause.source) == ("%x", "enters the program", "")
+
+
+def test_a_path_as_text_names_both_ends_of_each_tie() -> None:
+    class Twin(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.fc, self.head = nn.Linear(5, 4), nn.Linear(4, CLASSES)
+            self.first, self.second = nn.Linear(5, 4), nn.Linear(5, 4)
 
-        def forward(self, x: Tensor) -> Tensor:
-            out: Tensor = self.head(torch.sort(self.fc(x), 1)[0])
-            return out
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            first = self.first(x)
+            return first, torch.relu(first) + self.second(x)
 
-    _, dependencies = analysed(Sorted(), torch.randn(2, 5))
-    text = str(why_frozen(dependencies, "fc.weight", 0)[-1].cause)
-    assert "sort" in text and "%sort" in text and "test_explain.py:" in text and "no rule" in text
+    program, _ = analysed(Twin(), torch.randn(2, 5))
+    direct = told(path_to_cause(program, "first.weight", 0))
+    assert len(direct) == 1 and direct[0].startswith("first.weight[0]: output in node %output at ")
+    joined, last = told(path_to_cause(program, "second.bias", 0))[-2:]
+    assert "goes with" in joined and "add" in joined and "test_explain.py:" in joined
+    assert last.endswith(": leaves the program")
+
+
+def test_the_line_of_an_installed_package_is_named_from_the_package_on() -> None:
+    cause = Cause("add", "add", "elementwise", "/somewhere/site-packages/torchvision/models/swin.py:7")
+    assert str(cause) == "add in node %add at torchvision/models/swin.py:7: elementwise"
+    assert str(Cause("", "protect", "protected by 'fc'")) == "protect: protected by 'fc'"
 
 
 def test_nodes_edges_and_kinds_of_the_graph() -> None:

@@ -14,10 +14,11 @@ from torch.utils._pytree import tree_leaves
 from graphprune.dependencies import Dependencies
 from graphprune.equivalence import MaskedProgram
 from graphprune.errors import InternalError
-from graphprune.gate_sites import Site, find_sites
+from graphprune.gate_sites import find_sites
 from graphprune.gates import GATE, GatedModule, can_be_per_sample, insert_gates
 from graphprune.interpret import evaluating
 from graphprune.program import Example, Program
+from graphprune.site import Site
 from tests.small_models import (
     CLASSES,
     IMAGES,

@@ -270,5 +270,5 @@ def test_every_criterion_prunes(criterion: str) -> None:
 
 
 def test_a_criterion_that_gives_something_else() -> None:
-    with pytest.raises(OptionError, match=r"criterion: expected graphprune\.scores\.Scores, got list"):
+    with pytest.raises(OptionError, match=r"scores\.Scores or a tensor of shape \(\d+,\), got list"):
         pruner_of(criterion=lambda program, sensitivity: [1.0]).step(batches(1))

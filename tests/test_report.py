@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import graphprune
 from graphprune import Compiled
+from graphprune.report import FrozenRow
 from tests.small_models import CLASSES, Residual, images
 
 
@@ -55,6 +56,37 @@ def test_frozen_weights_and_their_reasons(compiled: Compiled) -> None:
     (row,) = compiled.report.frozen
     assert (row.name, row.size) == ("fc.weight", CLASSES)
     assert "leaves the program" in row.reason and row.path
+
+
+class Twin(nn.Module):
+    """One layer leaves the program as it is, one is added to it; of a third some channels leave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(5, 4), nn.Linear(5, 4), nn.Linear(5, 6)
+        self.head = nn.Linear(2, CLASSES)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        first, third = self.first(x), self.third(x)
+        return first, torch.relu(first) + self.second(x), third[:, 2:], self.head(torch.relu(third[:, :2]))
+
+
+def test_ties_and_partly_frozen_weights_are_told() -> None:
+    compiled = graphprune.compile(Twin(), torch.randn(2, 5), loss=lambda output, _: output[-1].square().mean())
+    rows = {row.name: row for row in compiled.report.frozen}
+    assert {name: row.channels for name, row in rows.items()} == {
+        "first.weight": "4", "second.weight": "4", "third.weight": "4 of 6", "head.weight": str(CLASSES),
+    }  # fmt: skip
+    assert len(rows["first.weight"].path) == 1 and rows["first.weight"].why == rows["first.weight"].reason
+    text = str(compiled.report)
+    assert "4 of 6" in text and "goes with" in text
+    assert all("leaves the program" in row.reason and "test_report.py:" in row.reason for row in rows.values())
+
+
+def test_a_long_path_is_cut_in_the_table() -> None:
+    ties = tuple(f"a{index}.weight[0] goes with a{index + 1}.weight[0]: add" for index in range(5))
+    why = FrozenRow("a0.weight", 4, 4, "leaves", (*ties, "a5.weight[0]: leaves")).why
+    assert why.splitlines() == ["leaves", *(f"  {tie}" for tie in ties[:3]), "  and 2 more ties"]
 
 
 def test_the_table_as_text(compiled: Compiled) -> None:

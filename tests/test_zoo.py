@@ -1,4 +1,4 @@
-"""Torchvision models: how much of them is prunable, and that it is pruned right; all of them in benchmarks/zoo.py."""
+"""Torchvision models: how much of them is prunable, and that it is pruned right; all in benchmarks/coverage.py."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import graphprune
-from benchmarks.zoo import make
+from benchmarks.models import make
 from graphprune.capture import capture
 from graphprune.dependencies import Dependencies
 from graphprune.passes import pipelines

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import copy
-from collections import OrderedDict
 from typing import Any
 
-import torch
 from torch import fx, nn
 
 from graphprune.capture.exported import export
 from graphprune.capture.legalise import legalise
+from graphprune.capture.private_copy import private_copy
 from graphprune.capture.symbolic import trace
 from graphprune.capture.training import follow_mode
-from graphprune.errors import CaptureError, InputError
-from graphprune.program import CapturedBy, Example, Program
+from graphprune.errors import CaptureError, InputError, first_line
+from graphprune.program import Attention, CapturedBy, Example, Program
 
 
-def capture(model: nn.Module, example_input: Any, protect: tuple[str, ...] = ()) -> Program:
+def capture(
+    model: nn.Module, example_input: Any, protect: tuple[str, ...] = (), attention: Attention = "heads"
+) -> Program:
     """Captures a model; the model itself is not touched.
 
     The program's parameters use the model's memory until `unshare` is called; buffers are copies.
@@ -26,6 +26,7 @@ def capture(model: nn.Module, example_input: Any, protect: tuple[str, ...] = ())
         model: Any nn.Module.
         example_input: A tensor, a tuple of arguments, or a dict of keyword arguments.
         protect: Name patterns kept for the analysis.
+        attention: What goes of attention, kept for the analysis.
 
     Raises:
         InputError: the example holds no tensor, or the model is not ready to run.
@@ -33,7 +34,7 @@ def capture(model: nn.Module, example_input: Any, protect: tuple[str, ...] = ())
     """
     example = Example.of(example_input)
     _check_inputs(model, example)
-    root = _private_copy(model)
+    root = private_copy(model)
     modes = {name: module.training for name, module in root.named_modules()}
     root = legalise(root).eval()
     # torch specialises batches of 0 and 1, so the graph is made from at least two samples
@@ -44,21 +45,21 @@ def capture(model: nn.Module, example_input: Any, protect: tuple[str, ...] = ())
     _restore_modes(module, modes)
     if not any(True for _ in module.parameters()):
         raise InputError(f"no parameter of {type(model).__name__} takes part in its graph (scripts hide theirs)")
-    return Program(module, example, captured_by, protect=protect)
+    return Program(module, example, captured_by, protect, attention)
 
 
 def _graph(root: nn.Module, sample: Example, example: Example) -> tuple[fx.Graph, CapturedBy]:
     try:
         return trace(root, example), CapturedBy("torch.fx")
     except Exception as error:  # tracing runs the user's code, which may raise anything
-        fx_reason = _first_line(error)
+        fx_reason = first_line(error)
     reasons = []
     with _gradients_required(root):
         for candidate in (sample, example):
             try:
                 return export(root, candidate), CapturedBy("torch.export", f"torch.fx: {fx_reason}")
             except Exception as error:  # likewise
-                reasons.append(_first_line(error))
+                reasons.append(first_line(error))
     raise CaptureError(
         f"{type(root).__name__} cannot be captured.\n  torch.fx: {fx_reason}\n  torch.export: {reasons[-1]}\n"
         "Check that model(example_input) runs, and move control flow on tensor values out of forward()."
@@ -80,42 +81,6 @@ class _gradients_required:
             parameter.requires_grad_(False)
 
 
-def _private_copy(model: nn.Module) -> nn.Module:
-    """A copy whose own parameters still use the model's memory; nothing writes to it before it is unshared."""
-    memo: dict[int, object] = {id(parameter): _alias(parameter) for parameter in model.parameters()}
-    memo |= {id(buffer): buffer.detach().clone() for buffer in model.buffers()}
-    # the tables of hooks that each module has are nearly always empty, and are most of what a deep copy would cost
-    for module in model.modules():
-        memo |= {id(table): type(table)() for table in module.__dict__.values() if type(table) in _TABLES and not table}
-    try:
-        return copy.deepcopy(model, memo)
-    except Exception as error:
-        raise CaptureError(
-            f"{type(model).__name__} cannot be copied: {_first_line(error)}\n"
-            "Remove cached activations or handles from the module, or give a fresh instance."
-        ) from error
-
-
-_TABLES = (dict, OrderedDict)
-
-
-def _alias(parameter: nn.Parameter) -> nn.Parameter:
-    # .data, not .detach(): the alias must not count as a change of a tensor that the user's autograd graph has saved
-    alias = nn.Parameter(parameter.data, requires_grad=parameter.requires_grad)
-    alias.__dict__.update(parameter.__dict__)
-    return alias
-
-
-def unshare(module: nn.Module, model: nn.Module) -> None:
-    """Gives a module memory of its own for every parameter that still uses the model's."""
-    shared = {parameter.data_ptr() for parameter in model.parameters()}
-    own: dict[tuple[object, ...], torch.Tensor] = {}  # parameters that are one memory stay so
-    for parameter in module.parameters():
-        if parameter.data_ptr() in shared:
-            place = (parameter.data_ptr(), parameter.shape, parameter.stride())
-            parameter.data = own.setdefault(place, parameter.data.clone())
-
-
 def _check_inputs(model: nn.Module, example: Example) -> None:
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         raise InputError(f"{type(model).__name__} only wraps the model; give model.module")
@@ -134,11 +99,5 @@ def _check_inputs(model: nn.Module, example: Example) -> None:
 
 def _restore_modes(module: fx.GraphModule, modes: dict[str, bool]) -> None:
     for name, submodule in module.named_modules():
-        submodule.training = modes.get(name, modes[""])
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0] if text else ''}".rstrip(": ")
-
-
+        if submodule.training != modes.get(name, modes[""]):
+            submodule.training = not submodule.training

@@ -12,10 +12,13 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch.export import Dim
+from torch.nn.modules.rnn import RNNBase, RNNCellBase
 from torch.utils._pytree import tree_map
 
 from graphprune.capture.functions import functions_refused
 from graphprune.capture.leaves import is_leaf, switches_with_mode
+from graphprune.capture.recurrent import raise_recurrent
+from graphprune.capture.regions import inline_regions
 from graphprune.program import Example
 
 
@@ -45,7 +48,9 @@ def export(model: nn.Module, example: Example) -> fx.Graph:
         )
         module = exported.module()
     graph: fx.Graph = module.graph
+    inline_regions(graph, module)
     _strip_guards(graph)
+    _let_views_copy(graph)
     raise_modules(graph, model)
     _adopt_constants(graph, module, model)
     for node in graph.nodes:
@@ -107,12 +112,18 @@ def _strip_guards(graph: fx.Graph) -> None:
             graph.erase_node(node)
 
 
+def _let_views_copy(graph: fx.Graph) -> None:
+    """A view relies on strides that depend on sizes and kernels; a reshape is a view wherever one is possible."""
+    for node in graph.find_nodes(op="call_function", target=torch.ops.aten.view.default):
+        node.target = torch.ops.aten.reshape.default
+
+
 def raise_modules(graph: fx.Graph, model: nn.Module) -> None:
     """Turns the nodes of each call of a leaf module back into one call of that module.
 
     A call with more than one input or output stays as functional ops.
     """
-    leaves = {name for name, module in model.named_modules(remove_duplicate=False) if is_leaf(module)}
+    leaves = {name for name, module in model.named_modules(remove_duplicate=False) if name and is_leaf(module)}
     calls: dict[str, list[fx.Node]] = defaultdict(list)
     paths: dict[str, str] = {}
     for node in graph.nodes:
@@ -122,10 +133,20 @@ def raise_modules(graph: fx.Graph, model: nn.Module) -> None:
                 paths[key] = path
                 break
     for key, nodes in calls.items():
-        _raise_call(graph, paths[key], nodes)
+        leaf = model.get_submodule(paths[key])
+        if isinstance(leaf, (RNNBase, RNNCellBase)):
+            raise_recurrent(graph, paths[key], nodes)
+        elif _takes_one_input(leaf):
+            _raise_call(graph, paths[key], nodes)
     for node in reversed(list(graph.nodes)):
         if node.op == "get_attr" and not node.users:
             graph.erase_node(node)
+
+
+def _takes_one_input(leaf: nn.Module) -> bool:
+    """Whether one argument is enough: the graph alone cannot tell, for a bilinear layer may get one tensor twice."""
+    parameters = inspect.signature(leaf.forward).parameters.values()
+    return sum(parameter.default is inspect.Parameter.empty for parameter in parameters) == 1
 
 
 def _raise_call(graph: fx.Graph, path: str, nodes: list[fx.Node]) -> None:

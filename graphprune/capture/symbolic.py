@@ -37,8 +37,13 @@ class _Tracer(fx.Tracer):
         proxy.node.meta["source"] = _calling_line()
         return proxy
 
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return is_leaf(m)
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Keeps leaves whole, without torch's record of the modules that a node is in."""
+        if is_leaf(m):
+            return self.create_proxy("call_module", self.path_of_module(m), args, kwargs)
+        return forward(*args, **kwargs)
 
     def _proxy_placeholder(
         self,
@@ -71,6 +76,7 @@ def trace(model: nn.Module, example: Example) -> fx.Graph:
         raise OpaqueCall(f"argument '{nested[0]}' is a container of tensors")
     with functions_as_nodes(), _buffers_in_place(model):
         graph = _Tracer(set(bound)).trace(model)
+    graph._tracer_cls = None  # a pickled module traces its code again, with torch's own tracer
     _adopt_constants(graph, model)
     for node in graph.nodes:
         if node.op == "call_function" and _is_opaque(node):
@@ -86,7 +92,7 @@ def _buffers_in_place(model: nn.Module) -> Iterator[None]:
     Raises:
         OpaqueCall: there was one.
     """
-    before = [(module, dict(module._buffers)) for module in model.modules()]
+    before = [(module, dict(module._buffers)) for module in model.modules() if module._buffers]
     yield
     assigned = []
     for module, buffers in before:

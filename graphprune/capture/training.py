@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -42,6 +43,7 @@ def _flag(node: fx.Node) -> tuple[int, str | None]:
     return 0, None
 
 
+@lru_cache(maxsize=1024)
 def _parameter_names(target: Any) -> list[str]:
     if isinstance(target, torch._ops.OpOverload):
         return [argument.name for argument in target._schema.arguments]

@@ -49,6 +49,7 @@ def command(
     input_shape: options.InputShape = None,
     weights: options.Weights = None,
     protect: options.Protect = None,
+    attention: options.Attention = "heads",
     min_channels: options.MinChannels = "1",
     align: options.Align = None,
     criterion: options.Criterion = "elasticity",
@@ -59,6 +60,7 @@ def command(
     print_after: PrintAfter = None,
     time_passes: Annotated[bool, typer.Option("--time-passes", help="Print the time spent in each pass.")] = False,
     verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Prove each round.")] = True,
+    strict: options.Strict = False,
 ) -> None:
     """Compiles; with nothing said about how much, half of the channels go."""
     options.check_out(out)
@@ -73,11 +75,13 @@ def command(
             named.example,
             budget=budget,
             protect=tuple(protect or ()),
+            attention=attention,
             min_channels=options.floor(min_channels),
             align=1 if align is None else align,
             criterion=criterion,
             schedule=schedule,
             verify=verify,
+            strict=strict,
             seed=seed,
             progress=phases.rounds,
             runner=runner,

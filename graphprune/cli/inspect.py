@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
@@ -19,9 +19,11 @@ from graphprune.cli.tables import show, table
 from graphprune.costs import CostModel
 from graphprune.dependencies import Dependencies
 from graphprune.errors import OptionError
-from graphprune.explain import why_frozen
+from graphprune.explain import path_to_cause, told
+from graphprune.gaps import refuse_gaps
 from graphprune.labels import Owner
 from graphprune.manifest import Manifest
+from graphprune.options import attention_of
 from graphprune.passes import pipelines
 from graphprune.program import Program
 from graphprune.report import frozen_rows
@@ -37,6 +39,8 @@ Examples:
   graphprune inspect torchvision:mobilenet_v2
   graphprune inspect paper:resnet18 --protect 'features.stage1*'
   graphprune inspect torchvision:resnet18 --why fc.weight --why conv1.weight[1]
+  graphprune inspect timm:volo_d1_224 --strict
+  graphprune inspect timm:vit_giant_patch14_224 --meta --attention head_dim
   graphprune inspect resnet18-half
 """
 
@@ -55,19 +59,27 @@ def command(
     weights: options.Weights = None,
     protect: options.Protect = None,
     seed: options.Seed = 0,
+    attention: options.Attention = "heads",
+    strict: options.Strict = False,
+    meta: options.Meta = False,
 ) -> None:
     """Analyses the model; nothing is pruned."""
     if Path(model).is_dir():
         _print_saved(Path(model), why)
         return
-    named = build_model(model, input_shape, weights, seed)
-    program = Runner().run(pipelines.analysis(), capture(named.module, named.example, tuple(protect or ())))
+    if meta and weights is not None:
+        raise OptionError("--meta builds the model without values; leave out --weights")
+    named = build_model(model, input_shape, weights, seed, device="meta" if meta else "cpu")
+    captured = capture(named.module, named.example, tuple(protect or ()), attention_of(attention))
+    program = Runner().run(pipelines.analysis(), captured)
     assert program.dependencies is not None
     if why:
         for name in why:
-            typer.echo("\n".join(explanation(program.dependencies, name)))
-        return
-    _print_tables(model, program, program.dependencies)
+            typer.echo("\n".join(explanation(program, name)))
+    else:
+        _print_tables(model, program, program.dependencies)
+    if strict:
+        refuse_gaps(program)
 
 
 def _print_saved(directory: Path, why: list[str] | None) -> None:
@@ -90,7 +102,7 @@ def _print_tables(model: str, program: Program, dependencies: Dependencies) -> N
     columns = ("group", "channels", "dims", "params of a channel", "macs of a channel", "first member")
     rows = list(_group_rows(costs, dependencies, everything))
     show(table(columns, rows, numbers=columns[1:5]))
-    frozen = [(row.name, str(row.size), row.reason) for row in frozen_rows(program, dependencies)]
+    frozen = [(row.name, row.channels, row.why) for row in frozen_rows(program, dependencies)]
     if frozen:
         show(table(("frozen weight", "channels", "why"), frozen, numbers=("channels",)))
 
@@ -111,22 +123,27 @@ def _group_rows(costs: CostModel, dependencies: Dependencies, everything: torch.
         )
 
 
-def explanation(dependencies: Dependencies, text: str) -> list[str]:
+def explanation(program: Program, text: str) -> list[str]:
     """What there is to say about ``name`` or ``name[dim]``, line by line.
 
     Raises:
         OptionError: the program has no such dim.
     """
+    dependencies = program.dependencies
+    assert dependencies is not None
     owner = _owner(dependencies, text)
-    title = f"{owner.name}[{owner.dim}], {owner.size} indices"
-    steps = why_frozen(dependencies, owner.name, owner.dim)
-    if steps:
-        return [f"{title}: frozen", *(f"  {step.owner}: {step.cause}" for step in steps)]
+    title, frozen = f"{owner.name}[{owner.dim}]", dependencies.frozen_indices(owner)
+    lines = []
+    if frozen:
+        lines = [f"{title}, {_some(frozen, owner.size)} indices: frozen"]
+        lines += _indented(told(path_to_cause(program, owner.name, owner.dim)))
     for group in dependencies.groups:
-        mates = [f"{member.name}[{member.dim}]" for member in group.members]
-        if f"{owner.name}[{owner.dim}]" in mates:
-            return [f"{title}: prunable, group {group.id}, {group.channels} channels; with it go", *_indented(mates)]
-    return [f"{title}: not used by the program"]
+        per_channel = {(member.name, member.dim): member.per_channel for member in group.members}
+        if count := per_channel.get((owner.name, owner.dim)):
+            some = _some(count * group.channels, owner.size)
+            lines.append(f"{title}, {some} indices: prunable, group {group.id}, {group.channels} channels; with it go")
+            lines += _indented(f"{name}[{dim}]" for name, dim in per_channel)
+    return lines
 
 
 def _owner(dependencies: Dependencies, text: str) -> Owner:
@@ -143,5 +160,9 @@ def _owner(dependencies: Dependencies, text: str) -> Owner:
     raise OptionError(f"--why '{text}': the model has no parameter or buffer '{name}' with channels{hint}")
 
 
-def _indented(lines: list[str]) -> list[str]:
+def _some(count: int, size: int) -> str:
+    return str(count) if count == size else f"{count} of {size}"
+
+
+def _indented(lines: Iterable[str]) -> list[str]:
     return [f"  {line}" for line in lines]

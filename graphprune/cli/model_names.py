@@ -50,7 +50,13 @@ class _Built:
     example: Any = None
 
 
-def build_model(name: str, input_shape: str | None = None, weights: Path | None = None, seed: int = 0) -> NamedModel:
+def build_model(
+    name: str,
+    input_shape: str | None = None,
+    weights: Path | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+) -> NamedModel:
     """Builds the model of that name.
 
     Args:
@@ -59,6 +65,7 @@ def build_model(name: str, input_shape: str | None = None, weights: Path | None 
         input_shape: Sizes of the example input, ``"1,3,224,224"``; by default what the source of the model says.
         weights: A safetensors file with all weights of the model; they are random otherwise.
         seed: Of random weights and of the example input.
+        device: Where it is built; on ``"meta"`` it takes no memory, and has no values.
 
     Raises:
         OptionError: the name, or what it leads to, is no model; or there is no shape for the input.
@@ -69,10 +76,11 @@ def build_model(name: str, input_shape: str | None = None, weights: Path | None 
         raise OptionError(f"'{name}' names no model; write {FORMS}{_hint(name)}")
     wanted = None if input_shape is None else parse_shape(input_shape)
     torch.manual_seed(seed)
-    built = _SOURCES[source](rest, wanted) if source in _SOURCES else _from_factory(source, rest)
+    with torch.device(device):
+        built = _SOURCES[source](rest, wanted) if source in _SOURCES else _from_factory(source, rest)
     if weights is not None:
         _load_weights(built.module, weights, name)
-    return NamedModel(name, built.module.eval(), _example(name, built, wanted, seed))
+    return NamedModel(name, built.module.eval(), _example(name, built, wanted, seed, device))
 
 
 def parse_shape(text: str) -> Shape:
@@ -87,7 +95,7 @@ def parse_shape(text: str) -> Shape:
     return tuple(int(size) for size in sizes)
 
 
-def _example(name: str, built: _Built, wanted: Shape | None, seed: int) -> Any:
+def _example(name: str, built: _Built, wanted: Shape | None, seed: int, device: str) -> Any:
     if wanted is None and built.example is not None:
         return built.example
     shape = wanted or built.shape
@@ -96,7 +104,7 @@ def _example(name: str, built: _Built, wanted: Shape | None, seed: int) -> Any:
             f"the shape of an input of '{name}' is not known; give it, such as --input-shape 1,3,224,224, or let the "
             "factory return (model, example_input)"
         )
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device)
 
 
 def _from_torchvision(name: str, wanted: Shape | None) -> _Built:

@@ -39,6 +39,14 @@ Protect = Annotated[
     list[str] | None,
     typer.Option(metavar="PATTERN", help="Modules or parameters that stay, by shell wildcards; may be repeated."),
 ]
+Attention = Annotated[
+    str,
+    typer.Option(metavar="heads|head_dim", help="What goes of attention: whole heads, or as many indices of each."),
+]
+Meta = Annotated[
+    bool,
+    typer.Option("--meta", help="Build the model without memory for its weights, where it is too large to be held."),
+]
 MinChannels = Annotated[
     str, typer.Option(metavar="N|safe", help="Channels that stay in each group; 'safe' is two, or 2 % of them.")
 ]
@@ -48,6 +56,9 @@ Criterion = Annotated[
 ]
 Schedule = Annotated[
     str, typer.Option(metavar="NAME", help=f"How the sparsity rises over the rounds: {', '.join(SCHEDULES.names())}.")
+]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Fail where something is frozen for want of an op rule or of a rewriting.")
 ]
 Seed = Annotated[int, typer.Option(metavar="N", help="Of everything random.")]
 Provider = Annotated[

@@ -1,6 +1,12 @@
 """Criteria: how important each channel is. One file for each, entered in `CRITERIA` by name."""
 
 from graphprune.criteria import elasticity, norm, random
-from graphprune.criteria.criterion import CRITERIA, Criterion, Sensitivity, criterion_of
+from graphprune.criteria.by_group import ByGroup
+from graphprune.criteria.criterion import CRITERIA, Criterion, Sensitivity, name_of
+from graphprune.criteria.given import Given, criterion_of
+from graphprune.criteria.torch_pruning import TorchPruning
 
-__all__ = ["CRITERIA", "Criterion", "Sensitivity", "criterion_of", "elasticity", "norm", "random"]
+__all__ = [
+    "CRITERIA", "ByGroup", "Criterion", "Given", "Sensitivity", "TorchPruning", "criterion_of", "elasticity", "name_of",
+    "norm", "random",
+]  # fmt: skip

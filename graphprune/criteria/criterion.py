@@ -1,4 +1,4 @@
-"""The protocol of a criterion, and what it may look at."""
+"""The protocol of a criterion, what it may look at, and the check of what it gives."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
+import torch
+from torch import Tensor
+
 from graphprune.data import SampleStream
+from graphprune.dependencies import Dependencies
 from graphprune.errors import OptionError
 from graphprune.program import Program
 from graphprune.registry import Registry
@@ -39,25 +43,56 @@ class Sensitivity:
 class Criterion(Protocol):
     """Scores the channels of a program that has its dependencies."""
 
-    def __call__(self, program: Program, sensitivity: Sensitivity) -> Scores:
-        """Importance of each channel; the program is not changed."""
+    def __call__(self, program: Program, sensitivity: Sensitivity) -> Scores | Tensor:
+        """Importance of each channel, alone as a tensor of shape ``(channels,)``; the program is not changed."""
         ...
 
 
-CRITERIA: Registry[Criterion] = Registry("criterion")
+CRITERIA: Registry[Any] = Registry("criterion")
+"""Criteria by name; what `graphprune.criteria.given.criterion_of` takes may be registered."""
 
 
-def criterion_of(given: object) -> Criterion:
-    """A criterion by name, or the object itself.
+def scores_of(criterion: Criterion, program: Program, sensitivity: Sensitivity) -> Scores:
+    """What a criterion gives, checked.
 
     Raises:
-        OptionError: the name is unknown, or the object cannot be called.
+        OptionError: it is not one finite number per channel.
     """
-    if isinstance(given, str):
-        return CRITERIA[given]
-    if not callable(given) or isinstance(given, type):
-        raise OptionError(f"criterion: expected a name or a callable, got {type(given).__name__}")
-    return given
+    assert program.dependencies is not None
+    found = criterion(program, sensitivity)
+    expected = (program.dependencies.channels,)
+    if isinstance(found, Tensor):
+        found = Scores(found.detach().cpu().double(), name_of(criterion))
+    if not isinstance(found, Scores):
+        raise OptionError(
+            f"criterion {name_of(criterion)}: expected graphprune.scores.Scores or a tensor of shape {expected}, got "
+            f"{type(found).__name__}"
+        )
+    if tuple(found.importance.shape) != expected:
+        raise OptionError(
+            f"criterion {found.criterion}: expected importances of shape {expected}, one for each channel, got "
+            f"shape {tuple(found.importance.shape)}"
+        )
+    _check_finite(found, program.dependencies)
+    return found
+
+
+def _check_finite(scores: Scores, dependencies: Dependencies) -> None:
+    wrong = (~torch.isfinite(scores.importance)).nonzero().flatten()
+    if len(wrong) == 0:
+        return
+    first = int(wrong[0])
+    group = next(group for group in dependencies.groups if group.start <= first < group.stop)
+    raise OptionError(
+        f"criterion {scores.criterion}: expected finite importances, got {len(wrong)} of {len(scores.importance)} that "
+        f"are not, the first ({float(scores.importance[first])}) in group {group.id} ({group.name})"
+    )
+
+
+def name_of(criterion: object) -> str:
+    """What a criterion is called in reports."""
+    name = getattr(criterion, "__name__", type(criterion).__name__)
+    return str(name)
 
 
 def check_accumulate(given: str) -> Accumulate:

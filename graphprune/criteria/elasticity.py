@@ -99,7 +99,7 @@ def gate_gradient(gated: GatedModule, batch: Batch, loss: Callable[[Any, Any], A
     """
     parameter = next(gated.module.parameters())
     shape = (batch.size, gated.channels + 1) if gated.per_sample else (gated.channels + 1,)
-    gate = torch.ones(shape, dtype=parameter.dtype, device=parameter.device, requires_grad=True)
+    gate = torch.ones(shape, dtype=parameter.dtype.to_real(), device=parameter.device, requires_grad=True)
     gated.set_gate(gate)
     with torch.enable_grad():
         value = evaluate_loss(loss, gated.module, batch)

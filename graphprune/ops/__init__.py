@@ -1,5 +1,24 @@
 """Op rules over ATen, one file per family; importing the package fills the table."""
 
-from graphprune.ops import contraction, creation, movement, normalisation, pointwise, reduction, shuffle, spatial
+from graphprune.ops import (
+    contraction,
+    creation,
+    fourier,
+    indexing,
+    movement,
+    normalisation,
+    ordering,
+    pairwise,
+    pointwise,
+    randomness,
+    recurrent,
+    reduction,
+    shuffle,
+    spatial,
+    windows,
+)
 
-__all__ = ["contraction", "creation", "movement", "normalisation", "pointwise", "reduction", "shuffle", "spatial"]
+__all__ = [
+    "contraction", "creation", "fourier", "indexing", "movement", "normalisation", "ordering", "pairwise",
+    "pointwise", "randomness", "recurrent", "reduction", "shuffle", "spatial", "windows",
+]  # fmt: skip

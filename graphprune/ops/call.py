@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import permutations
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from graphprune.labels import Origin
 from graphprune.ops.likeness import result_like
 from graphprune.ops.operand import Operand, operand_of, planes_of
 from graphprune.ops.schema import bind, call_by_schema
@@ -26,7 +28,9 @@ from graphprune.planes import (
     drop,
     gather,
     is_sample,
+    labels_along,
     same,
+    scatter,
     squash,
     thin,
     varying,
@@ -48,6 +52,7 @@ class OpCall:
         arguments: All arguments by the names of the schema, defaults filled in.
         outputs: Output values, set before the rule runs.
         mixes: Set by `mix` when the op mixes statistics over channels.
+        sums: Set by `sum_over_kept` when it sums products over channels.
     """
 
     run: LabelRun
@@ -55,6 +60,7 @@ class OpCall:
     arguments: Arguments
     outputs: tuple[Tensor, ...] = ()
     mixes: Callable[[Arguments], Arguments] | None = None
+    sums: bool = False
     _operands: dict[str, Operand] = field(default_factory=dict)
 
     @classmethod
@@ -90,6 +96,15 @@ class OpCall:
         arguments = tree_map_only(Tensor, compact, self.arguments)
         return call_by_schema(self.func, mixes(arguments))
 
+    def compute_with_zeros(self, keep: Tensor) -> Any:
+        """Runs the op with zeros in all that is removed of its arguments."""
+
+        def masked(tensor: Tensor) -> Tensor:
+            value, planes = getattr(tensor, "value", tensor), planes_of(tensor)
+            return scatter(gather(value, planes, keep), value.shape, planes, keep)
+
+        return call_by_schema(self.func, tree_map_only(Tensor, masked, self.arguments))
+
     # What a rule reads
 
     def __getitem__(self, name: str) -> Any:
@@ -111,6 +126,10 @@ class OpCall:
         value = getattr(tensor, "value", tensor)
         return None if not isinstance(value, Tensor) or value.is_meta else value
 
+    def is_computed(self, name: str) -> bool:
+        """Whether a tensor argument is neither a parameter nor a buffer: what is removed of it need not be 0."""
+        return not getattr(self.arguments[name], "stored", False)
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the first output."""
@@ -123,18 +142,31 @@ class OpCall:
         if not same(first, second):
             self.run.space.union(first, second, self.run.cause(self.func, reason))
 
-    def freeze(self, plane: Tensor, reason: str) -> None:
+    def freeze(self, plane: Tensor, reason: str, origin: Origin = "program") -> None:
         """Pins every label of a plane."""
         if is_sample(plane):
             return
-        self.run.space.pin(squash(plane), self.run.cause(self.func, reason))
+        self.run.space.pin(squash(plane), self.run.cause(self.func, reason, origin))
 
-    def freeze_all(self, reason: str) -> list[Planes]:
-        """Pins every label of every argument; the outputs have no planes."""
+    def freeze_all(self, reason: str, origin: Origin = "program") -> list[Planes]:
+        """Pins every label of every argument; the outputs have no planes but that of the samples.
+
+        Args:
+            reason: Why.
+            origin: Whose doing it is; ``"gap"`` where a better rule would not have to.
+        """
         for operand in self.operands():
             for plane in operand.planes:
-                self.freeze(plane, reason)
-        return [()] * len(self.outputs)
+                self.freeze(plane, reason, origin)
+        return [self._samples_of(output) for output in self.outputs]
+
+    def _samples_of(self, output: Tensor) -> Planes:
+        """The samples along dim 0 of an output, where an argument has as many there."""
+        for operand in self.operands():
+            for plane in operand.planes:
+                if is_sample(plane) and varying(plane) == {0} and output.shape[:1] == plane.shape[:1]:
+                    return (along(labels_along(plane, 0), output.shape, 0),)
+        return ()
 
     def mix(self, change: Callable[[Arguments], Arguments] = lambda arguments: arguments) -> None:
         """Says that the op mixes statistics over channels: the masked program evaluates it over the kept ones.
@@ -144,9 +176,21 @@ class OpCall:
         """
         self.mixes = change
 
+    def sum_over_kept(self) -> None:
+        """Says that the op sums products of data over channels.
+
+        The masked program takes zeros for removed ones: behind a sigmoid, say, both factors are something else.
+        """
+        self.sums = True
+
+    def count_macs(self, macs: int, planes: Planes) -> None:
+        """Notes the multiply-accumulates of a contraction, and the planes that its loops shrink with."""
+        if self.run.keep is None:
+            self.run.count_macs(macs, planes)
+
     def positional(self, operand: Operand, dims: Iterable[int], why: str = "addresses channels by position") -> None:
         """Says that the graph has to be rewritten here if anything is removed along ``dims``, and why."""
-        cause = self.run.cause(self.func, f"{why}, and no rewriting rule knows this node")
+        cause = self.run.cause(self.func, f"{why}, and no rewriting rule knows this node", "gap")
         for plane in channel_planes(operand.planes):
             if varying(plane) & frozenset(dims):
                 self.run.positional.append((self.run.node, plane, cause))
@@ -169,7 +213,9 @@ class OpCall:
         """Whether the program itself makes all that the plane labels: copies, zeros; no parameter, no pinned label."""
         return not is_sample(plane) and int(squash(plane).min()) >= self.run.space.stored_size
 
-    def collapse(self, plane: Tensor, dims: Iterable[int], reason: str) -> Tensor | None:
+    def collapse(
+        self, plane: Tensor, dims: Iterable[int], reason: str, origin: Origin = "program"
+    ) -> Tensor | None:
         """Ties the labels along ``dims``; what is left varies along other dims only.
 
         Returns:
@@ -179,7 +225,7 @@ class OpCall:
         if not shared:
             return plane
         if shared == varying(plane) or is_sample(plane):
-            self.freeze(plane, reason)
+            self.freeze(plane, reason, origin)
             return None
         small = squash(plane)
         self.union(small, thin(small, shared), reason)
@@ -192,19 +238,25 @@ class OpCall:
         return Operand(operand.shape, tuple(plane for plane in planes if plane is not None))
 
     def merge(self, planes: Iterable[Tensor], reason: str) -> Planes:
-        """Ties planes that vary along a common dim, so that no two of the result do."""
+        """Ties planes that vary along a common dim, so that no two of the result do.
+
+        Along the dims of only one of the two nothing can shrink any more, also not by a third plane.
+        """
         planes = list(planes)
         merged: list[Tensor] = []
+        rigid: frozenset[int] = frozenset()
         for plane in channel_planes(tuple(planes)):
             while (index := _overlapping(plane, merged)) is not None:
                 other = merged.pop(index)
                 live = varying(plane) | varying(other)
                 dead = [dim for dim in range(plane.dim()) if dim not in live]
                 self.union(thin(other, dead), thin(plane, dead), reason)
-                plane = constant_along(other, live - (varying(plane) & varying(other)))
+                tied = live - (varying(plane) & varying(other))
+                plane, rigid = constant_along(other, tied), rigid | tied
             merged.append(plane)
+        loose = (self.collapse(plane, rigid, f"{reason}: other channels go as a whole here") for plane in merged)
         samples = {varying(plane): plane for plane in planes if is_sample(plane) and varying(plane)}
-        return (*merged, *samples.values())
+        return (*(plane for plane in loose if plane is not None), *samples.values())
 
     def join(self, shape: Sequence[int], operands: Sequence[Operand], reason: str) -> Planes:
         """Ties operands that broadcast to ``shape``, dim by dim.
@@ -216,10 +268,29 @@ class OpCall:
         for operand in operands:
             for plane in operand.planes:
                 dims = frozenset() if is_sample(plane) else stiff
-                loose = self.collapse(plane.expand(tuple(shape)), dims, f"{reason}: other operand cannot shrink")
+                why = f"{reason}: other operand cannot shrink"
+                loose = self.collapse(plane.expand(tuple(shape)), dims, why, "operand")
                 if loose is not None:
                     planes.append(loose)
-        return self.merge(planes, reason)
+        return self.merge(self._broadcast(planes), reason)
+
+    def _broadcast(self, planes: list[Tensor]) -> list[Tensor]:
+        """Planes of operands, of which one may vary along some dims of another only (a scale that all heads share).
+
+        Either the labels are tied along those dims, hence across the others, or their sizes stay there. What can go is
+        the outer one (heads) or the inner one (the width of each).
+        """
+        for low, high in permutations(channel_planes(tuple(planes)), 2):
+            shared = varying(low)
+            if not shared or not shared < varying(high):
+                continue
+            outer = self.run.choose("outer of what is broadcast", self.run.attention == "heads", high)
+            if outer == (min(varying(high)) in shared):
+                continue
+            why = "is the same for several groups of channels"
+            rest = [plane if is_sample(plane) else self.collapse(plane, shared, why) for plane in planes]
+            return self._broadcast([plane for plane in rest if plane is not None])
+        return planes
 
     def contract(self, loops: Sequence[int], operands: Sequence[Operand], summed: Iterable[int]) -> Planes:
         """Ties the operands of a contraction, written in the space of all its loops.
@@ -230,21 +301,31 @@ class OpCall:
             summed: The loops that are summed over.
 
         Returns:
-            Planes of the result, which has the loops that are not summed, in order. A label that is summed over within
-            some other loop (a head) goes as a whole.
+            Planes of the result, which has the loops that are not summed, in order.
         """
         summed = frozenset(summed)
         joined = self.join(loops, operands, "contraction")
-        if self.run.keep is None:
-            self.run.count_macs(prod(loops), joined)
+        self.count_macs(prod(loops), joined)
         planes = []
         for plane in joined:
             if varying(plane) <= summed:
                 continue
-            rest = self.collapse(plane, summed, "summed over within each entry")
+            rest = self._within_entries(plane, summed)
             if rest is not None:
                 planes.append(drop(rest, summed))
         return tuple(planes)
+
+    def _within_entries(self, plane: Tensor, summed: frozenset[int]) -> Tensor | None:
+        """Ties what is summed over within each entry of another loop: the widths of heads, or of experts.
+
+        Either an entry goes as a whole (a head), or the same index goes in every entry and their number stays.
+        """
+        if is_sample(plane) or not varying(plane) & summed:
+            return self.collapse(plane, summed, "summed over within each entry")
+        if self.run.choose("whole entries", self.run.attention == "heads", plane):
+            return self.collapse(plane, summed, "summed over within each entry")
+        self.collapse(plane, varying(plane) - summed, "the same index goes in every entry")
+        return None
 
 
 def _values(argument: Any) -> Any:

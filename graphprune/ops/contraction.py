@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 import torch
+from torch import Tensor
 
 from graphprune.ops.call import OpCall
 from graphprune.ops.operand import Operand
 from graphprune.ops.registry import rule
-from graphprune.planes import Planes, drop, relayout
+from graphprune.planes import (
+    Planes,
+    along,
+    channels_along,
+    drop,
+    is_sample,
+    labels_along,
+    relayout,
+    squash,
+    thin,
+    varying,
+)
 
 aten = torch.ops.aten
 
@@ -48,7 +61,7 @@ def bmm(call: OpCall) -> list[Planes]:
     return [_matrix_product(call, required(call, "self"), required(call, "mat2"))]
 
 
-@rule(aten.addmm, aten.baddbmm)
+@rule(aten.addmm, aten.baddbmm, aten.addmm_, aten.baddbmm_)
 def addmm(call: OpCall) -> list[Planes]:
     """A bias and a matrix product."""
     names = ("mat1", "mat2") if "mat1" in call.arguments else ("batch1", "batch2")
@@ -56,7 +69,41 @@ def addmm(call: OpCall) -> list[Planes]:
     return [call.join(call.shape, [product, required(call, "self")], "bias")]
 
 
-@rule(aten.mv, aten.dot)
+@rule(aten.linear)
+def linear(call: OpCall) -> list[Planes]:
+    """``(..., k) @ (m, k)^T``, and a bias."""
+    source, weight, bias = required(call, "input"), required(call, "weight"), call.operand("bias")
+    if call.is_computed("weight"):
+        call.sum_over_kept()
+    if (planes := _plain_linear(call, source, weight, bias)) is not None:
+        return [planes]
+    last = len(source.shape) - 1
+    sizes = [*source.shape[:-1], weight.shape[0], weight.shape[1]]
+    operands = [loops(source, [*range(last), last + 1], sizes), loops(weight, [last, last + 1], sizes)]
+    planes = call.contract(sizes, operands, [last + 1])
+    return [planes if bias is None else call.join(call.shape, [Operand(call.shape, planes), bias], "bias")]
+
+
+def _plain_linear(call: OpCall, source: Operand, weight: Operand, bias: Operand | None) -> Planes | None:
+    """As `_plain`, for a linear layer."""
+    last = len(source.shape) - 1
+    inputs, outputs, meets = (
+        channels_along(source.planes, last), channels_along(weight.planes, 0), channels_along(weight.planes, 1)
+    )
+    added = None if bias is None else channels_along(bias.planes, 0)
+    others = [plane for plane in source.planes if varying(plane) != {last}]
+    if inputs is None or outputs is None or meets is None or (bias is not None and added is None):
+        return None
+    if any(last in varying(plane) for plane in others):
+        return None
+    call.union(inputs, meets, "contraction")
+    if added is not None:
+        call.union(outputs, added, "bias")
+    call.count_macs(prod(source.shape) * weight.shape[0], (outputs, inputs, *others))
+    return (along(outputs, call.shape, last), *(thin(plane, [last]).expand(call.shape) for plane in others))
+
+
+@rule(aten.mv, aten.dot, aten.vdot)
 def vector_product(call: OpCall) -> list[Planes]:
     """``(n, k) @ (k,)`` and ``(k,) @ (k,)``."""
     first, second = call.operands()
@@ -72,6 +119,8 @@ def _matrix_product(call: OpCall, first: Operand, second: Operand) -> Planes:
     b = len(batch)
     before = list(range(b))
     operands = [loops(first, [*before, b, b + 1], sizes), loops(second, [*before, b + 1, b + 2], sizes)]
+    if b + 1 in first.labelled_dims:
+        call.sum_over_kept()
     return call.contract(sizes, operands, [b + 1])
 
 
@@ -86,14 +135,20 @@ def _matrix_product(call: OpCall, first: Operand, second: Operand) -> Planes:
 )
 def scaled_dot_product_attention(call: OpCall) -> list[Planes]:
     """``softmax(q @ k^T + mask) @ v`` with q ``(..., L, E)``, k ``(..., S, E)``, v ``(..., S, E_v)``."""
+    if call.arguments.get("dropout_p", 0.0) > 0:
+        return call.freeze_all("draws random numbers in evaluation mode")
     query, key, value = (required(call, name) for name in ("query", "key", "value"))
-    if query.shape[:-2] != key.shape[:-2]:
-        return call.freeze_all("grouped queries in a fused attention")
+    key, value = _for_each_query(key, query.shape[-3]), _for_each_query(value, query.shape[-3])
     if call.arguments.get("scale") is None:
         call.positional(query, [len(query.shape) - 1], "the scale comes from the width")
     *batch, length, width = query.shape
     source, value_width = value.shape[-2:]
     b = len(batch)
+    if b + 1 in query.labelled_dims:
+        call.sum_over_kept()
+    key, value = (call.collapsed(operand, [b], "a softmax runs over the keys") for operand in (key, value))
+    if call.arguments.get("is_causal"):
+        query = call.collapsed(query, [b], "a causal mask has fixed sides")
     before = list(range(b))
     scores_loops = [*batch, length, source, width]
     operands = [loops(query, [*before, b, b + 2], scores_loops), loops(key, [*before, b + 1, b + 2], scores_loops)]
@@ -106,21 +161,38 @@ def scaled_dot_product_attention(call: OpCall) -> list[Planes]:
     return [call.contract(out_loops, operands, [b + 1])]
 
 
+def _for_each_query(operand: Operand, heads: int) -> Operand:
+    """Keys or values ``(..., groups, S, E)``, each group repeated for its query heads."""
+    *rest, groups, source, width = operand.shape
+    shape = (*rest, heads, source, width)
+
+    def repeated(plane: Tensor) -> Tensor:
+        small = squash(plane)
+        return (small if small.shape[-3] == 1 else small.repeat_interleave(heads // groups, -3)).expand(shape)
+
+    return operand if groups == heads else operand.mapped(shape, repeated)
+
+
 @rule(aten.embedding)
 def embedding(call: OpCall) -> list[Planes]:
     """Rows are looked up by the data, so they stay; the width passes through."""
     weight = call.collapsed(required(call, "weight"), [0], "rows are looked up by index")
     shape = call.shape
-    return [tuple(drop(plane, [0]).expand(shape) for plane in weight.planes)]
+    samples = (plane.unsqueeze(-1).expand(shape) for plane in required(call, "indices").planes if is_sample(plane))
+    return [(*(drop(plane, [0]).expand(shape) for plane in weight.planes), *samples)]
 
 
 @rule(aten.convolution, aten.cudnn_convolution, aten.mkldnn_convolution)
 def convolution(call: OpCall) -> list[Planes]:
     """Plain, grouped, depthwise and transposed convolution in any number of spatial dims."""
     source, weight = required(call, "input"), required(call, "weight")
+    if call.is_computed("weight"):
+        call.sum_over_kept()
     spatial = range(2, len(source.shape))
     source = call.collapsed(source, spatial, "convolution mixes positions")
     weight = call.collapsed(weight, range(2, len(weight.shape)), "the kernel keeps its size")
+    if (planes := _plain(call, source, weight)) is not None:
+        return [planes]
     flat_source = source.mapped(source.shape[:2], lambda plane: drop(plane, spatial))
     flat_weight = weight.mapped(weight.shape[:2], lambda plane: drop(plane, range(2, plane.dim())))
     macs_per_channel_pair = _positions(call, source, weight)
@@ -133,6 +205,33 @@ def convolution(call: OpCall) -> list[Planes]:
         return [planes]
     column = bias.mapped((bias.shape[0], *ones), lambda plane: plane.view(-1, *ones))
     return [call.join(shape, [Operand(shape, planes), column], "bias")]
+
+
+def _plain(call: OpCall, source: Operand, weight: Operand) -> Planes | None:
+    """Planes of a plain or depthwise convolution whose channels have dims of their own; None for any other.
+
+    Most are so, and the general way costs five times as much.
+    """
+    groups, bias = call.arguments.get("groups", 1), call.operand("bias")
+    depthwise = weight.shape[1] == 1 and groups == weight.shape[0]
+    if call["transposed"] or not (groups == 1 or depthwise):
+        return None
+    inputs, outputs = channels_along(source.planes, 1), channels_along(weight.planes, 0)
+    meets = outputs if depthwise else channels_along(weight.planes, 1)
+    added = None if bias is None else channels_along(bias.planes, 0)
+    samples = [plane for plane in source.planes if varying(plane) != {1}]
+    if inputs is None or outputs is None or meets is None or (bias is not None and added is None):
+        return None
+    if not all(is_sample(plane) and varying(plane) == {0} for plane in samples):
+        return None
+    call.union(inputs, meets, "contraction")
+    if depthwise:
+        outputs = inputs
+    if added is not None:
+        call.union(outputs, added, "bias")
+    macs = call.shape[0] * weight.shape[0] * weight.shape[1] * _positions(call, source, weight)
+    call.count_macs(macs, (outputs,) if depthwise else (outputs, inputs))
+    return (along(outputs, call.shape, 1), *(along(labels_along(plane, 0), call.shape, 0) for plane in samples))
 
 
 def _positions(call: OpCall, source: Operand, weight: Operand) -> int:

@@ -1,11 +1,16 @@
 """Ops whose result can be told from their arguments.
 
 During analysis no values are needed, and torch's shape kernels for these are written in Python and take most of the
-time. The rules do not depend on this table: an op that is not in it is run on the meta device.
+time. The rules do not depend on this table: an op that is not in it, or called in another way than usual, is run on the
+meta device.
+
+Results are laid out contiguously. Where a network's own are not, only a later ``view`` could tell, and that one is told
+here as well.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,42 +18,68 @@ from torch import Tensor
 
 aten = torch.ops.aten
 
-_UNARY = frozenset({
-    aten.relu.default, aten.gelu.default, aten.silu.default, aten.hardswish.default, aten.hardtanh.default,
-    aten.hardsigmoid.default, aten.leaky_relu.default, aten.elu.default, aten.sigmoid.default,
-})  # fmt: skip
-_IN_PLACE = frozenset({
-    aten.relu_.default, aten.silu_.default, aten.hardswish_.default, aten.hardtanh_.default, aten.hardsigmoid_.default,
-    aten.leaky_relu_.default, aten.elu_.default, aten.add_.Tensor, aten.mul_.Tensor,
-})  # fmt: skip
-_BINARY = frozenset({aten.add.Tensor, aten.mul.Tensor, aten.sub.Tensor})
-_NORMS = frozenset({
-    aten.native_batch_norm.default, aten._native_batch_norm_legit_no_training.default, aten.native_layer_norm.default
-})  # fmt: skip
+Arguments = dict[str, Any]
+Shape = Sequence[int]
 
 
-def result_like(func: Any, arguments: dict[str, Any]) -> Any:
-    """The result of an op on the meta device, where it can be told from the arguments; None where it cannot."""
-    first = arguments.get("self", arguments.get("input"))
-    if not isinstance(first, Tensor) or not first.is_meta:
-        return None
+def result_like(func: Any, arguments: Arguments) -> Any:
+    """The result of an op on the meta device, where it can be told from the arguments; None where it cannot.
+
+    Args:
+        func: An ATen overload.
+        arguments: By name; one of the tensors is on the meta device.
+    """
     if func in _IN_PLACE:
-        return first
-    if not first.is_contiguous():  # the result may be laid out in another way, which matters to a later view
+        return arguments["self"] if arguments["self"].is_meta else None
+    shape_of = _SHAPES.get(func)
+    shape = None if shape_of is None else shape_of(arguments)
+    if shape is None:
         return None
-    if func in _NORMS:
-        return first, first.new_empty(0), first.new_empty(0)
-    if func is aten.convolution.default:
-        shape = _convolved(first, arguments)
-        return None if shape is None else first.new_empty(shape)
-    if func in _UNARY and first.is_floating_point():
-        return first
-    return first if func in _BINARY and _fits_into(first, arguments["other"]) else None
+    first = arguments["tensors"][0] if func is aten.cat.default else next(iter(arguments.values()))
+    result = torch.empty(tuple(shape), dtype=first.dtype, device="meta")
+    return (result, *[_STATISTICS] * _MORE_RESULTS[func]) if func in _MORE_RESULTS else result
 
 
-def _convolved(source: Tensor, arguments: dict[str, Any]) -> list[int] | None:
+_STATISTICS = torch.empty(0, device="meta")
+"""What a normalisation or attention gives besides its result: nothing reads it without gradients."""
+
+
+def _same(arguments: Arguments) -> Shape | None:
+    """Of ops on the first tensor that keep shape and type."""
+    first = next(iter(arguments.values()))
+    return first.shape if first.is_floating_point() and arguments.get("dtype") is None else None
+
+
+def _broadcast(arguments: Arguments) -> Shape | None:
+    """Of two operands of one type, or one and a number."""
+    first, other = arguments["self"], arguments["other"]
+    if not first.is_floating_point():
+        return None
+    if isinstance(other, (int, float)) or first.shape == getattr(other, "shape", None):
+        return first.shape if not isinstance(other, Tensor) or other.dtype == first.dtype else None
+    if not isinstance(other, Tensor) or other.dtype != first.dtype:
+        return None
+    rank = max(first.dim(), other.dim())
+    pairs = zip(*([1] * (rank - tensor.dim()) + list(tensor.shape) for tensor in (first, other)), strict=True)
+    sizes = [(a, b) if a != 1 else (b, b) for a, b in pairs]
+    return [a for a, _ in sizes] if all(b in (1, a) for a, b in sizes) else None
+
+
+def _reduced(arguments: Arguments) -> Shape | None:
+    first, dims = arguments["self"], arguments["dim"]
+    if not first.is_floating_point() or arguments.get("dtype") is not None or not dims:
+        return None
+    if not all(-first.dim() <= dim < first.dim() for dim in dims):
+        return None
+    gone = {dim % first.dim() for dim in dims}
+    if arguments["keepdim"]:
+        return [1 if dim in gone else size for dim, size in enumerate(first.shape)]
+    return [size for dim, size in enumerate(first.shape) if dim not in gone]
+
+
+def _convolved(arguments: Arguments) -> Shape | None:
     """Shape of the result of a convolution ``(N, C_out, ...)``; None where torch has to look closer, or to refuse."""
-    weight = arguments["weight"]
+    source, weight = arguments["input"], arguments["weight"]
     if arguments["transposed"] or weight.dim() != source.dim():
         return None
     shape = [source.shape[0], weight.shape[0]]
@@ -59,11 +90,101 @@ def _convolved(source: Tensor, arguments: dict[str, Any]) -> list[int] | None:
         reach = dilation * (weight.shape[dim + 2] - 1) + 1
         shape.append((source.shape[dim + 2] + 2 * padding - reach) // stride + 1)
     fits = weight.shape[1] * arguments["groups"] == source.shape[1] and min(shape) > 0
+    return shape if fits and _are_sized(arguments, ("bias",), shape[1:2]) else None
+
+
+def _batch_normed(arguments: Arguments) -> Shape | None:
+    shape = arguments["input"].shape
+    return shape if _are_sized(arguments, ("weight", "bias", "running_mean", "running_var"), shape[1:2]) else None
+
+
+def _layer_normed(arguments: Arguments) -> Shape | None:
+    shape, size = arguments["input"].shape, tuple(arguments["normalized_shape"])
+    fits = shape[len(shape) - len(size) :] == size and _are_sized(arguments, ("weight", "bias"), size)
     return shape if fits else None
 
 
-def _fits_into(first: Tensor, other: Any) -> bool:
-    """Whether the other operand broadcasts into the first one, of the same type."""
-    if not isinstance(other, Tensor) or other.dtype != first.dtype or other.dim() != first.dim():
-        return False
-    return all(small in (1, size) for size, small in zip(first.shape, other.shape, strict=True))
+def _are_sized(arguments: Arguments, names: Sequence[str], shape: Shape) -> bool:
+    """Whether the tensors among some arguments have one shape."""
+    return all(arguments[name] is None or arguments[name].shape == tuple(shape) for name in names)
+
+
+def _linear(arguments: Arguments) -> Shape | None:
+    source, weight = arguments["input"], arguments["weight"]
+    fits = weight.shape[1] == source.shape[-1] and _are_sized(arguments, ("bias",), weight.shape[:1])
+    return [*source.shape[:-1], weight.shape[0]] if fits else None
+
+
+def _matrix_product(first: str, second: str) -> Callable[[Arguments], Shape | None]:
+    def shape(arguments: Arguments) -> Shape | None:
+        a, b = arguments[first], arguments[second]
+        fits = a.shape[-1] == b.shape[-2] and a.shape[:-2] == b.shape[:-2]
+        return [*a.shape[:-1], b.shape[-1]] if fits else None
+
+    return shape
+
+
+def _concatenated(arguments: Arguments) -> Shape | None:
+    tensors = arguments["tensors"]
+    shape, dim = list(tensors[0].shape), arguments["dim"]
+    if len({(tensor.dtype, tensor.dim()) for tensor in tensors}) > 1 or not -len(shape) <= dim < len(shape):
+        return None
+    dim %= len(shape)
+    shape[dim] = sum(tensor.shape[dim] for tensor in tensors)
+    rest = {(*tensor.shape[:dim], *tensor.shape[dim + 1 :]) for tensor in tensors}
+    return shape if len(rest) == 1 else None
+
+
+def _viewed(arguments: Arguments) -> Shape | None:
+    """Of a tensor that is not contiguous here; where it is, torch is quick."""
+    first = arguments["self"]
+    if first.is_contiguous():
+        return None
+    return torch.empty(first.shape, device="meta").view(arguments["size"]).shape
+
+
+def _selected(arguments: Arguments) -> Shape:
+    """Of elements that a mask picks: how many is in the values, so all are taken to be."""
+    return [torch.broadcast_shapes(arguments["self"].shape, arguments["mask"].shape).numel()]
+
+
+def _attended(arguments: Arguments) -> Shape | None:
+    return [*arguments["query"].shape[:-1], arguments["value"].shape[-1]]
+
+
+_SHAPES: dict[Any, Callable[[Arguments], Shape | None]] = {
+    **dict.fromkeys(
+        (
+            aten.relu.default, aten.gelu.default, aten.silu.default, aten.hardswish.default, aten.hardtanh.default,
+            aten.hardsigmoid.default, aten.leaky_relu.default, aten.elu.default, aten.sigmoid.default,
+            aten.tanh.default, aten.clone.default, aten.roll.default, aten._softmax.default,
+            aten._safe_softmax.default,
+        ),
+        _same,
+    ),
+    **dict.fromkeys(
+        (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor, aten.mul.Scalar, aten.div.Scalar),
+        _broadcast,
+    ),
+    **dict.fromkeys((aten.mean.dim, aten.sum.dim_IntList, aten.amax.default), _reduced),
+    **dict.fromkeys((aten.view.default, aten._unsafe_view.default), _viewed),
+    aten.native_batch_norm.default: _batch_normed,
+    aten._native_batch_norm_legit_no_training.default: _batch_normed,
+    aten.native_layer_norm.default: _layer_normed,
+    aten.convolution.default: _convolved,
+    aten.linear.default: _linear,
+    aten.mm.default: _matrix_product("self", "mat2"),
+    aten.bmm.default: _matrix_product("self", "mat2"),
+    aten.addmm.default: _matrix_product("mat1", "mat2"),
+    aten.cat.default: _concatenated,
+    aten.masked_select.default: _selected,
+    aten._scaled_dot_product_flash_attention_for_cpu.default: _attended,
+}  # fmt: skip
+_MORE_RESULTS = {
+    aten.native_batch_norm.default: 2, aten._native_batch_norm_legit_no_training.default: 2,
+    aten.native_layer_norm.default: 2, aten._scaled_dot_product_flash_attention_for_cpu.default: 1,
+}  # fmt: skip
+_IN_PLACE = frozenset({
+    aten.relu_.default, aten.silu_.default, aten.hardswish_.default, aten.hardtanh_.default, aten.hardsigmoid_.default,
+    aten.leaky_relu_.default, aten.elu_.default, aten.add_.Tensor, aten.mul_.Tensor,
+})  # fmt: skip

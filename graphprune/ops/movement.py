@@ -14,7 +14,7 @@ from torch import Tensor
 
 from graphprune.labels import PINNED
 from graphprune.ops.call import OpCall
-from graphprune.ops.operand import Operand, operand_of
+from graphprune.ops.operand import Operand, memory_of, operand_of
 from graphprune.ops.registry import rule
 from graphprune.ops.schema import call_by_schema
 from graphprune.planes import Planes, channel_planes, compress, is_sample, relayout, squash, thin, varying
@@ -60,6 +60,7 @@ def _move(call: OpCall, func: Any = None) -> list[Planes]:
         aten.detach,
     aten.lift_fresh, aten.repeat, aten.movedim, aten.alias_copy, aten.permute_copy, aten.contiguous, aten.tile,
         aten.flip,
+    aten.rot90,
 )  # fmt: skip
 def move(call: OpCall) -> list[Planes]:
     """Ops that only rearrange or repeat."""
@@ -68,29 +69,48 @@ def move(call: OpCall) -> list[Planes]:
     return _move(call)
 
 
+_IN_PLACE = {
+    aten.squeeze_.default: aten.squeeze.default, aten.squeeze_.dim: aten.squeeze.dim,
+    aten.squeeze_.dims: aten.squeeze.dims, aten.unsqueeze_.default: aten.unsqueeze.default,
+    aten.transpose_.default: aten.transpose.int, aten.t_.default: aten.t.default,
+    aten.swapaxes_.default: aten.swapaxes.default, aten.swapdims_.default: aten.swapdims.default,
+}  # fmt: skip
+
+
+@rule(*_IN_PLACE)
+def move_in_place(call: OpCall) -> list[Planes]:
+    """A tensor that takes another shape: its planes do what the op does that gives a new tensor."""
+    return _move(call, _IN_PLACE[call.func])
+
+
 @rule(aten.view.default, aten._unsafe_view, aten.reshape, aten._reshape_alias, aten.view_copy.default)
 def view(call: OpCall) -> list[Planes]:
     """A new shape over the same elements."""
     operand = call.operand("self")
     assert operand is not None
     planes = [relayout(plane, call.shape) for plane in operand.planes]
-    return [settle(call, call.merge(_without_flattened_copies(call, planes), "flattened into a common dim"))]
+    return [settle(call, call.merge(_uncrowded(call, planes), "flattened into a common dim"))]
 
 
-def _without_flattened_copies(call: OpCall, planes: list[Tensor]) -> list[Tensor]:
-    """Leaves out copies that share a dim with channels: their number stays, rather than tying the channels."""
+def _uncrowded(call: OpCall, planes: list[Tensor]) -> list[Tensor]:
+    """One of the planes that come to share a dim; the numbers of the others stay, rather than tying everything.
+
+    Copies give way to channels, and fewer channels to more unless that is in vain.
+    """
     channels = [plane for plane in planes if not is_sample(plane)]
     crowded = [
         plane
         for plane in channels
         if any(other is not plane and varying(plane) & varying(other) for other in channels)
     ]
-    copies = [plane for plane in crowded if call.is_made_here(plane)]
-    if len(copies) == len(crowded):
+    if all(map(call.is_made_here, crowded)):
         return planes
-    for plane in copies:
-        call.freeze(plane, "copies are flattened together with channels")
-    return [plane for plane in planes if not any(plane is copy for copy in copies)]
+    ranked = sorted(crowded, key=lambda plane: (call.is_made_here(plane), -len(squash(plane).unique())))
+    if len(ranked) > 1 and not call.run.choose("more of what is flattened", True, ranked[0]):
+        ranked.reverse()
+    for plane in ranked[1:]:
+        call.freeze(plane, "is flattened together with channels")
+    return [plane for plane in planes if not any(plane is other for other in ranked[1:])]
 
 
 @rule(aten.expand, aten.expand_copy)
@@ -110,7 +130,7 @@ def restride(call: OpCall) -> list[Planes]:
     operand = call.operand("self")
     assert operand is not None
     if operand.shape != tuple(call["size"]):
-        return call.freeze_all("strides are set by hand")
+        return call.freeze_all("strides are set by hand", "gap")
     return [operand.planes]
 
 
@@ -125,7 +145,18 @@ def part(call: OpCall) -> list[Planes]:
     dim = call.arguments.get("dim", 0) % len(operand.shape)
     if tuple(call.shape) != operand.shape:
         call.positional(operand, [dim])
+    if call.arguments.get("step", 1) != 1:
+        _note_strided(call, operand, dim)
     return _move(call)
+
+
+def _note_strided(call: OpCall, operand: Operand, dim: int) -> None:
+    """Notes channels of which the call takes every so many; see `graphprune.labelled.LabelRun.strided`."""
+    memory = memory_of(call["self"])
+    cause = call.run.cause(call.func, "is written to in place, where its channels are not next to each other", "gap")
+    for plane in channel_planes(operand.planes):
+        if dim in varying(plane):
+            call.run.strided.append((memory, plane, cause))
 
 
 @rule(aten.repeat_interleave.self_int)
@@ -143,41 +174,6 @@ def roll(call: OpCall) -> list[Planes]:
         return call.freeze_all("elements move from one channel to the next")
     call.positional(operand, [dim % len(operand.shape) for dim in call["dims"] or [0]])
     return _move(call)
-
-
-@rule(aten.index_select)
-def index_select(call: OpCall) -> list[Planes]:
-    """Positions along one dim, which must be constants where channels are."""
-    operand = call.operand("self")
-    assert operand is not None
-    call.positional(operand, [call["dim"] % len(operand.shape)])
-    index = call.value("index")
-    if index is None and call["dim"] % len(operand.shape) in operand.labelled_dims:
-        return call.freeze_all("the index is not known before the program runs")
-    index = torch.zeros(call["index"].shape, dtype=torch.long) if index is None else index.cpu()
-    planes = (compress(torch.index_select(plane, call["dim"], index)) for plane in operand.planes)
-    return [settle(call, tuple(planes))]
-
-
-@rule(aten.index.Tensor)
-def index(call: OpCall) -> list[Planes]:
-    """Advanced indexing; along labelled dims the indices must be constants."""
-    operand = call.operand("self")
-    assert operand is not None
-    indices: list[Tensor | None] = []
-    for dim, given in enumerate(call["indices"]):
-        value = getattr(given, "value", given)
-        if given is None:
-            indices.append(None)
-        elif value.is_meta or value.dtype == torch.bool:
-            if value.dtype == torch.bool or dim in operand.labelled_dims:
-                return call.freeze_all("the index is not known before the program runs")
-            indices.append(torch.zeros(value.shape, dtype=torch.long))
-        else:
-            call.positional(operand, [dim])
-            indices.append(value.cpu())
-    planes = (compress(aten.index.Tensor(plane, indices)) for plane in operand.planes)
-    return [settle(call, call.merge(planes, "indexed into a common dim"))]
 
 
 @rule(aten.constant_pad_nd)

@@ -7,7 +7,7 @@ import torch
 from graphprune.ops.call import Arguments, OpCall
 from graphprune.ops.operand import Operand
 from graphprune.ops.registry import rule
-from graphprune.planes import Planes, channel_planes, drop, relayout, varying
+from graphprune.planes import Planes, channels_along, relayout
 
 aten = torch.ops.aten
 
@@ -47,11 +47,10 @@ def batch_norm(call: OpCall) -> list[Planes]:
 
 def _join_per_channel(call: OpCall, source: Operand, names: list[str]) -> Planes:
     """`OpCall.join` of the source with tensors of shape ``(C,)``, not spread where channels have one plane."""
-    mine = next((plane for plane in channel_planes(source.planes) if varying(plane) == {1}), None)
+    labels = channels_along(source.planes, 1)
     others = [operand for name in names if (operand := call.operand(name)) is not None]
-    if mine is None or not all(other.planes for other in others):
+    if labels is None or not all(other.planes for other in others):
         return call.join(call.shape, [source, *per_channel(call, names, len(source.shape))], "batch norm")
-    labels = drop(mine, [dim for dim in range(mine.dim()) if dim != 1])
     for other in others:
         call.union(labels, other.planes[0], "batch norm")
     return source.planes
@@ -83,7 +82,7 @@ def group_norm(call: OpCall) -> list[Planes]:
     split = (source.shape[0], groups, size, *source.shape[2:])
     joined = Operand(source.shape, call.join(call.shape, operands, "group norm"))
     grouped = joined.mapped(split, lambda plane: relayout(plane, split))
-    whole_groups = call.run.choose(size < groups)
+    whole_groups = call.run.choose("whole groups", size < groups)
     grouped = call.collapsed(grouped, [2 if whole_groups else 1], "group norm keeps whole or equal groups")
 
     def shrink(arguments: Arguments) -> Arguments:

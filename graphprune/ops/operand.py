@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from graphprune.planes import Planes, channel_planes, varying
@@ -15,14 +16,19 @@ class Operand:
     """A tensor as a rule sees it: its shape and its planes (none: nothing of it can be removed).
 
     ``also_labelled`` are dims that can shrink by planes that the rule treats apart; ``constant`` is the value of a
-    tensor
-    that depends on neither parameters nor inputs.
+    tensor that depends on neither parameters nor inputs.
     """
 
     shape: tuple[int, ...]
     planes: Planes = ()
     also_labelled: frozenset[int] = frozenset()
     constant: Tensor | None = field(default=None, repr=False, compare=False)
+    dtype: torch.dtype = field(default=torch.float32, repr=False, compare=False)
+
+    @property
+    def is_differentiable(self) -> bool:
+        """Whether it can have a gradient: not so positions (integers) and masks (booleans)."""
+        return self.dtype.is_floating_point or self.dtype.is_complex
 
     @property
     def labelled_dims(self) -> frozenset[int]:
@@ -37,6 +43,12 @@ class Operand:
 def operand_of(tensor: Tensor) -> Operand:
     """Shape and planes of a labelled or plain tensor."""
     return Operand(tuple(tensor.shape), planes_of(tensor))
+
+
+def memory_of(tensor: Tensor) -> int:
+    """Names the memory that a labelled or plain tensor shares with its views, for as long as one of them is held."""
+    memory: int = getattr(tensor, "value", tensor).untyped_storage()._cdata
+    return memory
 
 
 def planes_of(tensor: Tensor) -> Planes:

@@ -21,8 +21,6 @@ aten = torch.ops.aten
     aten.hardswish_,
     aten.rrelu_with_noise,
     aten.log_sigmoid_forward,
-    aten.native_dropout,
-    aten.bernoulli,
     aten.nan_to_num,
     aten.masked_fill,
     aten.masked_fill_,
@@ -32,7 +30,9 @@ aten = torch.ops.aten
 )
 def pointwise(call: OpCall) -> list[Planes]:
     """Operands broadcast against each other; each of their channels is a channel of the result."""
-    planes = call.join(call.shape, call.operands(), "elementwise")
+    operands = call.operands()
+    alone = len(operands) == 1 and operands[0].shape == call.shape
+    planes = operands[0].planes if alone else call.join(call.shape, operands, "elementwise")
     return [planes if output.shape == call.outputs[0].shape else () for output in call.outputs]
 
 

@@ -37,7 +37,7 @@ def reduction(call: OpCall) -> list[Planes]:
     dims = reduced_dims(call, operand)
     if dims & operand.labelled_dims:
         call.mix()
-        if len(call.outputs) == 2 and call.func.overloadpacket in (aten.max, aten.min):
+        if len(call.outputs) == 2 and call.func.overloadpacket in (aten.max, aten.min) and 1 not in call.run.unread:
             return call.freeze_all("the index of an extremum depends on positions")
     keepdim = call.arguments.get("keepdim", False)
     planes = []

@@ -37,8 +37,11 @@ def rule(*targets: Any) -> Callable[[Rule], Rule]:
 
 
 def rule_for(func: Any) -> Rule | None:
-    """The rule of an ATen overload: its own, its packet's, or the pointwise one by tag; None where there is none."""
+    """The rule of an ATen overload: its own, its packet's, or the one of a tag of its; None where there is none."""
     found = RULES.get(func) or RULES.get(func.overloadpacket)
-    if found is None and torch.Tag.pointwise in func.tags:
-        return RULES[torch.Tag.pointwise]
+    if found is None:
+        return next((RULES[tag] for tag in _TAGS if tag in func.tags), None)
     return found
+
+
+_TAGS = (torch.Tag.nondeterministic_seeded, torch.Tag.pointwise)

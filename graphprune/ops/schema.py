@@ -15,20 +15,18 @@ class Parameter:
     kwarg_only: bool
     has_default: bool
     default: Any
-    is_written: bool
 
 
 @dataclass(frozen=True)
 class Schema:
-    """Parameters of an ATen op, and whether it returns anything."""
+    """Parameters of an ATen op.
+
+    ``written`` is the parameter that an in-place op writes to and returns; None for ops that return something else,
+    also where they write to an argument on the side.
+    """
 
     parameters: tuple[Parameter, ...]
-    returns: bool
-
-    @property
-    def written(self) -> str | None:
-        """The parameter that an in-place op writes to."""
-        return next((parameter.name for parameter in self.parameters if parameter.is_written), None)
+    written: str | None
 
 
 @cache
@@ -40,11 +38,18 @@ def schema_of(func: Any) -> Schema:
             argument.kwarg_only,
             argument.has_default_value(),
             argument.default_value if argument.has_default_value() else None,
-            argument.alias_info is not None and argument.alias_info.is_write,
         )
         for argument in func._schema.arguments
     )
-    return Schema(parameters, bool(func._schema.returns))
+    returned = _written_memory(func._schema.returns[0]) if func._schema.returns else set()
+    written = (argument.name for argument in func._schema.arguments if _written_memory(argument) & returned)
+    return Schema(parameters, next(written, None))
+
+
+def _written_memory(argument: Any) -> set[str]:
+    """The memory that is written through an argument or a result, by the names that the schema gives it."""
+    alias = argument.alias_info
+    return set(alias.before_set) if alias is not None and alias.is_write else set()
 
 
 def bind(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from graphprune.ops.movement import settle
 from graphprune.ops.operand import Operand
 from graphprune.ops.registry import rule
 from graphprune.ops.schema import call_by_schema
-from graphprune.planes import Planes, compress, relayout
+from graphprune.planes import Planes, compress, relayout, varying
 
 aten = torch.ops.aten
 
@@ -60,3 +60,20 @@ def diagonal(call: OpCall) -> list[Planes]:
     operand = call.collapsed(operand, [call["dim1"] % rank, call["dim2"] % rank], "the diagonal pairs positions")
     planes = (compress(call_by_schema(call.func, call.arguments | {"self": plane})) for plane in operand.planes)
     return [settle(call, tuple(planes))]
+
+
+@rule(aten.diag_embed)
+def diag_embed(call: OpCall) -> list[Planes]:
+    """A matrix with the last dim on its diagonal: a channel is a row and a column."""
+    operand = call.operand("self")
+    assert operand is not None
+    if call["offset"]:
+        return call.freeze_all("the diagonal is shifted")
+    rank = len(call.shape)
+    rows, columns = sorted((call["dim1"] % rank, call["dim2"] % rank))
+    planes = []
+    for plane in operand.planes:
+        planes.append(plane.movedim(-1, rows).unsqueeze(columns).expand(call.shape))
+        if plane.dim() - 1 in varying(plane):
+            planes.append(plane.movedim(-1, columns - 1).unsqueeze(rows).expand(call.shape))
+    return [tuple(planes)]

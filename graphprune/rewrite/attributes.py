@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.rnn import RNNBase, RNNCellBase
 
 from graphprune.rewrite.literals import convolution_groups, norm_groups
 from graphprune.rewrite.sizes import Survivors
@@ -54,7 +55,7 @@ def _prelu(module: nn.PReLU, source: Survivors, result: Survivors) -> None:
         module.num_parameters = result.size(1)
 
 
-def _embedding(module: nn.Embedding, source: Survivors, result: Survivors) -> None:
+def _embedding(module: nn.Embedding | nn.EmbeddingBag, source: Survivors, result: Survivors) -> None:
     module.embedding_dim = result.size(-1)
 
 
@@ -66,6 +67,23 @@ def _unflatten(module: nn.Unflatten, source: Survivors, result: Survivors) -> No
     )
 
 
+def _bilinear(module: nn.Bilinear, source: Survivors, result: Survivors) -> None:
+    module.out_features, module.in1_features, module.in2_features = module.weight.shape
+
+
+def _recurrent(module: Any, source: Survivors, result: Survivors) -> None:
+    states, module.input_size = module.weight_hh_l0.shape[1], module.weight_ih_l0.shape[1]
+    if module.proj_size > 0:
+        module.proj_size, module.hidden_size = states, module.weight_hr_l0.shape[1]
+    else:
+        module.hidden_size = states
+    module._init_flat_weights()  # a list of the parameters that the layer keeps beside them
+
+
+def _recurrent_cell(module: Any, source: Survivors, result: Survivors) -> None:
+    module.input_size, module.hidden_size = module.weight_ih.shape[1], module.weight_hh.shape[1]
+
+
 _UPDATERS: dict[type[nn.Module], Updater] = {
     nn.Linear: _linear,
     _ConvNd: _convolution,
@@ -75,5 +93,9 @@ _UPDATERS: dict[type[nn.Module], Updater] = {
     nn.GroupNorm: _group_norm,
     nn.PReLU: _prelu,
     nn.Embedding: _embedding,
+    nn.EmbeddingBag: _embedding,
     nn.Unflatten: _unflatten,
+    nn.Bilinear: _bilinear,
+    RNNBase: _recurrent,
+    RNNCellBase: _recurrent_cell,
 }

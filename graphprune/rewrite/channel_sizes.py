@@ -10,8 +10,9 @@ from torch import fx
 
 from graphprune.dependencies import NOT_PRUNABLE, Dependencies
 from graphprune.ops.operand import Operand
-from graphprune.planes import channel_planes, squash, varying
+from graphprune.planes import channel_planes, is_sample, squash, varying
 from graphprune.rewrite.compact import copy_sharing_tensors
+from graphprune.rewrite.literals import argument
 
 
 def with_fixed_channel_sizes(module: fx.GraphModule, dependencies: Dependencies) -> tuple[fx.GraphModule, int]:
@@ -21,12 +22,17 @@ def with_fixed_channel_sizes(module: fx.GraphModule, dependencies: Dependencies)
         The module, a new one where anything was replaced, and the number of replaced nodes.
     """
     values = dependencies.values
-    if not any(_reads_channel_size(node, dependencies) for node in module.graph.nodes):
+    if not any(
+        _reads_channel_size(node, dependencies) or _counts_elements(node, dependencies) for node in module.graph.nodes
+    ):
         return module, 0
     fixed = copy_sharing_tensors(module)
     count = 0
     for node in list(fixed.graph.nodes):
-        if _reads_channel_size(node, dependencies) or _is_constant_arithmetic(node):
+        if _counts_elements(node, dependencies):
+            _replace(node, _count(node, dependencies))
+            count += 1
+        elif _reads_channel_size(node, dependencies) or _is_constant_arithmetic(node):
             _replace(node, values[node.name])
             count += 1
     fixed.recompile()
@@ -36,8 +42,8 @@ def with_fixed_channel_sizes(module: fx.GraphModule, dependencies: Dependencies)
 def _reads_channel_size(node: fx.Node, dependencies: Dependencies) -> bool:
     if not isinstance(dependencies.values.get(node.name), int):
         return False
-    if node.op == "call_method" and node.target == "size" and len(node.args) == 2:
-        return _is_prunable(dependencies, node.args[0], node.args[1])
+    if node.op == "call_method" and node.target == "size":
+        return _is_prunable(dependencies, node.args[0], argument(node, 1, "dim"))
     if node.target in (torch.ops.aten.sym_size.int, torch.ops.aten.size.int):
         return _is_prunable(dependencies, node.args[0], node.args[1])
     if node.target is operator.getitem and isinstance(node.args[0], fx.Node):
@@ -45,6 +51,31 @@ def _reads_channel_size(node: fx.Node, dependencies: Dependencies) -> bool:
         if (shape.op == "call_method" and shape.target == "size") or shape.target is getattr:
             return _is_prunable(dependencies, shape.args[0], node.args[1])
     return False
+
+
+_COUNTERS = {"numel", "nelement", torch.numel}
+
+
+def _counts_elements(node: fx.Node, dependencies: Dependencies) -> bool:
+    """Whether a node counts the elements of a tensor that may lose channels."""
+    if node.target not in _COUNTERS or not isinstance(dependencies.values.get(node.name), int):
+        return False
+    (source,) = node.all_input_nodes
+    operand = dependencies.values[source.name]
+    return any(_is_prunable(dependencies, source, dim) for dim in range(len(operand.shape)))
+
+
+def _count(node: fx.Node, dependencies: Dependencies) -> Any:
+    """The elements of the dense tensor: a literal, times the batch size where samples have a dim of their own."""
+    (source,) = node.all_input_nodes
+    operand, count = dependencies.values[source.name], dependencies.values[node.name]
+    samples = next((varying(plane) for plane in operand.planes if is_sample(plane)), frozenset[int]())
+    if len(samples) != 1:
+        return count
+    (dim,) = samples
+    with node.graph.inserting_before(node):
+        size = node.graph.call_method("size", (source, dim))
+        return node.graph.call_function(operator.mul, (size, count // operand.shape[dim]))
 
 
 def _is_prunable(dependencies: Dependencies, tensor: Any, dim: Any) -> bool:
@@ -69,6 +100,7 @@ def _is_constant_arithmetic(node: fx.Node) -> bool:
 
 
 def _replace(node: fx.Node, value: Any) -> None:
+    """Lets the users of a node use a number, or another node, instead."""
     for user in list(node.users):
         user.args = fx.map_arg(user.args, lambda argument: value if argument is node else argument)
         user.kwargs = fx.map_arg(user.kwargs, lambda argument: value if argument is node else argument)

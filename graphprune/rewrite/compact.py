@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, fx, nn
 from graphprune.dependencies import Dependencies, leaf_operands
 from graphprune.ops.operand import Operand
 from graphprune.planes import KnownSizes, kept_size
-from graphprune.program import Kept, Program
+from graphprune.program import Kept, Program, stored_tensors
 from graphprune.rewrite.attributes import update_attributes
 from graphprune.rewrite.literals import can_resize, resize_literals
 from graphprune.rewrite.sizes import Resize
@@ -29,10 +30,30 @@ def compact_module(program: Program, dependencies: Dependencies, keep: Tensor) -
         A new module that shares every tensor that did not shrink.
     """
     module = copy_sharing_tensors(program.module)
-    labels = dependencies.keep_labels(keep)
     slice_tensors(module, dependencies.kept(keep))
+    if resize_nodes(module, dependencies, keep):
+        module.recompile()
+    return module
+
+
+def resize_nodes(module: fx.GraphModule, dependencies: Dependencies, keep: Tensor) -> bool:
+    """Brings layers and literals in line with smaller parameters and buffers, in place.
+
+    Args:
+        module: The module that the dependencies were found in, or a copy of it.
+        dependencies: Its channels.
+        keep: Channels to keep, bool, shape ``(channels,)``.
+
+    Returns:
+        Whether the graph may have changed, so that the module's code is not its own any more.
+
+    Raises:
+        RewriteError: the literals of a node are in a form that cannot be rewritten.
+    """
+    labels = dependencies.keep_labels(keep)
     done: set[int] = set()
     known: KnownSizes = {}
+    resizable = any(map(can_resize, module.graph.nodes))  # before a rule makes another op of a node
     for node in list(module.graph.nodes):
         resize = Resize(module, node, dependencies.values, labels, known)
         resize_literals(resize)
@@ -41,9 +62,7 @@ def compact_module(program: Program, dependencies: Dependencies, keep: Tensor) -
             if id(leaf) not in done:
                 done.add(id(leaf))
                 _update_leaf(leaf, resize)
-    if any(map(can_resize, module.graph.nodes)):
-        module.recompile()
-    return module
+    return resizable
 
 
 def _update_leaf(leaf: nn.Module, resize: Resize) -> None:
@@ -54,20 +73,31 @@ def _update_leaf(leaf: nn.Module, resize: Resize) -> None:
 
 
 def copy_sharing_tensors(module: fx.GraphModule) -> fx.GraphModule:
-    """A copy with its own modules and graph, and the same parameters and buffers."""
+    """A copy with its own modules and graph, and the same parameters, buffers and code; hooks on it stay behind."""
     graph = fx.Graph()
     graph.output(graph.graph_copy(module.graph, {}))
     graph._codegen = copy.deepcopy(module.graph._codegen)
-    copied = fx.GraphModule(_own_modules(module, {}), graph, class_name=type(module).__name__)
-    copied.training = module.training
+    copied = _own_modules(module, {})
+    assert isinstance(copied, fx.GraphModule)
+    copied._graph, graph.owning_module = graph, copied
+    for name, table in vars(copied).items():
+        if name.endswith("_hooks"):
+            setattr(copied, name, type(table)())
+    _share_code(type(module), type(copied))
     return copied
+
+
+def _share_code(original: Any, copied: Any) -> None:
+    """Gives a graph module's code, which is kept on a class of its own, to the class of a copy."""
+    copied.__name__, copied.forward, copied.__call__ = original.__name__, original.forward, original.__call__
+    copied._wrapped_call = type(original._wrapped_call)(copied, None)
 
 
 def _own_modules(module: nn.Module, done: dict[int, nn.Module]) -> nn.Module:
     """A copy of a tree of modules that shares all but modules and their tables; shared modules stay shared."""
     if id(module) in done:
         return done[id(module)]
-    kind = nn.Module if isinstance(module, fx.GraphModule) else type(module)
+    kind = type(module)
     own = done[id(module)] = kind.__new__(kind)
     own.__dict__ = {
         name: value.copy() if isinstance(value, (dict, set, list)) else value
@@ -79,16 +109,24 @@ def _own_modules(module: nn.Module, done: dict[int, nn.Module]) -> nn.Module:
     return own
 
 
-def slice_tensors(module: nn.Module, kept: Kept) -> None:
+Take = Callable[[Tensor, int, Tensor], Tensor]
+"""Takes indices of a tensor along a dim."""
+
+
+def as_many(tensor: Tensor, dim: int, indices: Tensor) -> Tensor:
+    """A view of as many indices: the shape of a selection, without its price."""
+    return tensor.narrow(dim, 0, len(indices))
+
+
+def slice_tensors(module: nn.Module, kept: Kept, take: Take = torch.index_select) -> None:
     """Replaces parameters and buffers by what is kept of them; ties stay ties, ``requires_grad`` stays."""
     by_tensor: dict[str, list[tuple[int, Tensor]]] = {}
     for (name, dim), indices in kept.items():
         by_tensor.setdefault(name, []).append((dim, indices))
     smaller: dict[int, Tensor] = {}
-    tensors = (*module.named_parameters(), *module.named_buffers())
-    for name, tensor in tensors:
+    for name, tensor in stored_tensors(module).items():
         if name in by_tensor:
-            smaller[id(tensor)] = _sliced(tensor, by_tensor[name])
+            smaller[id(tensor)] = _sliced(tensor, by_tensor[name], take)
     for submodule in module.modules():
         for home in (submodule._parameters, submodule._buffers):
             for key, value in home.items():
@@ -96,10 +134,10 @@ def slice_tensors(module: nn.Module, kept: Kept) -> None:
                     home[key] = smaller[id(value)]  # type: ignore[assignment]
 
 
-def _sliced(tensor: Tensor, cuts: list[tuple[int, Tensor]]) -> Tensor:
+def _sliced(tensor: Tensor, cuts: list[tuple[int, Tensor]], take: Take) -> Tensor:
     result = tensor.detach()
     for dim, indices in cuts:
-        result = torch.index_select(result, dim, indices.to(tensor.device))
+        result = take(result, dim, indices.to(tensor.device))
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(result, requires_grad=tensor.requires_grad)
     return result

@@ -124,7 +124,7 @@ def _shape_after_tensor(resize: Resize) -> None:
     node.kwargs = kwargs
 
 
-@resizer("expand_as", "broadcast_tensors", "matmul", "einsum", "normalize")
+@resizer("expand_as", "broadcast_tensors", "matmul", "einsum", "normalize", "take_along_dim")
 def _follows_operands(resize: Resize) -> None:
     """Nothing to do: copies are as many as the other operand needs."""
 
@@ -147,11 +147,18 @@ def _shape_of_new_tensor(resize: Resize) -> None:
 
 @resizer("squeeze")
 def _squeeze(resize: Resize) -> None:
-    """Without a dim, names the dims that had size 1: a layer may be left with one channel."""
+    """Names the dims that had size 1, among those that were given if any: a layer may be left with one channel."""
     node, source = resize.node, resize.source
-    if source is not None and len(node.args) == 1 and not node.kwargs:
-        node.op, node.target = "call_function", torch.squeeze
-        node.args = (node.args[0], tuple(dim for dim, size in enumerate(source.shape) if size == 1))
+    if source is None:
+        return
+    given = resize.known(argument(node, 1, "dim", default=tuple(range(len(source.shape)))))
+    dims = [dim % len(source.shape) for dim in ([given] if isinstance(given, int) else given)]
+    gone = tuple(dim for dim in dims if source.shape[dim] == 1)
+    node.op, node.kwargs = "call_function", {}
+    if gone:
+        node.target, node.args = torch.squeeze, (node.args[0], gone)
+    else:
+        node.target, node.args = torch.flatten, (node.args[0], 0, 0)  # the same tensor; ONNX has no squeeze of nothing
 
 
 @resizer("unflatten")

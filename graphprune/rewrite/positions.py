@@ -5,23 +5,27 @@ A bound is the number of survivors before it; positions that cannot be expressed
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from graphprune.ops.operand import Operand
-from graphprune.rewrite.literals import argument, resizer, set_argument
+from graphprune.rewrite.literals import argument, op_name, resizer, set_argument
 from graphprune.rewrite.sizes import Resize, Survivors
+
+_SPLIT_DIMS = {"hsplit": 1, "vsplit": 0, "dsplit": 2}
 
 
 @resizer(
-    "split", "chunk", "split_with_sizes", "tensor_split", "unsafe_split", "unsafe_chunk", "unsafe_split_with_sizes"
-)
+    "split", "chunk", "split_with_sizes", "tensor_split", "unsafe_split", "unsafe_chunk", "unsafe_split_with_sizes",
+    *_SPLIT_DIMS,
+)  # fmt: skip
 def _split(resize: Resize) -> None:
     node, source = resize.node, resize.source
-    dim = resize.known(argument(node, 2, "dim", default=0))
+    dim = _SPLIT_DIMS.get(op_name(node), resize.known(argument(node, 2, "dim", default=0)))
     if source is None or not source.shrinks(dim):
         return
     node.op, node.target = "call_function", torch.split
@@ -159,8 +163,10 @@ def _roll(resize: Resize) -> None:
     dims = [dims] if isinstance(dims, int) else list(dims)
     if source is None or not any(source.shrinks(dim) for dim in dims):
         return
-    pairs = zip(dims, shifts, strict=True)
-    orders = [(dim, torch.arange(source.shape[dim]).roll(shift).tolist()) for dim, shift in pairs]
+    total = Counter[int]()  # one dim may be named twice
+    for dim, shift in zip(dims, shifts, strict=True):
+        total[dim % len(source.shape)] += shift
+    orders = [(dim, torch.arange(source.shape[dim]).roll(shift).tolist()) for dim, shift in total.items()]
     before = node.args[0]
     for dim, order in orders[:-1]:
         before = _insert_pick(resize, before, dim, order, source)
@@ -185,8 +191,15 @@ def _pad(resize: Resize) -> None:
     pad = [resize.known(amount) for amount in argument(node, 1, "pad")]
     for pair in range(0, len(pad), 2):
         dim = len(source.shape) - 1 - pair // 2
-        if result.shrinks(dim):
-            survivors = result.indices(dim)
-            end = result.shape[dim] - pad[pair + 1]
-            pad[pair], pad[pair + 1] = int((survivors < pad[pair]).sum()), int((survivors >= end).sum())
+        if source.shrinks(dim) or result.shrinks(dim):
+            before, after = pad[pair], pad[pair + 1]
+            pad[pair] = _amount(source.indices(dim), result.indices(dim), before)
+            # the other end, counted from there
+            flipped = source.shape[dim] - 1 - source.indices(dim), result.shape[dim] - 1 - result.indices(dim)
+            pad[pair + 1] = _amount(*flipped, after)
     set_argument(node, 1, "pad", pad)
+
+
+def _amount(source: Tensor, result: Tensor, amount: int) -> int:
+    """What is left of the padding at the low end of a dim: new positions that survive, or old ones that are cut off."""
+    return int((result < amount).sum()) if amount > 0 else -int((source < -amount).sum())

@@ -399,6 +399,49 @@ def test_inspect_leads_to_the_cause_with_its_source_line(here: Path) -> None:
     assert "skip_nets.py:8" in out
 
 
+UNKNOWN_OP = '''
+import torch
+from torch import nn
+from tests.unknown_op import unknown
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(6, 8), nn.Linear(8, 6), nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = self.b(unknown(self.a(x)))
+        return self.c(torch.relu(x[:, :4])), x[:, 4:]
+
+def net():
+    return Net(), torch.ones(2, 6)
+'''
+
+
+def test_strict_fails_where_something_is_frozen_for_want_of_a_rule(here: Path) -> None:
+    (here / "unknown_nets.py").write_text(UNKNOWN_OP)
+    shown = run("inspect", "unknown_nets:net", "--strict")
+    assert shown.exit_code == 2 and "first member" in shown.stdout
+    said = refuses("compile", "unknown_nets:net", "--strict")
+    assert shown.stderr == f"graphprune: error: {said}\n"
+    lines = said.splitlines()
+    assert lines[0] == "strict: Net is frozen in places for want of an op rule or a rewriting:"
+    assert "unknown in node %unknown at " in lines[1] and lines[1].endswith(": no rule for this op")
+    assert lines[2] == "    froze a.weight[0], a.bias[0], b.weight[1]" and len(lines) == 4
+    for passes in (["paper:lenet5"], ["unknown_nets:net", "--protect", "a"]):
+        succeeds("inspect", *passes, "--strict")
+
+
+def test_inspect_tells_which_part_is_frozen(here: Path) -> None:
+    (here / "unknown_nets.py").write_text(UNKNOWN_OP)
+    out = succeeds("inspect", "unknown_nets:net", "--why", "b.weight").splitlines()
+    assert out[0] == "b.weight[0], 2 of 6 indices: frozen"
+    assert out[1].startswith("  b.weight[0]: output in node %output at ")
+    assert out[2] == "b.weight[0], 4 of 6 indices: prunable, group g0, 4 channels; with it go"
+    table = succeeds("inspect", "unknown_nets:net")
+    assert next(line for line in table.splitlines() if line.startswith(" b.weight")).split()[1:4] == ["2", "of", "6"]
+
+
 def test_inspect_prints_the_report_of_a_saved_directory(saved: Path, here: Path) -> None:
     assert succeeds("inspect", saved) == (saved / "report.txt").read_text()
     assert "only the report is there" in refuses("inspect", saved, "--why", "x")

@@ -21,7 +21,8 @@ class Case:
         prunable: Dims of which every index can be removed: ``weight`` for dim 0, ``weight:1`` for another.
         frozen: Dims of which nothing can be removed, in the same form.
         reason: Text that the cause of each frozen dim contains.
-        mixing: An op mixes statistics over channels, so zeroing slices is no oracle and only the verifier compares.
+        mixing: An op mixes statistics over channels, or draws random numbers, so zeroing slices is no oracle and only
+            the verifier compares.
         exported: torch.export must be what captured the model.
     """
 

@@ -1,4 +1,4 @@
-"""Rows for convolutions, products, embeddings and recurrent layers."""
+"""Rows for convolutions, products and embeddings."""
 
 from __future__ import annotations
 
@@ -99,10 +99,6 @@ ROWS = (
         lambda self, x: torch.matmul(torch.matmul(x, self.a).relu() + self.b, self.c),
         a=nn.Parameter(torch.randn(5, 8)), b=nn.Parameter(torch.randn(8)), c=nn.Parameter(torch.randn(8, 4))),
          image(3, 6, 5), prunable=("a:1", "b", "c"), frozen=("a", "c:1")),
-    Case("bilinear", lambda: net(
-        lambda self, x: self.head(self.pair(self.a(x), self.b(x)).relu()),
-        a=nn.Linear(5, 6), b=nn.Linear(5, 7), pair=nn.Bilinear(6, 7, 8), head=nn.Linear(8, 4)),
-         image(3, 5), frozen=("head.weight",)),
     Case("einsum", lambda: net(
         lambda self, x: torch.einsum("bnd,hde->bnhe", self.a(x), self.w).relu().flatten(2) @ self.c,
         a=nn.Linear(5, 8), w=nn.Parameter(torch.randn(3, 8, 4)), c=nn.Parameter(torch.randn(12, 5))),
@@ -127,17 +123,6 @@ ROWS = (
         lambda self, x: self.head(self.b(self.a(x).relu()).relu().mean((2, 3))),
         a=Standardised(3, 8, 3), b=Standardised(8, 6, 3), head=nn.Linear(6, 4)),
          image(2, 3, 8, 8), prunable=("a.weight", "b.weight", "b.weight:1", "head.weight:1"), mixing=True),
-    Case("lstm", lambda: net(
-        lambda self, x: self.head(self.hidden(self.cell(self.stem(x))[0].mean(1)).relu()),
-        stem=nn.Linear(5, 6), cell=nn.LSTM(6, 8, batch_first=True), hidden=nn.Linear(8, 10), head=nn.Linear(10, 4)),
-         image(3, 7, 5), prunable=("hidden.weight", "head.weight:1"), frozen=("cell.weight_ih_l0", "stem.weight"),
-         reason="no rule"),
-    Case("gru", lambda: net(
-        lambda self, x: self.head(self.hidden(self.cell(self.stem(x))[0].mean(1)).relu()),
-        stem=nn.Linear(5, 6), cell=nn.GRU(6, 8, batch_first=True, bidirectional=True), hidden=nn.Linear(16, 10),
-        head=nn.Linear(10, 4)),
-         image(3, 7, 5), prunable=("hidden.weight", "head.weight:1"), frozen=("cell.weight_ih_l0", "stem.weight"),
-         reason="node %cell"),
     Case("two inputs", lambda: net(
         lambda self, x, y: self.head(self.a(x).relu() * self.b(y)),
         a=nn.Linear(5, 8), b=nn.Linear(6, 8), head=nn.Linear(8, 4)),

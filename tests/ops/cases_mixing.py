@@ -96,8 +96,6 @@ ROWS = (
     Case("mean over channels", around(_mean_over_channels), IMAGE, BOTH, mixing=True),
     Case("variance over channels", between_linear(lambda x: x / (x.var(-1, unbiased=False, keepdim=True) + 1)), TOKENS,
          BOTH, mixing=True),
-    Case("max with index over channels", between_linear(lambda x: x - x.max(-1, keepdim=True)[0]), TOKENS,
-         frozen=("a.weight",), reason="extremum"),
     Case("argmax over channels", between_linear(lambda x: x * x.argmax(-1, keepdim=True)), TOKENS, frozen=("a.weight",
         )),
     Case("cumulative sum over channels", between_linear(lambda x: x.cumsum(-1)), TOKENS, BOTH, mixing=True),
@@ -120,10 +118,6 @@ ROWS = (
     Case("interpolate bicubic", around(lambda x: F.interpolate(x, scale_factor=2.0, mode="bicubic")), IMAGE, BOTH),
     Case("reflection padding", around(nn.ReflectionPad2d(1)), IMAGE, BOTH),
     Case("replication padding", around(nn.ReplicationPad2d(1)), IMAGE, BOTH),
-    Case("unfold of positions", lambda: net(
-        lambda self, x: self.head(F.unfold(self.a(x), 2).transpose(1, 2)), a=nn.Conv2d(3, 4, 3), head=nn.Linear(16, 4)),
-            IMAGE,
-         frozen=("a.weight",), reason="no rule"),
     Case("prelu per channel", around(nn.PReLU(8)), IMAGE, (*BOTH, "middle.weight")),
     Case("prelu", around(nn.PReLU()), IMAGE, BOTH),
     Case("activations", around(lambda x: F.hardswish(F.gelu(F.silu(F.elu(F.softplus(F.leaky_relu(x))))))), IMAGE, BOTH),
@@ -159,13 +153,4 @@ ROWS = (
         a=nn.Linear(5, 8), b=nn.Linear(8, 8), gamma=nn.Parameter(torch.ones(8) * 0.3), head=nn.Linear(8, 4)), TOKENS,
          (*BOTH, "b.weight", "gamma")),
     Case("constant per channel", around(lambda x: x * torch.arange(8.0).view(1, -1, 1, 1)), IMAGE, BOTH),
-    Case("fft", lambda: net(
-        lambda self, x: self.head(self.b(torch.fft.fft(self.a(x), dim=-1).real).relu()),
-        a=nn.Linear(5, 8), b=nn.Linear(8, 6), head=nn.Linear(6, 4)), TOKENS, ("b.weight",), ("a.weight",), "no rule"),
-    Case("sort", lambda: net(
-        lambda self, x: self.head(self.b(torch.sort(self.a(x), dim=-1)[0]).relu()),
-        a=nn.Linear(5, 8), b=nn.Linear(8, 6), head=nn.Linear(6, 4)), TOKENS, ("b.weight",), ("a.weight",), "no rule"),
-    Case("top k", lambda: net(
-        lambda self, x: self.head(self.b(torch.topk(self.a(x), 4, dim=-1)[0]).relu()),
-        a=nn.Linear(5, 8), b=nn.Linear(4, 6), head=nn.Linear(6, 4)), TOKENS, ("b.weight",), ("a.weight",), "no rule"),
 )  # fmt: skip

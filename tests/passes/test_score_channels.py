@@ -52,7 +52,7 @@ def test_a_second_run_replaces_the_scores() -> None:
 @pytest.mark.parametrize(
     ("importance", "message"),
     [
-        (torch.ones(5), r"expected finite importances of shape \(18,\), got shape \(5,\)"),
+        (torch.ones(5), r"expected importances of shape \(18,\), one for each channel, got shape \(5,\)"),
         (torch.full((18,), torch.nan), "expected finite importances"),
         (torch.full((18,), torch.inf), "expected finite importances"),
     ],
@@ -65,8 +65,8 @@ def test_importances_that_cannot_be_ranked(importance: Tensor, message: str) -> 
 
 def test_a_criterion_that_gives_no_scores() -> None:
     program, _ = analysed(Residual(), images())
-    with pytest.raises(OptionError, match=r"expected graphprune\.scores\.Scores, got Tensor"):
-        score(program, lambda program, sensitivity: torch.ones(18))
+    with pytest.raises(OptionError, match=r"scores\.Scores or a tensor of shape \(18,\), got float"):
+        score(program, lambda program, sensitivity: 1.0)
 
 
 def test_without_dependencies_it_is_refused() -> None:

@@ -1,12 +1,20 @@
-"""Random programs, pruned at random: what is left computes what the masked program computes."""
+"""Random programs, pruned at random: what is left computes what the masked program and the user's model compute.
+
+`make fuzz` runs 10,000 seeds of the same.
+"""
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
-from tests.property.program_ops import OPS
-from tests.property.programs import Below, RandomProgram, build, check
+from benchmarks.fuzz import run_block
+from tests.property.checks import check
+from tests.property.ops import OPS
+from tests.property.programs import Below, RandomProgram, build
+
+BLOCK = 25
 
 
 @st.composite
@@ -15,9 +23,18 @@ def choices(draw: st.DrawFn) -> Below:
     return lambda size: draw(st.integers(0, size - 1)) if size > 1 else 0
 
 
-@settings(max_examples=80, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, suppress_health_check=list(HealthCheck))
 @given(choices(), st.integers(2, 12), st.integers(1, 3))
-def test_masked_equals_compact_equals_replayed(below: Below, length: int, rounds: int) -> None:
+@pytest.mark.filterwarnings("ignore")
+def test_programs_of_hypothesis(below: Below, length: int, rounds: int) -> None:
     model: RandomProgram = build(below, OPS, length)
     note(str(model))
     check(model, below, rounds)
+
+
+@pytest.mark.parametrize("first_seed", range(0, 200, BLOCK))
+def test_programs_of_seeds(first_seed: int) -> None:
+    counts = run_block(first_seed, BLOCK, code="")
+    assert not counts["mismatches"], counts["mismatches"]
+    assert counts["prunable"] > BLOCK // 2 and counts["zeroed"] and counts["removed"]
+    assert counts["onnx"] + counts["onnx_refused"] == (first_seed % 50 == 0)

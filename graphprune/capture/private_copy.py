@@ -1,0 +1,91 @@
+"""A copy of the user's model to work on, which shares the memory of the parameters until it needs its own."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from functools import cache
+from types import BuiltinFunctionType, FunctionType, NoneType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from graphprune.errors import CaptureError, first_line
+
+_ATOMS = frozenset({NoneType, bool, int, float, str, type, FunctionType, BuiltinFunctionType, torch.dtype})
+_TABLES = (dict, OrderedDict, set)
+
+
+def private_copy(model: nn.Module) -> nn.Module:
+    """A copy whose own parameters still use the model's memory; nothing writes to it before it is unshared.
+
+    Raises:
+        CaptureError: something in the model cannot be copied.
+    """
+    memo: dict[int, Any] = {id(parameter): _alias(parameter) for parameter in model.parameters()}
+    memo |= {id(buffer): buffer.detach().clone() for buffer in model.buffers()}
+    plain = [module for module in model.modules() if _is_plain(type(module))]
+    memo |= {id(module): type(module).__new__(type(module)) for module in plain}
+    try:
+        # copy.deepcopy would copy these modules as well, at five times the price
+        for module in plain:
+            own = memo[id(module)].__dict__
+            for name, value in nn.Module.__getstate__(module).items():
+                own[name] = value if type(value) in _ATOMS else _copied(value, memo)
+        return copy.deepcopy(model, memo)
+    except Exception as error:
+        raise CaptureError(
+            f"{type(model).__name__} cannot be copied: {first_line(error)}\n"
+            "Remove cached activations or handles from the module, or give a fresh instance."
+        ) from error
+
+
+@cache
+def _is_plain(kind: Any) -> bool:
+    """Whether copying takes the state of a module as torch has it, and adds nothing."""
+    return (
+        not hasattr(kind, "__deepcopy__")
+        and kind.__new__ is object.__new__
+        and kind.__reduce_ex__ is object.__reduce_ex__
+        and kind.__reduce__ is object.__reduce__
+        and kind.__getstate__ is nn.Module.__getstate__
+        and kind.__setstate__ in (nn.Module.__setstate__, _ConvNd.__setstate__)
+        and not any(vars(base).get("__slots__") for base in kind.__mro__)
+    )
+
+
+def _copied(value: Any, memo: dict[int, Any]) -> Any:
+    """An attribute of a module; what was copied before is found in the memo."""
+    if id(value) in memo:
+        return memo[id(value)]
+    if type(value) is tuple and all(type(entry) in _ATOMS for entry in value):
+        return value
+    if type(value) in _TABLES and not value:
+        return memo.setdefault(id(value), type(value)())
+    if type(value) is dict and all(type(key) is str for key in value):
+        own = memo[id(value)] = {}
+        own.update({key: entry if type(entry) in _ATOMS else _copied(entry, memo) for key, entry in value.items()})
+        return own
+    if isinstance(value, torch.Tensor) and not value.is_leaf:
+        # weights that a hook computes before each call, cached activations: torch refuses to copy what has a history
+        return memo.setdefault(id(value), value.detach().clone())
+    return copy.deepcopy(value, memo)
+
+
+def _alias(parameter: nn.Parameter) -> nn.Parameter:
+    # .data, not .detach(): the alias must not count as a change of a tensor that the user's autograd graph has saved
+    alias = nn.Parameter(parameter.data, requires_grad=parameter.requires_grad)
+    alias.__dict__.update(parameter.__dict__)
+    return alias
+
+
+def unshare(module: nn.Module, model: nn.Module) -> None:
+    """Gives a module memory of its own for every parameter that still uses the model's."""
+    shared = {parameter.data_ptr() for parameter in model.parameters()}
+    own: dict[tuple[object, ...], torch.Tensor] = {}  # parameters that are one memory stay so
+    for parameter in module.parameters():
+        if parameter.data_ptr() in shared:
+            place = (parameter.data_ptr(), parameter.shape, parameter.stride())
+            parameter.data = own.setdefault(place, parameter.data.clone())

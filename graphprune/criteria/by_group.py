@@ -1,0 +1,66 @@
+"""A plain function of the weights of one group as a criterion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graphprune.criteria.criterion import Sensitivity, name_of
+from graphprune.criteria.members import member_indices
+from graphprune.errors import OptionError
+from graphprune.program import Program, stored_tensors
+from graphprune.scores import Scores
+
+Weights = dict[str, Tensor]
+"""``{"conv1.weight[0]": ...}``: of each coupled dim the values that go with each channel, ``(channels, values)``."""
+
+
+@dataclass(frozen=True)
+class ByGroup:
+    """Calls a function with the weights of each group.
+
+    Attributes:
+        function: From the `Weights` of a group to the importance of its channels, shape ``(channels,)``.
+    """
+
+    function: Callable[[Weights], Any]
+
+    @property
+    def __name__(self) -> str:
+        """The function's name."""
+        return name_of(self.function)
+
+    def __call__(self, program: Program, sensitivity: Sensitivity) -> Scores:
+        """Scores group by group; the program is not changed.
+
+        Raises:
+            OptionError: the function gives something else than a number per channel.
+        """
+        dependencies = program.dependencies
+        assert dependencies is not None
+        tensors = stored_tensors(program.module)
+        importance = torch.zeros(dependencies.channels, dtype=torch.float64)
+        for group, indices in zip(dependencies.groups, member_indices(dependencies), strict=True):
+            weights = {
+                f"{name}[{dim}]": _values(tensors[name], dim, of_member) for (name, dim), of_member in indices.items()
+            }
+            with torch.no_grad():
+                found = self.function(weights)
+            got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            if not isinstance(found, Tensor) or tuple(found.shape) != (group.channels,):
+                raise OptionError(
+                    f"criterion {self.__name__}: expected a tensor of shape ({group.channels},) for group {group.id} "
+                    f"({group.name}), got {got}"
+                )
+            importance[group.start : group.stop] = found.detach().cpu()
+        return Scores(importance, self.__name__)
+
+
+def _values(tensor: Tensor, dim: int, indices: Tensor) -> Tensor:
+    """A copy of what lies at the indices of each channel, shape ``(channels, values)``."""
+    rows = tensor.detach().movedim(dim, 0)[indices.to(tensor.device)]
+    return rows.flatten(1)

@@ -1,0 +1,96 @@
+"""Gradients of the loss in the weights, on a private copy of the program's module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from graphprune.criteria.criterion import Sensitivity
+from graphprune.data import Batch, evaluate_loss
+from graphprune.errors import LossError
+from graphprune.program import Program, device_of
+from graphprune.rewrite.compact import copy_sharing_tensors
+
+
+@dataclass(frozen=True)
+class Differentiated:
+    """A copy of a program's module whose parameters have gradients.
+
+    Attributes:
+        module: In evaluation mode; its parameters use the program's memory, its buffers are its own.
+        loss: Mean loss over the samples; None where no data was drawn.
+        samples: Number of samples.
+    """
+
+    module: fx.GraphModule
+    loss: float | None = None
+    samples: int = 0
+
+
+def private_copy(module: fx.GraphModule) -> fx.GraphModule:
+    """A copy in evaluation mode, with its own modules, parameter objects and buffers; ties stay ties."""
+    copied = copy_sharing_tensors(module)
+    fresh: dict[int, Any] = {}
+    for submodule in copied.modules():
+        for name, parameter in submodule._parameters.items():
+            if parameter is not None:
+                own = nn.Parameter(parameter.detach(), requires_grad=parameter.is_floating_point())
+                setattr(submodule, name, fresh.setdefault(id(parameter), own))  # RNNs keep a list besides
+        for name, buffer in submodule._buffers.items():
+            if buffer is not None:
+                submodule._buffers[name] = fresh.setdefault(id(buffer), buffer.detach().clone())
+    return copied.eval()
+
+
+def differentiate(program: Program, sensitivity: Sensitivity, *, squared: bool) -> Differentiated:
+    """Runs the loss over the sensitivity samples; the program is not changed.
+
+    Args:
+        program: The program.
+        sensitivity: Samples and loss.
+        squared: ``.grad`` is the mean over samples of the squared gradient of each, the diagonal of the empirical
+            Fisher matrix; the gradient of the mean loss otherwise. Takes a backward pass per sample.
+
+    Raises:
+        LossError: the loss or its gradient is not finite, or the loss does not depend on the weights.
+    """
+    module = private_copy(program.module)
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    totals = [torch.zeros_like(parameter) for parameter in parameters]
+    loss_sum, count = 0.0, 0
+    batches: Iterable[Batch] = sensitivity.stream.draw(sensitivity.samples, device_of(program))
+    for batch in _single_samples(batches) if squared else batches:
+        gradients, loss = _gradients(module, parameters, batch, sensitivity.loss)
+        for total, gradient in zip(totals, gradients, strict=True):
+            if gradient is not None:
+                total += (gradient.square() if squared else gradient) * batch.size
+        loss_sum += loss * batch.size
+        count += batch.size
+    for parameter, total in zip(parameters, totals, strict=True):
+        parameter.grad = total / count
+    return Differentiated(module, loss_sum / count, count)
+
+
+def _single_samples(batches: Iterable[Batch]) -> Iterator[Batch]:
+    for batch in batches:
+        for index in range(batch.size):
+            yield batch.rows(index, index + 1)
+
+
+def _gradients(
+    module: nn.Module, parameters: list[nn.Parameter], batch: Batch, loss: Callable[[Any, Any], Any]
+) -> tuple[tuple[Tensor | None, ...], float]:
+    """Gradient of a batch's mean loss in each parameter, None in those that it does not depend on, and the loss."""
+    with torch.enable_grad():
+        value = evaluate_loss(loss, module, batch)
+        if not value.requires_grad:
+            raise LossError("the loss has no gradient in the model's weights: it is computed from something else")
+        gradients = torch.autograd.grad(value, parameters, allow_unused=True)
+    found: tuple[Tensor | None, ...] = gradients
+    if not all(bool(torch.isfinite(gradient).all()) for gradient in found if gradient is not None):
+        raise LossError(f"the gradient of the loss ({float(value.detach())}) in the weights is not finite")
+    return found, float(value.detach())

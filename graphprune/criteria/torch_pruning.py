@@ -1,0 +1,149 @@
+"""Importances of torch-pruning as criteria.
+
+torch-pruning is imported when one of its importances is used, not before.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from graphprune.criteria.criterion import Sensitivity
+from graphprune.criteria.gradients import Differentiated, differentiate, private_copy
+from graphprune.criteria.members import member_indices
+from graphprune.dependencies import Group
+from graphprune.errors import OptionError
+from graphprune.program import Program
+from graphprune.randomness import private_random_state
+from graphprune.scores import Scores
+
+if TYPE_CHECKING:
+    from graphprune.criteria.torch_pruning_groups import RatedGroup
+
+log = logging.getLogger(__name__)
+
+_WITHOUT_DATA = {
+    "MagnitudeImportance", "GroupMagnitudeImportance", "BNScaleImportance", "LAMPImportance", "FPGMImportance",
+    "RandomImportance",
+}  # fmt: skip
+_WITH_HOOKS = {"OBDCImportance", "ActivationImportance"}
+
+
+@dataclass(frozen=True)
+class TorchPruning:
+    """Rates each group by an importance of torch-pruning (``torch_pruning.importance.Importance``).
+
+    The importance sees layers of a private copy of the program, with gradients of the loss over the sensitivity samples
+    unless it is one that reads weights alone: ``.grad`` is the gradient of the mean loss, for Hessian importances the
+    mean of the squared gradients of single samples. A channel that consists of several indices (a head, a channel of
+    every group of a convolution) gets the mean of their importances, as in torch-pruning's own pruners.
+
+    A group that the importance cannot rate (BatchNorm scales where there is no BatchNorm) ranks behind all others, with
+    a warning.
+
+    Attributes:
+        importance: The object, with its options.
+    """
+
+    importance: Any
+    _warned: set[str] = field(default_factory=set, repr=False, compare=False)
+
+    @property
+    def __name__(self) -> str:
+        """The importance's class."""
+        return type(self.importance).__name__
+
+    def __call__(self, program: Program, sensitivity: Sensitivity) -> Scores:
+        """Scores group by group; leaves no trace on the program or the random state.
+
+        Raises:
+            OptionError: the importance collects statistics in a way of its own, rates no group, or gives something else
+                than a number per index.
+            LossError: it needs gradients, and the loss or its gradient is not finite.
+        """
+        if self.__name__ in _WITH_HOOKS:
+            raise OptionError(
+                f"criterion {self.__name__}: it collects statistics through hooks of torch-pruning's own pruners; give "
+                "another importance, such as TaylorImportance or HessianImportance"
+            )
+        dependencies = program.dependencies
+        assert dependencies is not None
+        with private_random_state(sensitivity.seed + dependencies.channels):
+            run = self._differentiated(program, sensitivity)
+            rated = self._rate(run, program)
+        importance = torch.zeros(dependencies.channels, dtype=torch.float64)
+        for group, scores in zip(dependencies.groups, rated, strict=True):
+            if scores is not None:
+                importance[group.start : group.stop] = scores
+        unrated = [group for group, scores in zip(dependencies.groups, rated, strict=True) if scores is None]
+        self._put_last(importance, unrated, dependencies.groups)
+        return Scores(importance, self.__name__, run.loss, run.samples)
+
+    def _differentiated(self, program: Program, sensitivity: Sensitivity) -> Differentiated:
+        from torch_pruning.pruner.importance import GroupHessianImportance
+
+        if self.__name__ in _WITHOUT_DATA and type(self.importance).__module__.startswith("torch_pruning."):
+            return Differentiated(private_copy(program.module))
+        return differentiate(program, sensitivity, squared=isinstance(self.importance, GroupHessianImportance))
+
+    def _rate(self, run: Differentiated, program: Program) -> list[Tensor | None]:
+        """Importance of the channels of each group, float64, shape ``(channels,)``; None where it has none."""
+        from graphprune.criteria.torch_pruning_groups import homes_of, rated_group
+
+        assert program.dependencies is not None
+        homes, types = homes_of(run.module), tuple(getattr(self.importance, "target_types", ())) or (object,)
+        found: list[Tensor | None] = []
+        for group, indices in zip(program.dependencies.groups, member_indices(program.dependencies), strict=True):
+            rated = rated_group(indices, homes, types)
+            scores = None if rated is None else self._called(rated, group)
+            if rated is not None and scores is not None:
+                scores = scores.detach().cpu().double()[rated.positions].mean(1)
+            found.append(scores)
+        return found
+
+    def _called(self, rated: RatedGroup, group: Group) -> Tensor | None:
+        where = f"group {group.id} ({group.name})"
+        try:
+            scores = self.importance(rated.group)
+        except Exception as error:  # it knows fewer layers than there are, and may be the user's own
+            raise OptionError(
+                f"criterion {self.__name__}: it failed on {where}: {type(error).__name__}: {error}"
+            ) from error
+        expected = (rated.positions.numel(),)
+        got = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
+        if scores is not None and (not isinstance(scores, Tensor) or tuple(scores.shape) != expected):
+            raise OptionError(
+                f"criterion {self.__name__}: expected a tensor of shape {expected}, one for each index of the first "
+                f"layer of {where}, got {got}"
+            )
+        if scores is not None and not bool(torch.isfinite(scores).all()):
+            raise OptionError(
+                f"criterion {self.__name__}: its importances for {where} are not finite. Where all of them are 0, a "
+                "normalizer divides 0 by 0; give normalizer=None, or other data"
+            )
+        return scores
+
+    def _put_last(self, importance: Tensor, unrated: Sequence[Group], groups: Sequence[Group]) -> None:
+        """Ranks groups without a rating behind the others, in place."""
+        if not unrated:
+            return
+        names = ", ".join(f"{group.id} ({group.name})" for group in unrated[:4]) + (", ..." if len(unrated) > 4 else "")
+        if len(unrated) == len(groups):
+            raise OptionError(
+                f"criterion {self.__name__}: it rates none of the {len(groups)} groups ({names}), for they have no "
+                "layer of a type that it knows"
+            )
+        last = importance.max() + 1
+        for group in unrated:
+            importance[group.start : group.stop] = last
+        if names not in self._warned:
+            self._warned.add(names)
+            log.warning(
+                "criterion %s cannot rate %d of %d groups; they go last: %s",
+                self.__name__, len(unrated), len(groups), names,
+            )  # fmt: skip

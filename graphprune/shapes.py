@@ -1,0 +1,84 @@
+"""Running a program on shapes alone."""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from typing import Any
+
+from torch import Tensor, fx
+from torch.fx.experimental._config import patch  # type: ignore[attr-defined]
+from torch.fx.node import map_aggregate
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from graphprune.interpret import LabelInterpreter, evaluating, meta_tensors, standing_in
+from graphprune.labelled import Labelled, ShapeRun
+from graphprune.labels import LabelSpace
+from graphprune.ops.likeness import result_like
+from graphprune.ops.operand import Operand
+from graphprune.ops.schema import bind
+from graphprune.program import Program, device_of, stored_tensors
+from graphprune.rewrite.literals import op_name
+
+
+class _ShapeInterpreter(LabelInterpreter):
+    """Holds plain tensors of the meta device; nodes whose results cannot be told from these run on labelled ones."""
+
+    def _result(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        known = self._known_op(node, args, kwargs)
+        told = result_like(known[0], bind(*known)) if known else None
+        if told is not None:
+            return told[0] if isinstance(told, tuple) else told
+        if _only_moves(node, args):
+            return self._call(node, args, kwargs)
+        args, kwargs = map_aggregate((args, kwargs), self._labelled)
+        result = super()._result(node, args, kwargs)
+        return result.value if isinstance(result, Labelled) else tree_map_only(Labelled, attrgetter("value"), result)
+
+    def _labelled(self, argument: Any) -> Any:
+        return self.run_state.label(argument) if isinstance(argument, Tensor) else argument
+
+
+_FREE_OF_LAYOUT = frozenset({
+    "getitem", "getattr", "size", "dim", "transpose", "permute", "chunk", "split", "unbind", "unsqueeze", "squeeze",
+    "expand",
+})  # fmt: skip
+_IN_ORDER = frozenset({"view", "reshape", "flatten", "unflatten"})
+
+
+def _only_moves(node: fx.Node, args: tuple[Any, ...]) -> bool:
+    """Whether torch is quick to tell the result of a node, and right whatever the layout of the network's tensors."""
+    if node.op not in ("call_function", "call_method") or len(node.all_input_nodes) != 1:
+        return False
+    name = op_name(node)
+    contiguous = bool(args) and isinstance(args[0], Tensor) and args[0].is_contiguous()
+    return name in _FREE_OF_LAYOUT or (name in _IN_ORDER and contiguous)
+
+
+def propagate_shapes(program: Program) -> tuple[dict[str, Any], str]:
+    """Runs the program without values, in evaluation mode.
+
+    Returns:
+        Shapes of every node's result, and why the run stopped early (empty where it did not).
+    """
+    shapes: dict[str, Any] = {}
+
+    def record(node: fx.Node, result: Any) -> None:
+        shapes[node.name] = shapes_of(result)
+
+    module, run = program.module, ShapeRun(LabelSpace(), device_of(program))
+    stored, inputs = meta_tensors(module), tree_map_only(Tensor, lambda tensor: tensor.to("meta"), program.inputs())
+    replaced = {id(tensor): stored[name] for name, tensor in stored_tensors(module).items()}
+    try:
+        # without values every element is taken to be picked
+        with evaluating(module), standing_in(module, replaced), patch(meta_nonzero_assume_all_nonzero=True):
+            _ShapeInterpreter(module, run, record).run(inputs)
+    except Exception as error:  # any op may refuse wrong sizes, in its own way
+        return shapes, str(error)
+    return shapes, ""
+
+
+def shapes_of(value: Any) -> Any:
+    """Shapes of the tensors in a node's value, in order."""
+    if isinstance(value, (Operand, Tensor)):
+        return (tuple(value.shape),)
+    return tuple(tuple(leaf.shape) for leaf in tree_leaves(value) if isinstance(leaf, (Operand, Tensor)))

@@ -1,0 +1,217 @@
+"""What must hold of every random program: prunes it at random, round by round, and compares with independent oracles.
+
+- The verifier: compact equals masked, after each round, and every invariant between passes.
+- The user's own model with zeros in all slices that were removed in any round, run by plain torch. It knows nothing of
+  labels, but cannot tell what an op makes of statistics over fewer channels, so programs with such ops are left out.
+- The plan, through JSON, on the user's model.
+- A backward pass.
+- onnxruntime, where asked for: an export takes as long as thirty of these checks.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from graphprune.capture import capture
+from graphprune.dependencies import Dependencies
+from graphprune.deploy.onnx_export import export_onnx
+from graphprune.errors import ExportError
+from graphprune.interpret import evaluating
+from graphprune.passes import pipelines
+from graphprune.passes.prune_channels import PruneChannels
+from graphprune.passes.verify_prune import VerifyPrune
+from graphprune.plan import Plan
+from graphprune.program import Attention, Example, Kept, Program
+from graphprune.runner import Runner
+from graphprune.selection import Selection
+from tests.property.programs import BATCH, VOCABULARY, Below, RandomProgram, Value
+
+TOLERANCE = 1e-9
+"""Of the output's scale: some thousand roundings of float64."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was checked.
+
+    Attributes:
+        channels: Prunable channels at first.
+        removed: Channels that went in each round.
+        zeroed: The zeroed user's model was compared.
+        onnx: onnxruntime was compared.
+        refused: torch.onnx.export or onnxruntime refuses the user's own program as well, so there was no comparison.
+        shrunk: Ops (names of functions, methods and layers) of which a result became smaller.
+    """
+
+    channels: int
+    removed: tuple[int, ...]
+    zeroed: bool
+    onnx: bool
+    refused: bool
+    shrunk: frozenset[str]
+
+
+def check(model: RandomProgram, below: Below, rounds: int, *, onnx: bool = False) -> Outcome:
+    """Prunes a program and checks the result.
+
+    Raises:
+        InternalError: a compact program differs from the masked one, or an invariant is broken.
+        ExportError: onnxruntime computes something else.
+        AssertionError: another oracle differs, or the user's model was changed.
+    """
+    torch.manual_seed(below(1000))
+    randomise(model)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    example = example_of(model, by_name=below(6) == 0)
+    attention: Attention = "head_dim" if below(4) == 0 else "heads"
+    program = first = Runner().run(pipelines.analysis(), capture(model, example, attention=attention))
+    removed, steps, exported = [], [], False
+    for _ in range(rounds):
+        dependencies = program.dependencies
+        assert dependencies is not None
+        keep = random_keep(dependencies, below)
+        removed.append(int((~keep).sum()))
+        if removed[-1]:
+            steps.append(dependencies.kept(keep))
+            program = pruned(program, keep)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    if steps:
+        check_replay(model, program, steps)
+        if not model.mixing:
+            zeroed_equals_compact(model, program)
+        exported = onnx and exports(first, program)
+        check_training(program)  # the last, for it changes running statistics
+    assert first.dependencies is not None
+    return Outcome(
+        first.dependencies.channels, tuple(removed), zeroed=bool(steps) and not model.mixing, onnx=exported,
+        refused=bool(steps) and onnx and not exported, shrunk=shrunk_ops(first, program),
+    )  # fmt: skip
+
+
+def randomise(model: nn.Module) -> None:
+    """Gives parameters and statistics that start at one value random ones, so that a wrong slice shows."""
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.is_floating_point() and bool((tensor == tensor.flatten()[0]).all()):
+                tensor.uniform_(0.5, 1.5)
+
+
+def example_of(model: RandomProgram, *, by_name: bool) -> Example:
+    """Random inputs, as positional or as keyword arguments."""
+
+    def draw(value: Value) -> Tensor:
+        if value.kind == "ids":
+            return torch.randint(0, VOCABULARY, (BATCH, *value.shape))
+        return torch.randn(BATCH, *value.shape, dtype=torch.float64)
+
+    inputs = [draw(value) for value in model.inputs]
+    return Example((), dict(zip("xyz", inputs, strict=False))) if by_name else Example(tuple(inputs), {})
+
+
+def random_keep(dependencies: Dependencies, below: Below) -> Tensor:
+    """Each channel stays with a chance that varies by group, or one alone does; one at least stays in each."""
+    generator = torch.Generator().manual_seed(below(2**20))
+    harsh = below(4) == 0
+    keep = torch.zeros(dependencies.channels, dtype=torch.bool)
+    for group in dependencies.groups:
+        chance = 0.0 if harsh else 0.2 + 0.8 * torch.rand((), generator=generator)
+        keep[group.start : group.stop] = torch.rand(group.channels, generator=generator) < chance
+        keep[group.start + int(torch.randint(group.channels, (), generator=generator))] = True
+    return keep
+
+
+def pruned(program: Program, keep: Tensor) -> Program:
+    """The verified compact program, analysed again."""
+    selected = replace(program, selection=Selection(keep))
+    return Runner().run((PruneChannels(), VerifyPrune(), *pipelines.reanalysis()), selected)
+
+
+def outputs(module: nn.Module, example: Example) -> list[Tensor]:
+    """All tensors that a module gives, in evaluation mode."""
+    with evaluating(module):
+        return [leaf for leaf in tree_leaves(module(*example.args, **example.kwargs)) if isinstance(leaf, Tensor)]
+
+
+def assert_equal(expected: nn.Module, found: nn.Module, example: Example, what: str) -> None:
+    """Two modules give the same."""
+    for first, second in zip(outputs(expected, example), outputs(found, example), strict=True):
+        assert first.shape == second.shape, f"{what}: {tuple(second.shape)} instead of {tuple(first.shape)}"
+        error, scale = float((first - second).abs().max()), float(first.abs().max())
+        assert error <= TOLERANCE * max(scale, 1.0), f"{what} differs by {error:.3g} at scale {scale:.3g}"
+
+
+def check_replay(model: nn.Module, program: Program, steps: Sequence[Kept]) -> None:
+    """The plan, through its JSON, gives a module that computes the same."""
+    plan = Plan(type(model).__name__, program.example, program.kept, tuple(steps), attention=program.attention)
+    replayed = Plan.from_json(plan.to_json()).apply(model)
+    assert_equal(program.module, replayed, program.example, "the replayed plan")
+
+
+def check_training(program: Program) -> None:
+    """A backward pass reaches some parameter."""
+    program.module.train()
+    results: Any = program.module(*program.example.args, **program.example.kwargs)
+    torch.stack([result.square().mean() for result in tree_leaves(results)]).sum().backward()
+    assert any(parameter.grad is not None for parameter in program.module.parameters())
+    program.module.eval()
+
+
+def zeroed_equals_compact(model: nn.Module, program: Program) -> None:
+    """The user's model with zeros in all slices that are gone computes what the compact program computes."""
+    zeroed = copy.deepcopy(model)
+    stored = dict(zeroed.named_parameters(remove_duplicate=False)) | dict(zeroed.named_buffers())
+    with torch.no_grad():
+        for (name, dim), indices in program.kept.items():
+            if name in stored:  # else it is a constant in the code of forward, which zero weights make irrelevant
+                removed = torch.ones(stored[name].shape[dim], dtype=torch.bool)
+                removed[indices] = False
+                stored[name].index_fill_(dim, removed.nonzero().flatten(), 0)
+    for example in (program.example, program.example.resized(program.example.batch_size + 1)):
+        assert_equal(zeroed, program.module, example, "the zeroed model")
+
+
+def exports(dense: Program, compact: Program) -> bool:
+    """Compares the compact program with its ONNX file; False where there can be none, for the dense one has none.
+
+    Raises:
+        ExportError: only the compact program has none, or it computes something else.
+    """
+    try:
+        export(compact)
+    except ExportError:
+        try:
+            export(dense)
+        except ExportError:
+            return False
+        raise
+    return True
+
+
+def export(program: Program) -> None:
+    """The module as an ONNX file: checker, and parity in onnxruntime at two batch sizes."""
+    module = copy.deepcopy(program.module).float()  # onnxruntime has no convolution in float64
+    example = program.example.mapped(lambda tensor: tensor.float() if tensor.is_floating_point() else tensor)
+    with tempfile.TemporaryDirectory() as folder:
+        export_onnx(module, example.args, example.kwargs, Path(folder) / "program.onnx")
+
+
+def shrunk_ops(first: Program, last: Program) -> frozenset[str]:
+    """Names of the ops of which a result is smaller than it was."""
+    if first.shapes is None or last.shapes is None:
+        return frozenset()
+    names = set()
+    for node in first.module.graph.nodes:
+        if first.shapes.get(node.name) != last.shapes.get(node.name, first.shapes.get(node.name)):
+            leaf = node.op == "call_module"
+            target = type(first.module.get_submodule(str(node.target))) if leaf else node.target
+            names.add(str(getattr(target, "__name__", target)))
+    return frozenset(names)
