@@ -16,7 +16,7 @@ from graphprune.budget import Measure
 from graphprune.dependencies import Dependencies
 from graphprune.interpret import evaluating
 from graphprune.planes import channel_planes, squash
-from graphprune.program import Program, stored_tensors
+from graphprune.program import Program, stored_parameters, stored_tensors
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,13 @@ class CostModel:
 
     @cached_property
     def _parameter_names(self) -> frozenset[str]:
-        return frozenset(name for name, _ in self.program.module.named_parameters())
+        return frozenset(stored_parameters(self.program.module))
 
     @cached_property
     def _fixed_parameters(self) -> int:
         """Parameters of tensors without labels (not floating)."""
         labelled = {owner.name for owner in self.dependencies.stored}
-        return sum(p.numel() for name, p in self.program.module.named_parameters() if name not in labelled)
+        return sum(p.numel() for name, p in stored_parameters(self.program.module).items() if name not in labelled)
 
     def channels(self, keep: Tensor) -> int:
         """Channels left of those that were prunable at first.
@@ -83,7 +83,7 @@ def kept_macs(macs: int, planes: list[Tensor], labels: Tensor) -> int:
 
 def count_parameters(module: torch.nn.Module) -> int:
     """Parameters of a module, tied ones once."""
-    return sum(parameter.numel() for parameter in module.parameters())
+    return sum(parameter.numel() for parameter in stored_parameters(module).values())
 
 
 def count_macs(module: fx.GraphModule, inputs: list[object], batch_size: int) -> int:

@@ -97,31 +97,42 @@ class Dependencies:
         """Dims of parameters and buffers."""
         return tuple(owner for owner in self.space.owners if owner.stored)
 
+    @cached_property
+    def _bounds(self) -> Tensor:
+        """First label and end of each stored dim, shape ``(dims, 2)``; one dim follows the other."""
+        bounds = [(owner.start, owner.start + owner.size) for owner in self.stored]
+        return torch.tensor(bounds, dtype=torch.long).reshape(-1, 2)
+
+    @cached_property
+    def _channel_or_last(self) -> Tensor:
+        return torch.where(self.channel_of == NOT_PRUNABLE, self.channels, self.channel_of)
+
     def keep_labels(self, keep: Tensor) -> Tensor:
         """Which labels survive when the channels ``keep`` (bool, shape ``(channels,)``) do."""
-        return torch.cat([keep, torch.ones(1, dtype=torch.bool)])[self.channel_of]
+        return torch.cat([keep, torch.ones(1, dtype=torch.bool)]).index_select(0, self._channel_or_last)
 
     def kept(self, keep: Tensor) -> Kept:
         """Kept indices of each parameter or buffer dim that shrinks; remembered for the last keep set."""
         last: tuple[Tensor, Kept] | None = self.__dict__.get("_last_kept")
         if last is not None and last[0] is keep:
             return last[1]
-        labels = self.keep_labels(keep)
+        # all dims at once: a network has thousands
+        sizes, labels = self.kept_sizes(keep), self.keep_labels(keep).nonzero().flatten()
+        first = torch.searchsorted(labels, self._bounds[:1, 0])
+        labels = labels[int(first) : int(first) + int(sizes.sum())] if len(first) else labels[:0]
+        indices = (labels - self._bounds[:, 0].repeat_interleave(sizes)).split(sizes.tolist())
         kept = {
-            (owner.name, owner.dim): labels[owner.start : owner.start + owner.size].nonzero().flatten()
-            for owner, size in zip(self.stored, self.kept_sizes(keep).tolist(), strict=True)
-            if size < owner.size
+            (owner.name, owner.dim): of_dim
+            for owner, of_dim in zip(self.stored, indices, strict=True)
+            if len(of_dim) < owner.size
         }
         self.__dict__["_last_kept"] = (keep, kept)
         return kept
 
     def kept_sizes(self, keep: Tensor) -> Tensor:
         """What is left of each stored dim, in the order of `stored`, shape ``(dims,)``."""
-        # one running sum over all labels instead of a sum per owner: a network has thousands of owners
         left = torch.cat([torch.zeros(1, dtype=torch.long), self.keep_labels(keep).cumsum(0)])
-        starts = torch.tensor([owner.start for owner in self.stored])
-        stops = torch.tensor([owner.start + owner.size for owner in self.stored])
-        return left[stops] - left[starts]
+        return left.index_select(0, self._bounds[:, 1]) - left.index_select(0, self._bounds[:, 0])
 
     def left_of_groups(self, keep: Tensor) -> list[int]:
         """Channels that stay in each group."""
@@ -132,9 +143,9 @@ class Dependencies:
 
     def classes(self) -> Kept:
         """The channel of each index of each stored dim, -1 where it is frozen."""
-        return {
-            (owner.name, owner.dim): self.channel_of[owner.start : owner.start + owner.size] for owner in self.stored
-        }
+        start, end = (int(self._bounds[0, 0]), int(self._bounds[-1, 1])) if self.stored else (0, 0)
+        channels = self.channel_of[start:end].split([owner.size for owner in self.stored])
+        return {(owner.name, owner.dim): of_dim for owner, of_dim in zip(self.stored, channels, strict=True)}
 
     def frozen_indices(self, owner: Owner) -> int:
         """How many indices of a dim cannot be removed."""

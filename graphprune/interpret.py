@@ -17,7 +17,7 @@ from graphprune.labelled import Labelled, LabelRun
 from graphprune.layers import OpOf, op_of_function, op_of_layer
 from graphprune.ops.operand import Operand, planes_of
 from graphprune.planes import Planes, sample_plane
-from graphprune.program import Example, Program, source_line, stored_tensors
+from graphprune.program import Example, Program, source_line, stored_tensors, submodules
 from graphprune.whole import RecurrentCalls, fresh_tensor, is_recurrent
 
 aten = torch.ops.aten
@@ -105,7 +105,7 @@ class LabelInterpreter:
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; every module's own mode comes back."""
-    in_training = [submodule for submodule in module.modules() if submodule.training]
+    in_training = [submodule for submodule in submodules(module).values() if submodule.training]
     for submodule in in_training:
         submodule.training = False
     try:
@@ -120,7 +120,10 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 def standing_in(module: nn.Module, replaced: Mapping[int, Tensor]) -> Iterator[None]:
     """Puts other tensors in the place of parameters and buffers, by identity, so that ties stay ties."""
     tables: list[dict[str, Any]] = [
-        table for submodule in module.modules() for table in (submodule._parameters, submodule._buffers) if table
+        table
+        for submodule in submodules(module).values()
+        for table in (submodule._parameters, submodule._buffers)
+        if table
     ]
     originals = [dict(table) for table in tables]
     for table in tables:

@@ -56,9 +56,10 @@ def label_maps_fit_tensors(program: Program) -> list[str]:
     """The labelled dims of each parameter and buffer have the sizes that the tensors have."""
     if program.dependencies is None:
         return []
-    shapes = {name: tuple(tensor.shape) for name, tensor in stored_tensors(program.module).items()}
+    shapes = {name: tensor.shape for name, tensor in stored_tensors(program.module).items()}
     return [
-        f"{owner.name} dim {owner.dim}: {owner.size} labels for {shapes.get(owner.name, 'no tensor')}"
+        f"{owner.name} dim {owner.dim}: {owner.size} labels for "
+        f"{tuple(shapes[owner.name]) if owner.name in shapes else 'no tensor'}"
         for owner in program.dependencies.stored
         if owner.name not in shapes or shapes[owner.name][owner.dim] != owner.size
     ]

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from graphprune.labels import Cause, LabelSpace, Origin
 from graphprune.ops.call import OpCall
 from graphprune.ops.operand import memory_of
+from graphprune.ops.likeness import STATISTICS
 from graphprune.ops.registry import rule_for
 from graphprune.ops.schema import call_by_schema, schema_of
 from graphprune.planes import Planes, along, scatter, squash
@@ -197,7 +198,7 @@ class LabelRun:
                 self._write(call, written, planes[0])
             return written
         left = iter(planes)
-        results = [self.label(leaf, next(left)) if isinstance(leaf, Tensor) else leaf for leaf in flat]
+        results = [self.label(leaf, next(left)) if _is_read(leaf) else leaf for leaf in flat]
         return type(outputs)(results) if isinstance(outputs, (tuple, list)) else results[0]
 
     def _write(self, call: OpCall, written: Labelled, planes: Planes) -> None:
@@ -236,6 +237,10 @@ class ShapeRun(LabelRun):
 @cache
 def _short_name(func: Any) -> str:
     return str(func).removeprefix("aten.").removesuffix(".default")
+
+
+def _is_read(result: Any) -> bool:
+    return isinstance(result, Tensor) and result is not STATISTICS
 
 
 def _flat(outputs: Any) -> list[Any]:

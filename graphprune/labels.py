@@ -7,6 +7,7 @@ the channels.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -19,9 +20,13 @@ PINNED = 0
 _PINNED_LABEL = torch.tensor(PINNED)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Owner:
-    """What a run of labels belongs to: a dimension of a parameter or buffer, or of a tensor made inside the program."""
+    """What a run of labels belongs to: a dimension of a parameter or buffer, or of a tensor made inside the program.
+
+    Neither this nor `Cause` is ever changed; they are not frozen because there are thousands, and frozen ones take four
+    times as long to make.
+    """
 
     name: str
     dim: int
@@ -48,7 +53,7 @@ Only a gap is a loss: with the missing piece the indices might be prunable.
 """
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Cause:
     """Why labels were united or pinned: the rule that did it, where, and whose doing that is."""
 
@@ -164,17 +169,22 @@ def look_up(table: Tensor, labels: Tensor) -> Tensor:
 
 
 class ReplayedSpace(LabelSpace):
-    """Gives the labels of an earlier run again, allocation by allocation; unions are ignored."""
+    """Gives the labels of an earlier run again, allocation by allocation; unions are ignored.
+
+    They are found by the names of their owners, for torch may take an op apart in another way once it has values.
+    """
 
     def __init__(self, recorded: LabelSpace) -> None:
-        super().__init__(owners=recorded.owners)
-        self._next = 0
+        super().__init__(owners=recorded.owners, size=recorded.size)
+        self._waiting: dict[tuple[str, int], deque[Owner]] = {}
+        for owner in recorded.owners:
+            self._waiting.setdefault((owner.name, owner.dim), deque()).append(owner)
 
     def allocate(self, name: str, dim: int, size: int, *, stored: bool) -> Tensor:
-        """Returns the labels that the recorded run gave here; pinned ones where only the batch size can differ."""
-        owner = self.owners[self._next]
-        self._next += 1
-        return owner.labels if owner.size == size else torch.tensor(PINNED).expand(size)
+        """Returns the labels that the recorded run gave here; pinned ones where it gave none, or for another batch."""
+        waiting = self._waiting.get((name, dim))
+        owner = waiting.popleft() if waiting else None
+        return owner.labels if owner is not None and owner.size == size else torch.tensor(PINNED).expand(size)
 
     def union(self, first: Tensor, second: Tensor, cause: Cause) -> None:
         """Does nothing: the channels are known already."""

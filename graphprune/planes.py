@@ -48,6 +48,8 @@ def sample_plane(shape: Sequence[int]) -> Tensor:
 
 def along(labels: Tensor, shape: Sequence[int], dim: int) -> Tensor:
     """The plane of the given shape that has ``labels``, shape ``(shape[dim],)``, along ``dim``."""
+    if len(shape) == 1:
+        return labels
     strides = [0] * len(shape)
     strides[dim] = labels.stride(0)
     return labels.as_strided(tuple(shape), strides, labels.storage_offset())
@@ -55,6 +57,8 @@ def along(labels: Tensor, shape: Sequence[int], dim: int) -> Tensor:
 
 def labels_along(plane: Tensor, dim: int) -> Tensor:
     """The labels of a plane along one dim, at index 0 of the others, shape ``(shape[dim],)``; undoes `along`."""
+    if plane.dim() == 1:
+        return plane
     return plane.as_strided((plane.shape[dim],), (plane.stride(dim),), plane.storage_offset())
 
 
@@ -147,7 +151,8 @@ def kept_indices(plane: Tensor, dim: int, keep: Tensor) -> Tensor:
     The keep set of a plane that varies along several dims is a product set, so an index survives if anything at it
     does.
     """
-    kept = keep[squash(plane)]
+    small = squash(plane)
+    kept = keep.index_select(0, small.reshape(-1)).view(small.shape)
     others = [other for other in range(plane.dim()) if other != dim]
     return (kept.amax(others) if others else kept).nonzero().flatten()
 
@@ -158,13 +163,26 @@ KnownSizes = dict[tuple[Any, ...], int]
 
 def kept_size(planes: Planes, shape: Sequence[int], dim: int, keep: Tensor, known: KnownSizes) -> int:
     """Size of ``dim`` once the removed labels are gone; looked up in ``known``, or entered there."""
-    for plane in channel_planes(planes):
-        if dim in varying(plane):
-            key = (plane.data_ptr(), plane.shape, plane.stride(), dim)
-            if key not in known:
-                known[key] = len(kept_indices(plane, dim, keep))
-            return known[key]
+    for plane in planes:
+        if dim in varying(plane) and not is_sample(plane):
+            return _kept_along(plane, dim, keep, known)
     return shape[dim]
+
+
+def kept_shape(planes: Planes, shape: Sequence[int], keep: Tensor, known: KnownSizes) -> tuple[int, ...]:
+    """`kept_size` of all dims."""
+    sizes = list(shape)
+    for plane in channel_planes(planes):
+        for dim in varying(plane):
+            sizes[dim] = _kept_along(plane, dim, keep, known)
+    return tuple(sizes)
+
+
+def _kept_along(plane: Tensor, dim: int, keep: Tensor, known: KnownSizes) -> int:
+    key = (plane.data_ptr(), plane.shape, plane.stride(), dim)
+    if key not in known:
+        known[key] = len(kept_indices(plane, dim, keep))
+    return known[key]
 
 
 def gather(tensor: Tensor, planes: Planes, keep: Tensor) -> Tensor:

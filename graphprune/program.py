@@ -167,27 +167,39 @@ class Program:
         return self.with_module(module, kept=compose_kept(self.kept, kept), classes=classes, **changes)
 
 
+def submodules(module: nn.Module) -> dict[str, nn.Module]:
+    """The module and all modules inside, by path, each once: `nn.Module.named_modules` at a tenth of the price."""
+    found: dict[str, nn.Module] = {}
+    seen: set[int] = set()
+    stack = [("", module)]
+    while stack:
+        path, submodule = stack.pop()
+        if id(submodule) not in seen:
+            seen.add(id(submodule))
+            found[path] = submodule
+            start = f"{path}." if path else ""
+            children = submodule._modules.items()
+            stack += [(start + name, child) for name, child in reversed(children) if child is not None]
+    return found
+
+
 def stored_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Parameters, then buffers, by name; each tensor once, in the order of the modules."""
     parameters: dict[str, Tensor] = {}
     buffers: dict[str, Tensor] = {}
     seen: set[int] = set()
-
-    def collect(submodule: nn.Module, prefix: str) -> None:
-        if id(submodule) in seen:
-            return
-        seen.add(id(submodule))
+    for path, submodule in submodules(module).items():
         for table, found in ((submodule._parameters, parameters), (submodule._buffers, buffers)):
             for name, tensor in table.items():
                 if tensor is not None and id(tensor) not in seen:
                     seen.add(id(tensor))
-                    found[prefix + name] = tensor
-        for name, child in submodule._modules.items():
-            if child is not None:
-                collect(child, f"{prefix}{name}.")
-
-    collect(module, "")
+                    found[f"{path}.{name}" if path else name] = tensor
     return parameters | buffers
+
+
+def stored_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters among the stored tensors."""
+    return {name: tensor for name, tensor in stored_tensors(module).items() if isinstance(tensor, nn.Parameter)}
 
 
 def compose_kept(before: Kept, now: Kept) -> Kept:

@@ -22,6 +22,8 @@ def protected_dims(module: nn.Module, patterns: Sequence[str]) -> dict[tuple[str
     Raises:
         OptionError: a pattern matches nothing.
     """
+    if not patterns:
+        return {}
     modules = [name for name, _ in module.named_modules() if name]
     tensors = _tensors_under_all_names(module)
     known_as = {id(tensor): name for name, tensor in stored_tensors(module).items()}

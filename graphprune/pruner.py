@@ -26,7 +26,7 @@ from graphprune.optimizer import check_holds, follow
 from graphprune.options import attention_of, check_options, limits_of
 from graphprune.passes import pipelines
 from graphprune.plan import Plan
-from graphprune.program import Example, Kept, Program, device_of
+from graphprune.program import Example, Kept, Program, device_of, stored_parameters
 from graphprune.report import Report, Round, build_report
 from graphprune.runner import Runner
 from graphprune.schedule import Schedule, targets_of
@@ -222,7 +222,7 @@ class Pruner:
         assert before.dependencies is not None and before.selection is not None
         kept = before.dependencies.kept(before.selection.keep)
         self._costs = _costs(before, before.selection.keep)  # while the module is still what the dependencies describe
-        old = dict(self._module.named_parameters())
+        old = {} if optimizer is None else dict(self._module.named_parameters())
         former = _become(self._module, after.module)
         if self._original.module is self._module:
             self._original = replace(self._original, module=former)
@@ -278,7 +278,7 @@ def _costs(program: Program, keep: Tensor) -> dict[Measure, int]:
 
 def _dropped(model: nn.Module, program: Program) -> tuple[str, ...]:
     known = {name for name, _ in program.module.named_parameters(remove_duplicate=False)}
-    return tuple(name for name, _ in model.named_parameters() if name not in known)
+    return tuple(name for name in stored_parameters(model) if name not in known)
 
 
 def _nothing_prunable(program: Program, dependencies: Dependencies) -> str:

@@ -12,7 +12,7 @@ from graphprune.errors import InternalError, InvariantError
 from graphprune.invariants import violations
 from graphprune.pass_protocol import ANALYSES, Pass, PassResult
 from graphprune.printer import print_program
-from graphprune.program import Program, stored_tensors
+from graphprune.program import Program, submodules
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +130,14 @@ def _claims(transformation: Pass, before: Program, given: object, result: PassRe
 def _contents(program: Program) -> object:
     """What is equal as long as the graph and the stored tensors stay in place (their values are not looked at)."""
     nodes = [(node, node.target, node.args, node.kwargs) for node in program.module.graph.nodes]
-    return nodes, {name: (id(tensor), tensor.shape) for name, tensor in stored_tensors(program.module).items()}
+    tensors = [
+        (name, id(tensor), tensor.shape)
+        for module in submodules(program.module).values()
+        for table in (module._parameters, module._buffers)
+        for name, tensor in table.items()
+        if tensor is not None
+    ]
+    return nodes, tensors
 
 
 def _raise_if(problems: Sequence[str], what: str) -> None:

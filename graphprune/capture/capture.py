@@ -12,7 +12,7 @@ from graphprune.capture.private_copy import private_copy
 from graphprune.capture.symbolic import trace
 from graphprune.capture.training import follow_mode
 from graphprune.errors import CaptureError, InputError, first_line
-from graphprune.program import Attention, CapturedBy, Example, Program
+from graphprune.program import Attention, CapturedBy, Example, Program, stored_parameters, submodules
 
 
 def capture(
@@ -35,11 +35,9 @@ def capture(
     example = Example.of(example_input)
     _check_inputs(model, example)
     root = private_copy(model)
-    modes = {name: module.training for name, module in root.named_modules()}
+    modes = {name: module.training for name, module in submodules(root).items()}
     root = legalise(root).eval()
-    # torch specialises batches of 0 and 1, so the graph is made from at least two samples
-    sample = example.resized(max(2, example.batch_size)) if example.batch_size == 1 else example
-    graph, captured_by = _graph(root, sample, example)
+    graph, captured_by = _graph(root, example)
     follow_mode(graph)
     module = fx.GraphModule(root, graph, class_name=type(model).__name__)
     _restore_modes(module, modes)
@@ -48,12 +46,14 @@ def capture(
     return Program(module, example, captured_by, protect, attention)
 
 
-def _graph(root: nn.Module, sample: Example, example: Example) -> tuple[fx.Graph, CapturedBy]:
+def _graph(root: nn.Module, example: Example) -> tuple[fx.Graph, CapturedBy]:
     try:
         return trace(root, example), CapturedBy("torch.fx")
     except Exception as error:  # tracing runs the user's code, which may raise anything
         fx_reason = first_line(error)
     reasons = []
+    # torch specialises batches of 0 and 1, so the graph is made from at least two samples where the model takes them
+    sample = example.resized(2) if example.batch_size == 1 else example
     with _gradients_required(root):
         for candidate in (sample, example):
             try:
@@ -90,14 +90,15 @@ def _check_inputs(model: nn.Module, example: Example) -> None:
         raise InputError("the example input holds no tensor; give a tensor, a tuple of arguments, or a dict of them")
     if example.batch_size == 0:
         raise InputError("the example input holds no samples: its dim 0 is 0; give at least one")
-    lazy = [name for name, p in model.named_parameters() if isinstance(p, nn.parameter.UninitializedParameter)]
+    parameters = stored_parameters(model)
+    lazy = [name for name, p in parameters.items() if isinstance(p, nn.parameter.UninitializedParameter)]
     if lazy:
         raise InputError(f"parameter '{lazy[0]}' has no shape yet; run the model once before pruning it")
-    if not any(True for _ in model.parameters()):
+    if not parameters:
         raise InputError(f"{type(model).__name__} has no parameters; there is nothing to prune")
 
 
 def _restore_modes(module: fx.GraphModule, modes: dict[str, bool]) -> None:
-    for name, submodule in module.named_modules():
+    for name, submodule in submodules(module).items():
         if submodule.training != modes.get(name, modes[""]):
             submodule.training = not submodule.training

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
+from graphprune.program import submodules
+
 
 class LegalAttention(nn.Module):
     """`nn.MultiheadAttention` as projections and a scaled dot product, with the same parameters under the same names.
@@ -123,7 +125,7 @@ def legalise(model: nn.Module) -> nn.Module:
     """Replaces fused modules of a model by their legal forms, in place; returns the model or what replaces it."""
     if can_legalise(model):
         return LegalAttention(cast(nn.MultiheadAttention, model))
-    for name, module in list(model.named_modules()):
+    for name, module in submodules(model).items():
         if can_legalise(module):
             model.set_submodule(name, LegalAttention(cast(nn.MultiheadAttention, module)))
     return model

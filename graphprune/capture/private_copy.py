@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from functools import cache
 from types import BuiltinFunctionType, FunctionType, NoneType
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from graphprune.errors import CaptureError, first_line
+from graphprune.program import stored_parameters, stored_tensors, submodules
 
 _ATOMS = frozenset({NoneType, bool, int, float, str, type, FunctionType, BuiltinFunctionType, torch.dtype})
 _TABLES = (dict, OrderedDict, set)
@@ -24,9 +24,13 @@ def private_copy(model: nn.Module) -> nn.Module:
     Raises:
         CaptureError: something in the model cannot be copied.
     """
-    memo: dict[int, Any] = {id(parameter): _alias(parameter) for parameter in model.parameters()}
-    memo |= {id(buffer): buffer.detach().clone() for buffer in model.buffers()}
-    plain = [module for module in model.modules() if _is_plain(type(module))]
+    memo: dict[int, Any] = {
+        id(tensor): _alias(tensor) if isinstance(tensor, nn.Parameter) else tensor.detach().clone()
+        for tensor in stored_tensors(model).values()
+    }
+    modules = submodules(model).values()
+    plain_kinds = {kind for kind in {type(module) for module in modules} if _is_plain(kind)}
+    plain = [module for module in modules if type(module) in plain_kinds]
     memo |= {id(module): type(module).__new__(type(module)) for module in plain}
     try:
         # copy.deepcopy would copy these modules as well, at five times the price
@@ -42,8 +46,7 @@ def private_copy(model: nn.Module) -> nn.Module:
         ) from error
 
 
-@cache
-def _is_plain(kind: Any) -> bool:
+def _is_plain(kind: type[nn.Module]) -> bool:
     """Whether copying takes the state of a module as torch has it, and adds nothing."""
     return (
         not hasattr(kind, "__deepcopy__")
@@ -83,9 +86,9 @@ def _alias(parameter: nn.Parameter) -> nn.Parameter:
 
 def unshare(module: nn.Module, model: nn.Module) -> None:
     """Gives a module memory of its own for every parameter that still uses the model's."""
-    shared = {parameter.data_ptr() for parameter in model.parameters()}
+    shared = {parameter.data_ptr() for parameter in stored_parameters(model).values()}
     own: dict[tuple[object, ...], torch.Tensor] = {}  # parameters that are one memory stay so
-    for parameter in module.parameters():
+    for parameter in stored_parameters(module).values():
         if parameter.data_ptr() in shared:
             place = (parameter.data_ptr(), parameter.shape, parameter.stride())
             parameter.data = own.setdefault(place, parameter.data.clone())

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from graphprune.capture.functions import functions_as_nodes
 from graphprune.capture.leaves import is_leaf
-from graphprune.program import Example
+from graphprune.program import Example, submodules
 
 _TRANSPARENT = ("torch", "_operator", "operator", "math", "builtins", "graphprune")
 
@@ -41,9 +41,14 @@ class _Tracer(fx.Tracer):
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Keeps leaves whole, without torch's record of the modules that a node is in."""
-        if is_leaf(m):
+        if not is_leaf(m):
+            return forward(*args, **kwargs)
+        if kwargs or not all(type(argument) is fx.Proxy for argument in args):
             return self.create_proxy("call_module", self.path_of_module(m), args, kwargs)
-        return forward(*args, **kwargs)
+        # the usual case, in which there is nothing to be converted
+        node = self.graph.create_node("call_module", self.path_of_module(m), tuple(proxy.node for proxy in args))
+        node.meta["source"] = _calling_line()
+        return self.proxy(node)
 
     def _proxy_placeholder(
         self,
@@ -92,7 +97,7 @@ def _buffers_in_place(model: nn.Module) -> Iterator[None]:
     Raises:
         OpaqueCall: there was one.
     """
-    before = [(module, dict(module._buffers)) for module in model.modules() if module._buffers]
+    before = [(module, dict(module._buffers)) for module in submodules(model).values() if module._buffers]
     yield
     assigned = []
     for module, buffers in before:
@@ -107,7 +112,7 @@ def _buffers_in_place(model: nn.Module) -> Iterator[None]:
 
 def _calling_line() -> str:
     """``file:line`` of the innermost frame outside of torch and graphprune."""
-    frame: FrameType | None = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("torch", "graphprune"):
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else ""

@@ -75,11 +75,11 @@ class OpCall:
             change: Applied to the arguments (values instead of labelled tensors) before the op runs.
         """
         arguments = {name: _values(argument) for name, argument in self.arguments.items()}
-        tensors = [leaf for argument in arguments.values() for leaf in _tensors_in(argument)]
-        if any(tensor.is_meta for tensor in tensors):
+        on_meta = [leaf.is_meta for argument in arguments.values() for leaf in _tensors_in(argument)]
+        if any(on_meta):
             if (known := result_like(self.func, arguments)) is not None:
                 return known
-            if not all(tensor.is_meta for tensor in tensors):
+            if not all(on_meta):
                 arguments = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), arguments)
             if "device" in arguments:
                 arguments["device"] = torch.device("meta")

@@ -17,7 +17,6 @@ from graphprune.planes import (
     channels_along,
     drop,
     is_sample,
-    labels_along,
     relayout,
     squash,
     thin,
@@ -189,10 +188,11 @@ def convolution(call: OpCall) -> list[Planes]:
     if call.is_computed("weight"):
         call.sum_over_kept()
     spatial = range(2, len(source.shape))
+    plain = _plain(call, source, weight)
+    weight = call.collapsed(weight, spatial, "the kernel keeps its size")
+    if plain is not None:
+        return [plain]
     source = call.collapsed(source, spatial, "convolution mixes positions")
-    weight = call.collapsed(weight, range(2, len(weight.shape)), "the kernel keeps its size")
-    if (planes := _plain(call, source, weight)) is not None:
-        return [planes]
     flat_source = source.mapped(source.shape[:2], lambda plane: drop(plane, spatial))
     flat_weight = weight.mapped(weight.shape[:2], lambda plane: drop(plane, range(2, plane.dim())))
     macs_per_channel_pair = _positions(call, source, weight)
@@ -231,13 +231,13 @@ def _plain(call: OpCall, source: Operand, weight: Operand) -> Planes | None:
         call.union(outputs, added, "bias")
     macs = call.shape[0] * weight.shape[0] * weight.shape[1] * _positions(call, source, weight)
     call.count_macs(macs, (outputs,) if depthwise else (outputs, inputs))
-    return (along(outputs, call.shape, 1), *(along(labels_along(plane, 0), call.shape, 0) for plane in samples))
+    return (along(outputs, call.shape, 1), *(along(plane, call.shape, 0) for plane in samples))
 
 
 def _positions(call: OpCall, source: Operand, weight: Operand) -> int:
     """Multiply-accumulates per sample and pair of coupled channels: positions times kernel size."""
     spatial = source.shape[2:] if call["transposed"] else call.shape[2:]
-    return torch.Size(spatial).numel() * torch.Size(weight.shape[2:]).numel()
+    return prod(spatial) * prod(weight.shape[2:])
 
 
 def _channels(call: OpCall, source: Operand, weight: Operand, positions: int) -> Planes:

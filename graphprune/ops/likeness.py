@@ -31,16 +31,18 @@ def result_like(func: Any, arguments: Arguments) -> Any:
     """
     if func in _IN_PLACE:
         return arguments["self"] if arguments["self"].is_meta else None
+    if func in _RECURRENT:
+        return _recurrent(arguments)
     shape_of = _SHAPES.get(func)
     shape = None if shape_of is None else shape_of(arguments)
     if shape is None:
         return None
     first = arguments["tensors"][0] if func is aten.cat.default else next(iter(arguments.values()))
     result = torch.empty(tuple(shape), dtype=first.dtype, device="meta")
-    return (result, *[_STATISTICS] * _MORE_RESULTS[func]) if func in _MORE_RESULTS else result
+    return (result, *[STATISTICS] * _MORE_RESULTS[func]) if func in _MORE_RESULTS else result
 
 
-_STATISTICS = torch.empty(0, device="meta")
+STATISTICS = torch.empty(0, device="meta")
 """What a normalisation or attention gives besides its result: nothing reads it without gradients."""
 
 
@@ -148,6 +150,18 @@ def _selected(arguments: Arguments) -> Shape:
     return [torch.broadcast_shapes(arguments["self"].shape, arguments["mask"].shape).numel()]
 
 
+def _recurrent(arguments: Arguments) -> tuple[Tensor, ...] | None:
+    """Output and states of a recurrent layer; torch would take it apart into all its steps."""
+    source, given = arguments["input"], arguments["hx"]
+    states = list(given) if isinstance(given, (list, tuple)) else [given]
+    params, directions = arguments["params"], 2 if arguments["bidirectional"] else 1
+    fits = params[0].shape[1] == source.shape[2] and params[1].shape[1] == states[0].shape[2]
+    if not fits or states[0].shape[0] != directions * arguments["num_layers"]:
+        return None
+    shapes = [(*source.shape[:2], directions * states[0].shape[2]), *(state.shape for state in states)]
+    return tuple(torch.empty(shape, dtype=source.dtype, device="meta") for shape in shapes)
+
+
 def _attended(arguments: Arguments) -> Shape | None:
     return [*arguments["query"].shape[:-1], arguments["value"].shape[-1]]
 
@@ -184,6 +198,7 @@ _MORE_RESULTS = {
     aten.native_batch_norm.default: 2, aten._native_batch_norm_legit_no_training.default: 2,
     aten.native_layer_norm.default: 2, aten._scaled_dot_product_flash_attention_for_cpu.default: 1,
 }  # fmt: skip
+_RECURRENT = frozenset({aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input})
 _IN_PLACE = frozenset({
     aten.relu_.default, aten.silu_.default, aten.hardswish_.default, aten.hardtanh_.default, aten.hardsigmoid_.default,
     aten.leaky_relu_.default, aten.elu_.default, aten.add_.Tensor, aten.mul_.Tensor,

@@ -11,12 +11,13 @@ from torch import Tensor
 from graphprune.planes import Planes, channel_planes, varying
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Operand:
     """A tensor as a rule sees it: its shape and its planes (none: nothing of it can be removed).
 
     ``also_labelled`` are dims that can shrink by planes that the rule treats apart; ``constant`` is the value of a
-    tensor that depends on neither parameters nor inputs.
+    tensor that depends on neither parameters nor inputs. Nobody changes an operand; it is not frozen because there are
+    thousands, and a frozen one takes four times as long to make.
     """
 
     shape: tuple[int, ...]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from torch import nn
@@ -16,12 +17,13 @@ from graphprune.rewrite.sizes import Survivors
 Updater = Callable[[Any, Survivors, Survivors], None]
 
 
-def update_attributes(module: nn.Module, source: Survivors, result: Survivors) -> None:
-    """Sets the sizes that a leaf module keeps as attributes, from its argument and its result under the keep set."""
-    for kind, update in _UPDATERS.items():
-        if isinstance(module, kind):
-            update(module, source, result)
-            return
+@cache
+def updater_of(kind: type) -> Updater | None:
+    """Sets the sizes that a layer keeps as attributes, from its argument and its result under the keep set.
+
+    None where layers of a kind keep none.
+    """
+    return next((update for known, update in _UPDATERS.items() if issubclass(kind, known)), None)
 
 
 def _linear(module: nn.Linear, source: Survivors, result: Survivors) -> None:

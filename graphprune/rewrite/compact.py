@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +12,9 @@ from torch import Tensor, fx, nn
 
 from graphprune.dependencies import Dependencies, leaf_operands
 from graphprune.ops.operand import Operand
-from graphprune.planes import KnownSizes, kept_size
-from graphprune.program import Kept, Program, stored_tensors
-from graphprune.rewrite.attributes import update_attributes
+from graphprune.planes import KnownSizes, kept_shape
+from graphprune.program import Kept, Program, stored_tensors, submodules
+from graphprune.rewrite.attributes import Updater, updater_of
 from graphprune.rewrite.literals import can_resize, resize_literals
 from graphprune.rewrite.sizes import Resize
 
@@ -55,21 +56,21 @@ def resize_nodes(module: fx.GraphModule, dependencies: Dependencies, keep: Tenso
     known: KnownSizes = {}
     resizable = any(map(can_resize, module.graph.nodes))  # before a rule makes another op of a node
     for node in list(module.graph.nodes):
-        resize = Resize(module, node, dependencies.values, labels, known)
-        resize_literals(resize)
-        if node.op == "call_module":
+        if can_resize(node):
+            resize_literals(Resize(module, node, dependencies.values, labels, known))
+        elif node.op == "call_module":
             leaf = module.get_submodule(str(node.target))
-            if id(leaf) not in done:
+            if id(leaf) not in done and (update := updater_of(type(leaf))) is not None:
                 done.add(id(leaf))
-                _update_leaf(leaf, resize)
+                _update_leaf(leaf, update, Resize(module, node, dependencies.values, labels, known))
     return resizable
 
 
-def _update_leaf(leaf: nn.Module, resize: Resize) -> None:
+def _update_leaf(leaf: nn.Module, update: Updater, resize: Resize) -> None:
     source, result = resize.source, resize.values.get(resize.node.name)
     first = result[0] if isinstance(result, tuple) and result else result
     if source is not None and isinstance(first, Operand):
-        update_attributes(leaf, source, resize.survivors(first))
+        update(leaf, source, resize.survivors(first))
 
 
 def copy_sharing_tensors(module: fx.GraphModule) -> fx.GraphModule:
@@ -93,6 +94,9 @@ def _share_code(original: Any, copied: Any) -> None:
     copied._wrapped_call = type(original._wrapped_call)(copied, None)
 
 
+_TABLES = frozenset({dict, OrderedDict, set, list})
+
+
 def _own_modules(module: nn.Module, done: dict[int, nn.Module]) -> nn.Module:
     """A copy of a tree of modules that shares all but modules and their tables; shared modules stay shared."""
     if id(module) in done:
@@ -100,8 +104,7 @@ def _own_modules(module: nn.Module, done: dict[int, nn.Module]) -> nn.Module:
     kind = type(module)
     own = done[id(module)] = kind.__new__(kind)
     own.__dict__ = {
-        name: value.copy() if isinstance(value, (dict, set, list)) else value
-        for name, value in module.__dict__.items()
+        name: value.copy() if type(value) in _TABLES else value for name, value in module.__dict__.items()
     }
     own._modules = {
         name: child if child is None else _own_modules(child, done) for name, child in module._modules.items()
@@ -127,7 +130,7 @@ def slice_tensors(module: nn.Module, kept: Kept, take: Take = torch.index_select
     for name, tensor in stored_tensors(module).items():
         if name in by_tensor:
             smaller[id(tensor)] = _sliced(tensor, by_tensor[name], take)
-    for submodule in module.modules():
+    for submodule in submodules(module).values():
         for home in (submodule._parameters, submodule._buffers):
             for key, value in home.items():
                 if value is not None and id(value) in smaller:
@@ -149,7 +152,6 @@ def foretold_shapes(dependencies: Dependencies, keep: Tensor) -> dict[str, Any]:
     known: KnownSizes = {}
 
     def shape(operand: Operand) -> tuple[int, ...]:
-        dims = range(len(operand.shape))
-        return tuple(kept_size(operand.planes, operand.shape, dim, labels, known) for dim in dims)
+        return kept_shape(operand.planes, operand.shape, labels, known)
 
     return {name: tuple(map(shape, leaf_operands(value))) for name, value in dependencies.values.items()}

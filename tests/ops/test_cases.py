@@ -16,7 +16,10 @@ from graphprune.capture import capture
 from graphprune.dependencies import Dependencies
 from graphprune.equivalence import MaskedProgram, verify_compact
 from graphprune.explain import why_frozen
+from graphprune.gate_sites import find_sites
+from graphprune.gates import GatedModule, insert_gates
 from graphprune.interpret import evaluating
+from graphprune.labelled import Labelled
 from graphprune.passes import pipelines
 from graphprune.program import Example, Kept, Program
 from graphprune.rewrite.compact import compact_module
@@ -106,6 +109,35 @@ def test_compile_verifies_trains_and_keeps_the_keys(case: Case) -> None:
     assert set(compiled.module.state_dict()) <= set(before)
     assert all(torch.equal(before[name], tensor) for name, tensor in found.model.state_dict().items())
     train_one_step(compiled.module, found.example)
+
+
+GATED_DIFFERENTLY = {"nearest code"}  # a distance sees the codes as well, which are parameters and have no gate
+
+
+@rows
+def test_a_closed_gate_is_a_removed_channel(case: Case) -> None:
+    found = analysed(case)
+    if case.mixing or case.name in GATED_DIFFERENTLY or not found.dependencies.groups:
+        pytest.skip("a closed gate is something else here")
+    gated = insert_gates(
+        found.program, found.dependencies, find_sites(found.program, found.dependencies), per_sample=False
+    )
+    compare_gated(gated, torch.ones(gated.channels + 1), outputs(found.model, found.example), found)
+    for group in found.dependencies.groups[:3]:
+        gate, keep = torch.ones(gated.channels + 1), torch.ones(gated.channels, dtype=torch.bool)
+        gate[group.start], keep[group.start] = 0, False
+        masked = MaskedProgram.of(found.program, found.dependencies, keep).run(found.example)
+        expected = [leaf.value for leaf in tree_leaves(masked) if isinstance(leaf, Labelled)]
+        compare_gated(gated, gate, expected, found)
+
+
+def compare_gated(gated: GatedModule, gate: Tensor, expected: list[Tensor], found: Analysed) -> None:
+    gated.set_gate(gate)
+    with evaluating(gated.module):
+        for first, second in zip(expected, outputs(gated.module, found.example), strict=True):
+            scale = max(float(first.abs().max()), 1e-3) if first.numel() else 1.0
+            assert first.shape == second.shape
+            assert float((first - second).abs().max() if first.numel() else 0) <= TOLERANCE * scale
 
 
 def compare(case: Case, found: Analysed, keep: Tensor) -> Program:

@@ -55,6 +55,23 @@ def test_norms_and_elementwise_ops() -> None:
     assert agree(aten.relu.default, meta(4, 6).t()) and agree(aten.clone.default, meta(4, 6).t())
 
 
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("directions", [1, 2])
+@pytest.mark.parametrize("op", [aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input])
+def test_recurrent_layers(op: Any, directions: int, batch_first: bool) -> None:
+    gates = {aten.lstm.input: 4, aten.gru.input: 3}.get(op, 1)
+    widths = [5] * directions + [6 * directions] * directions
+    params = [meta(gates * 6, width) for block in widths for width in (block, 6)]
+    state = meta(2 * directions, 3, 6)
+    given = [state, state] if op is aten.lstm.input else state
+    source = meta(3, 7, 5) if batch_first else meta(7, 3, 5)
+    settings = (False, 2, 0.0, False, directions == 2, batch_first)
+    arguments = bind(op, (source, given, params, *settings), {})
+    told, expected = result_like(op, arguments), call_by_schema(op, arguments)
+    assert [tensor.shape for tensor in told] == [tensor.shape for tensor in expected]
+    assert result_like(op, arguments | {"input": meta(7, 3, 4)}) is None
+
+
 @pytest.mark.parametrize("keepdim", [False, True])
 @pytest.mark.parametrize("dims", [[-1], [2, 3], [0], [-1, 1]])
 def test_reductions(dims: list[int], keepdim: bool) -> None:

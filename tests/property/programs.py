@@ -19,7 +19,6 @@ Kind = Literal["features", "tokens", "sequence", "image", "nhwc", "volume", "ids
 Shape = tuple[int, ...]
 """Without the batch."""
 
-BATCH = 2
 LARGEST = 1024
 """Elements per sample that a value may have."""
 VOCABULARY = 9

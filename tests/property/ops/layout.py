@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -103,6 +104,40 @@ def flatten(b: Builder, x: int) -> int | None:
         ("by sizes", lambda y: torch.reshape(y, (y.shape[0], y[0].numel()))),
     ])  # fmt: skip
     return b.add(name, [x], Value("features", (size,)), compute)
+
+
+@op("image", "tokens", "sequence", "nhwc", "volume")
+def there_and_back(b: Builder, x: int) -> int | None:
+    """Flattened into one dim of positions, and back by sizes that are read at run time."""
+    value = b.values[x]
+    channels_first = value.dim == 1
+
+    def by_shape(y: Tensor) -> Tensor:
+        shape = y.shape
+        return y.reshape(shape[0], -1, shape[-1]).relu().view(shape)
+
+    def by_star(y: Tensor) -> Tensor:
+        return y.reshape(y.shape[0], -1).sigmoid().reshape(*y.shape)
+
+    def by_size(y: Tensor) -> Tensor:
+        n, last = y.size(0), y.size(-1)
+        rest = y.numel() // (n * last)
+        return (y.contiguous().view(n, rest, last) * 2).view(y.size())
+
+    def by_view_as(y: Tensor) -> Tensor:
+        return y.flatten(1).tanh().view_as(y)
+
+    def scaled(y: Tensor) -> Any:
+        return y * y.shape[1 if channels_first else -1] ** -0.5
+
+    def by_list(y: Tensor) -> Tensor:
+        return torch.reshape(y.flatten(), [-1, *value.shape])
+
+    name, compute = b.choose([
+        ("by shape", by_shape), ("by *shape", by_star), ("by size", by_size), ("by view_as", by_view_as),
+        ("scaled by the width", scaled), ("by list", by_list),
+    ])  # fmt: skip
+    return b.map(f"there and back {name}", x, compute)
 
 
 @op("features")

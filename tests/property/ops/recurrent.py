@@ -15,7 +15,10 @@ def recurrent(b: Builder, x: int) -> int | None:
     length, width = b.values[x].shape
     hidden, depth, both = b.choose([3, 4]), b.choose([1, 1, 2]), bool(b.below(2))
     kind = b.choose([nn.LSTM, nn.GRU, nn.RNN])
-    layer = b.store(kind(width, hidden, depth, bias=bool(b.below(3)), batch_first=True, bidirectional=both))
+    projected = 2 if kind is nn.LSTM and b.below(4) == 0 else 0
+    options = {"bias": bool(b.below(3)), "batch_first": True, "bidirectional": both}
+    layer = b.store(kind(width, hidden, depth, **options, **({"proj_size": projected} if projected else {})))
+    hidden = projected or hidden
     outputs = Value("tokens", (length, hidden * (2 if both else 1)))
     last = Value("features", (hidden,))
 
@@ -26,13 +29,6 @@ def recurrent(b: Builder, x: int) -> int | None:
     if b.below(3) == 0:
         return b.add(f"state of {kind.__name__}", [x], last, last_state, layer)
     return b.add(f"{kind.__name__} {hidden}x{depth}", [x], outputs, lambda module, y: module(y)[0], layer)
-
-
-@op("tokens")
-def recurrent_with_projection(b: Builder, x: int) -> int | None:
-    length, width = b.values[x].shape
-    layer = b.store(nn.LSTM(width, 5, batch_first=True, proj_size=3))
-    return b.add("LSTM with projection", [x], Value("tokens", (length, 3)), lambda module, y: module(y)[0], layer)
 
 
 @op("features")

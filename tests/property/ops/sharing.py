@@ -25,6 +25,38 @@ def shared_layer(b: Builder, x: int) -> int | None:
     return b.call(name, x, result)
 
 
+class Residual(nn.Module):
+    """Layers around which the input goes, once with a learned weight."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Dropout(0.1), nn.Linear(hidden, width))
+        self.scale = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = x + self.scale * self.layers(x)
+        return result
+
+
+@op("features", "tokens", "nhwc")
+def residual_block(b: Builder, x: int) -> int | None:
+    """A module of modules, called once or twice."""
+    block = b.store(Residual(b.values[x].width, b.choose([5, 7])))
+    return b.map("residual block", x, b.choose([lambda block, y: block(y), lambda block, y: block(block(y))]), block)
+
+
+@op("image")
+def inverted_bottleneck(b: Builder, x: int) -> int | None:
+    """Wide, depthwise, normalised, narrow again, and a shortcut."""
+    width = b.values[x].width
+    block = b.store(nn.Sequential(
+        nn.Conv2d(width, 2 * width, 1, bias=False), nn.BatchNorm2d(2 * width), nn.Hardswish(),
+        nn.Conv2d(2 * width, 2 * width, 3, padding=1, groups=2 * width, bias=False), nn.BatchNorm2d(2 * width),
+        nn.ReLU6(), nn.Conv2d(2 * width, width, 1, bias=False), nn.BatchNorm2d(width),
+    ))  # fmt: skip
+    return b.map("inverted bottleneck", x, lambda block, y: y + block(y), block)
+
+
 @op("features", "tokens", "nhwc")
 def tied_layer(b: Builder, x: int) -> int | None:
     """Two layers with one weight, or an autoencoder whose decoder is the transpose of its encoder."""
