@@ -63,22 +63,34 @@ class CostModel:
 
     def macs(self, keep: Tensor) -> int:
         """Multiply-accumulates per sample of convolutions, linear layers and other matrix products."""
-        labels = self.dependencies.keep_labels(keep)
-        return sum(kept_macs(macs, planes, labels) for macs, planes in self._loops) // self.program.example.batch_size
+        labels, ends = self._labels_of_loops
+        kept = self.dependencies.keep_labels(keep).index_select(0, labels).cumsum(0)
+        left = iter(kept.index_select(0, ends - 1).diff(prepend=torch.zeros(1, dtype=torch.long)).tolist())
+        total = 0
+        for macs, sizes in self._loops:
+            for size in sizes:  # exact in integers: each plane divides the loops it varies along
+                macs = macs * next(left) // size
+            total += macs
+        return total // self.program.example.batch_size
 
     @cached_property
-    def _loops(self) -> list[tuple[int, list[Tensor]]]:
+    def _loops(self) -> list[tuple[int, list[int]]]:
+        """Multiply-accumulates of each contraction, and the labels that each of its planes has."""
         return [
-            (contraction.macs, [squash(plane) for plane in channel_planes(contraction.planes)])
+            (contraction.macs, [squash(plane).numel() for plane in channel_planes(contraction.planes)])
             for contraction in self.dependencies.contractions
         ]
 
-
-def kept_macs(macs: int, planes: list[Tensor], labels: Tensor) -> int:
-    """Exact in integers: each plane divides the loops it varies along."""
-    for plane in planes:
-        macs = macs * int(labels.index_select(0, plane.reshape(-1)).sum()) // plane.numel()
-    return macs
+    @cached_property
+    def _labels_of_loops(self) -> tuple[Tensor, Tensor]:
+        """The labels of all planes of `_loops` in one row, and where each plane ends."""
+        planes = [
+            squash(plane).reshape(-1)
+            for contraction in self.dependencies.contractions
+            for plane in channel_planes(contraction.planes)
+        ]
+        ends = torch.tensor([len(plane) for plane in planes], dtype=torch.long).cumsum(0)
+        return torch.cat([torch.empty(0, dtype=torch.long), *planes]), ends
 
 
 def count_parameters(module: torch.nn.Module) -> int:

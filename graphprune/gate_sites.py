@@ -140,7 +140,7 @@ class _SiteFinder:
 
     def make_sites(self, node: fx.Node) -> list[Site]:
         """One site for each plane of a node's result that holds channels to be gated."""
-        sites = []
+        sites: list[Site] = []
         acts_on, value = self._gated(node)
         if node.name in self.sites and value is not None and node.target not in _ZEROS:
             users = [user for user in node.users if user.name in self._users[node.name]]

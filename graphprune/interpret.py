@@ -242,12 +242,12 @@ def operands_of(result: Any) -> Any:
 
 
 def meta_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Stored tensors for analysis: parameters without values, buffers (constants of the program) with theirs."""
-    return {
-        name: _without_values(tensor) if isinstance(tensor, nn.Parameter) else tensor.detach().clone()
-        for name, tensor in stored_tensors(module).items()
-    }
+    """Stored tensors for analysis, by name; see `without_values`."""
+    return {name: without_values(tensor) for name, tensor in stored_tensors(module).items()}
 
 
-def _without_values(tensor: Tensor) -> Tensor:
+def without_values(tensor: Tensor) -> Tensor:
+    """A parameter without its values, or a copy of a buffer, whose values are constants of the program."""
+    if not isinstance(tensor, nn.Parameter):
+        return tensor.detach().clone()
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")

@@ -18,8 +18,8 @@ from torch.utils._pytree import tree_leaves
 
 from graphprune.labels import Cause, LabelSpace, Origin
 from graphprune.ops.call import OpCall
-from graphprune.ops.operand import memory_of
 from graphprune.ops.likeness import STATISTICS
+from graphprune.ops.operand import memory_of
 from graphprune.ops.registry import rule_for
 from graphprune.ops.schema import call_by_schema, schema_of
 from graphprune.planes import Planes, along, scatter, squash

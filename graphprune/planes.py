@@ -64,8 +64,11 @@ def labels_along(plane: Tensor, dim: int) -> Tensor:
 
 def channels_along(planes: Planes, dim: int) -> Tensor | None:
     """The labels of the channels that vary along ``dim`` alone, shape ``(shape[dim],)``; None where no plane does."""
-    of_dim = next((plane for plane in planes if varying(plane) == {dim} and not is_sample(plane)), None)
-    return None if of_dim is None else labels_along(of_dim, dim)
+    for plane in planes:
+        live = varying(plane)
+        if dim in live and len(live) == 1 and not is_sample(plane):
+            return labels_along(plane, dim)
+    return None
 
 
 def thin(plane: Tensor, dims: Iterable[int]) -> Tensor:

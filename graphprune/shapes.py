@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from operator import attrgetter
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch.fx.experimental._config import patch  # type: ignore[attr-defined]
 from torch.fx.node import map_aggregate
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from graphprune.interpret import LabelInterpreter, evaluating, meta_tensors, standing_in
+from graphprune.interpret import LabelInterpreter, evaluating, standing_in, without_values
 from graphprune.labelled import Labelled, ShapeRun
 from graphprune.labels import LabelSpace
 from graphprune.ops.likeness import result_like
@@ -25,7 +26,7 @@ class _ShapeInterpreter(LabelInterpreter):
 
     def _result(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         known = self._known_op(node, args, kwargs)
-        told = result_like(known[0], bind(*known)) if known else None
+        told = result_like(known[0], bind(*known)) if known and _on_meta((*args, *kwargs.values())) else None
         if told is not None:
             return told[0] if isinstance(told, tuple) else told
         if _only_moves(node, args):
@@ -34,8 +35,28 @@ class _ShapeInterpreter(LabelInterpreter):
         result = super()._result(node, args, kwargs)
         return result.value if isinstance(result, Labelled) else tree_map_only(Labelled, attrgetter("value"), result)
 
+    def _call(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if node.op == "get_attr":
+            stored = super()._call(node, args, kwargs)
+            return without_values(stored) if isinstance(stored, Tensor) else stored
+        if node.op != "call_module":
+            return super()._call(node, args, kwargs)
+        layer = self.layers[str(node.target)]
+        # labelled, for a layer may compute with its parameters and buffers alone (a parametrization)
+        labelled = {id(tensor): self._labelled(without_values(tensor)) for tensor in stored_tensors(layer).values()}
+        with standing_in(layer, labelled):
+            return super()._call(node, args, kwargs)
+
     def _labelled(self, argument: Any) -> Any:
         return self.run_state.label(argument) if isinstance(argument, Tensor) else argument
+
+
+def _on_meta(arguments: Iterable[Any]) -> bool:
+    """Whether a tensor among some arguments, or lists of them, has no values."""
+    return any(
+        argument.is_meta if isinstance(argument, Tensor) else isinstance(argument, (tuple, list)) and _on_meta(argument)
+        for argument in arguments
+    )
 
 
 _FREE_OF_LAYOUT = frozenset({
@@ -65,13 +86,12 @@ def propagate_shapes(program: Program) -> tuple[dict[str, Any], str]:
     def record(node: fx.Node, result: Any) -> None:
         shapes[node.name] = shapes_of(result)
 
-    module, run = program.module, ShapeRun(LabelSpace(), device_of(program))
-    stored, inputs = meta_tensors(module), tree_map_only(Tensor, lambda tensor: tensor.to("meta"), program.inputs())
-    replaced = {id(tensor): stored[name] for name, tensor in stored_tensors(module).items()}
+    interpreter = _ShapeInterpreter(program.module, ShapeRun(LabelSpace(), device_of(program)), record)
+    inputs = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), program.inputs())
     try:
         # without values every element is taken to be picked
-        with evaluating(module), standing_in(module, replaced), patch(meta_nonzero_assume_all_nonzero=True):
-            _ShapeInterpreter(module, run, record).run(inputs)
+        with evaluating(program.module), patch(meta_nonzero_assume_all_nonzero=True):
+            interpreter.run(inputs)
     except Exception as error:  # any op may refuse wrong sizes, in its own way
         return shapes, str(error)
     return shapes, ""

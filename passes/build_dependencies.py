@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from graphprune.dependencies import Dependencies, analyse
+from graphprune.equivalence import run_program
 from graphprune.errors import InputError, RewriteError
 from graphprune.pass_protocol import Pass, PassResult
 from graphprune.program import Program
@@ -53,9 +54,26 @@ def _first_analysis(program: Program) -> tuple[Program, Dependencies, Pins]:
     """
     small = replace(program, example=program.example.resized(2))
     try:
+        _check_indices(small)
         return small, *_with_pins_for_what_cannot_follow(small)
     except InputError:
         return program, *_with_pins_for_what_cannot_follow(program)
+
+
+def _check_indices(program: Program) -> None:
+    """Runs the program where inputs may be positions among the samples (edges of a graph): shapes cannot tell.
+
+    Raises:
+        InputError: a position lies outside of the example.
+    """
+    example = program.example
+    positions = [tensor for tensor in example.tensors() if not tensor.is_floating_point() and tensor.dim() > 0]
+    if all(example.is_batched(tensor) for tensor in positions):
+        return
+    try:
+        run_program(program, example)
+    except (RuntimeError, IndexError, ValueError) as error:
+        raise InputError(str(error)) from error
 
 
 def _with_pins_for_what_cannot_follow(program: Program) -> tuple[Dependencies, Pins]:
@@ -66,7 +84,10 @@ def _with_pins_for_what_cannot_follow(program: Program) -> tuple[Dependencies, P
         found = _trial(program, dependencies)
         if not found:
             return dependencies, pins
-        pins += found
+        (name, reason), nodes = found[0], program.module.graph.nodes
+        in_vain = sum(earlier == name for earlier, _ in pins) > len(nodes).bit_length()
+        # all that leads to the node is frozen and it still does not fit, so nothing is left to be sure of
+        pins += tuple((node.name, reason) for node in nodes) if in_vain else found
 
 
 def _trial(program: Program, dependencies: Dependencies) -> Pins:

@@ -89,11 +89,11 @@ def _plain_linear(call: OpCall, source: Operand, weight: Operand, bias: Operand 
     inputs, outputs, meets = (
         channels_along(source.planes, last), channels_along(weight.planes, 0), channels_along(weight.planes, 1)
     )
-    added = None if bias is None else channels_along(bias.planes, 0)
+    added = None if bias is None or len(bias.planes) != 1 else channels_along(bias.planes, 0)
     others = [plane for plane in source.planes if varying(plane) != {last}]
     if inputs is None or outputs is None or meets is None or (bias is not None and added is None):
         return None
-    if any(last in varying(plane) for plane in others):
+    if len(weight.planes) > 2 or any(last in varying(plane) for plane in others):
         return None
     call.union(inputs, meets, "contraction")
     if added is not None:
@@ -187,12 +187,11 @@ def convolution(call: OpCall) -> list[Planes]:
     source, weight = required(call, "input"), required(call, "weight")
     if call.is_computed("weight"):
         call.sum_over_kept()
+    elif (planes := _plain(call, source, weight)) is not None:
+        return [planes]
     spatial = range(2, len(source.shape))
-    plain = _plain(call, source, weight)
-    weight = call.collapsed(weight, spatial, "the kernel keeps its size")
-    if plain is not None:
-        return [plain]
     source = call.collapsed(source, spatial, "convolution mixes positions")
+    weight = call.collapsed(weight, spatial, "the kernel keeps its size")
     flat_source = source.mapped(source.shape[:2], lambda plane: drop(plane, spatial))
     flat_weight = weight.mapped(weight.shape[:2], lambda plane: drop(plane, range(2, plane.dim())))
     macs_per_channel_pair = _positions(call, source, weight)
@@ -210,7 +209,7 @@ def convolution(call: OpCall) -> list[Planes]:
 def _plain(call: OpCall, source: Operand, weight: Operand) -> Planes | None:
     """Planes of a plain or depthwise convolution whose channels have dims of their own; None for any other.
 
-    Most are so, and the general way costs five times as much.
+    Most are so, and the general way costs five times as much. The weight is a stored one, with a plane for each dim.
     """
     groups, bias = call.arguments.get("groups", 1), call.operand("bias")
     depthwise = weight.shape[1] == 1 and groups == weight.shape[0]
@@ -218,20 +217,22 @@ def _plain(call: OpCall, source: Operand, weight: Operand) -> Planes | None:
         return None
     inputs, outputs = channels_along(source.planes, 1), channels_along(weight.planes, 0)
     meets = outputs if depthwise else channels_along(weight.planes, 1)
-    added = None if bias is None else channels_along(bias.planes, 0)
-    samples = [plane for plane in source.planes if varying(plane) != {1}]
+    added = None if bias is None or len(bias.planes) != 1 else channels_along(bias.planes, 0)
+    samples = [plane for plane in source.planes if 1 not in varying(plane)]
     if inputs is None or outputs is None or meets is None or (bias is not None and added is None):
         return None
     if not all(is_sample(plane) and varying(plane) == {0} for plane in samples):
         return None
+    for plane in weight.planes[1 if depthwise else 2 :]:
+        call.freeze(plane, "the kernel keeps its size")
     call.union(inputs, meets, "contraction")
     if depthwise:
         outputs = inputs
     if added is not None:
         call.union(outputs, added, "bias")
-    macs = call.shape[0] * weight.shape[0] * weight.shape[1] * _positions(call, source, weight)
-    call.count_macs(macs, (outputs,) if depthwise else (outputs, inputs))
-    return (along(outputs, call.shape, 1), *(along(plane, call.shape, 0) for plane in samples))
+    shape = call.shape
+    call.count_macs(prod(shape[:1] + shape[2:]) * prod(weight.shape), (outputs,) if depthwise else (outputs, inputs))
+    return (along(outputs, shape, 1), *(along(plane, shape, 0) for plane in samples))
 
 
 def _positions(call: OpCall, source: Operand, weight: Operand) -> int:

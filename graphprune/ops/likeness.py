@@ -85,14 +85,12 @@ def _convolved(arguments: Arguments) -> Shape | None:
     if arguments["transposed"] or weight.dim() != source.dim():
         return None
     shape = [source.shape[0], weight.shape[0]]
-    for dim in range(source.dim() - 2):
-        stride, padding, dilation = (
-            values[dim % len(values)] for values in (arguments[name] for name in ("stride", "padding", "dilation"))
-        )
-        reach = dilation * (weight.shape[dim + 2] - 1) + 1
-        shape.append((source.shape[dim + 2] + 2 * padding - reach) // stride + 1)
+    strides, paddings, dilations = arguments["stride"], arguments["padding"], arguments["dilation"]
+    for dim, (size, kernel) in enumerate(zip(source.shape[2:], weight.shape[2:], strict=True)):
+        reach = dilations[dim % len(dilations)] * (kernel - 1) + 1
+        shape.append((size + 2 * paddings[dim % len(paddings)] - reach) // strides[dim % len(strides)] + 1)
     fits = weight.shape[1] * arguments["groups"] == source.shape[1] and min(shape) > 0
-    return shape if fits and _are_sized(arguments, ("bias",), shape[1:2]) else None
+    return shape if fits and _are_sized(arguments, ("bias",), weight.shape[:1]) else None
 
 
 def _batch_normed(arguments: Arguments) -> Shape | None:
@@ -108,7 +106,7 @@ def _layer_normed(arguments: Arguments) -> Shape | None:
 
 def _are_sized(arguments: Arguments, names: Sequence[str], shape: Shape) -> bool:
     """Whether the tensors among some arguments have one shape."""
-    return all(arguments[name] is None or arguments[name].shape == tuple(shape) for name in names)
+    return all(arguments[name] is None or arguments[name].shape == shape for name in names)
 
 
 def _linear(arguments: Arguments) -> Shape | None:

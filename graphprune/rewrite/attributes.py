@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 from torch import nn
@@ -15,30 +14,31 @@ from graphprune.rewrite.literals import convolution_groups, norm_groups
 from graphprune.rewrite.sizes import Survivors
 
 Updater = Callable[[Any, Survivors, Survivors], None]
+"""Writes to the ``vars`` of frequent layers: the check for parameters in ``nn.Module.__setattr__`` takes most of the
+time."""
 
 
-@cache
-def updater_of(kind: type) -> Updater | None:
+def updater_of(layer: nn.Module) -> Updater | None:
     """Sets the sizes that a layer keeps as attributes, from its argument and its result under the keep set.
 
-    None where layers of a kind keep none.
+    None where it keeps none.
     """
-    return next((update for known, update in _UPDATERS.items() if issubclass(kind, known)), None)
+    return next((update for kind, update in _UPDATERS.items() if isinstance(layer, kind)), None)
 
 
 def _linear(module: nn.Linear, source: Survivors, result: Survivors) -> None:
-    module.in_features, module.out_features = source.size(-1), result.size(-1)
+    vars(module).update(in_features=source.size(-1), out_features=result.size(-1))
 
 
 def _convolution(module: _ConvNd, source: Survivors, result: Survivors) -> None:
     channel = len(source.shape) - len(module.kernel_size) - 1
-    module.in_channels, module.out_channels = source.size(channel), result.size(channel)
+    vars(module).update(in_channels=source.size(channel), out_channels=result.size(channel))
     if module.groups > 1:
         module.groups = convolution_groups(source, module.groups)
 
 
 def _batch_norm(module: _NormBase, source: Survivors, result: Survivors) -> None:
-    module.num_features = result.size(1)
+    vars(module).update(num_features=result.size(1))
 
 
 def _layer_norm(module: Any, source: Survivors, result: Survivors) -> None:

@@ -60,7 +60,7 @@ def resize_nodes(module: fx.GraphModule, dependencies: Dependencies, keep: Tenso
             resize_literals(Resize(module, node, dependencies.values, labels, known))
         elif node.op == "call_module":
             leaf = module.get_submodule(str(node.target))
-            if id(leaf) not in done and (update := updater_of(type(leaf))) is not None:
+            if id(leaf) not in done and (update := updater_of(leaf)) is not None:
                 done.add(id(leaf))
                 _update_leaf(leaf, update, Resize(module, node, dependencies.values, labels, known))
     return resizable

@@ -12,7 +12,7 @@ from graphprune.ops.operand import Operand
 from graphprune.planes import KnownSizes, channel_planes, is_sample, kept_indices, kept_size, varying
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Survivors:
     """A tensor of the program under a keep set."""
 
@@ -56,7 +56,7 @@ class Survivors:
         return int((self.indices(dim) < index).sum())
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Resize:
     """One node to be rewritten.
 

@@ -135,6 +135,10 @@ ROWS = (
         lambda self, x, y: self.head(self.pair(self.a(x), self.b(y).sigmoid()).relu()),
         a=nn.Linear(5, 6), b=nn.Linear(5, 7), pair=nn.Bilinear(6, 7, 8), head=nn.Linear(8, 4)), images((3, 5), (3, 5)),
          ("a.weight", "b.weight", "pair.weight", "pair.weight:1", "pair.weight:2", "head.weight:1")),
+    Case("edges of a graph", lambda: net(
+        lambda self, x, edges: self.head(torch.zeros(x.shape[0], 8).index_add(0, edges[1], self.a(x)[edges[0]])),
+        a=nn.Linear(5, 8), head=nn.Linear(8, 4)),
+         lambda: (torch.randn(7, 5), torch.tensor([[0, 6, 2, 3, 1], [5, 1, 4, 6, 0]])), BOTH),
     Case("one hot", lambda: net(
         lambda self, x: self.head(F.one_hot(self.a(x).argmax(-1), 8).float()), a=nn.Linear(5, 8), head=nn.Linear(8, 4)),
          TOKENS, frozen=("a.weight",), reason="compared with each other"),
