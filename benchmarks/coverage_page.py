@@ -21,10 +21,12 @@ TITLES = {
 
 _HEAD = """# Coverage
 
-Every model below was captured, analysed, compiled at each sparsity (share of the prunable channels removed) in one
-and in three rounds, proved after every round, trained one step and exported to ONNX, which was compared with
-torch; all with random weights. `python -m benchmarks.coverage` runs the study, resumes where it stopped, and
-writes this page from `benchmarks/results/coverage.jsonl`, which has the figures of each compilation.
+`python -m benchmarks.coverage` captures and analyses every model of the list, compiles it at three sparsities
+(share of the prunable channels removed) in one and in three rounds, proves every round, trains the result one
+step, exports it to ONNX and compares that with torch; all with random weights. It resumes where it stopped, and
+writes this page from `benchmarks/results/coverage.jsonl`, which has the figures of each compilation. Models that
+have not been run yet are missing here; the column *compiled* says how many of the six compilations a model went
+through.
 
 *Refused* means that graphprune said no, with the reason; *fail* is a crash, a hang, a wrong result or a limit of
 time or memory. *Prunable* is the share of output rows (output channels of all weights of two dims or more that
@@ -58,7 +60,7 @@ def _summary(sections: list[tuple[str, list[dict[str, Any]]]]) -> str:
 
 
 def _section(source: str, rows: list[dict[str, Any]]) -> str:
-    columns = ["model", "outcome", "captured by", "prunable", "error", "ONNX", "seconds"]
+    columns = ["model", "outcome", "captured by", "compiled", "prunable", "error", "ONNX", "seconds"]
     lines = [f"## {TITLES[source]}", "", _line(columns), _line(["---"] * len(columns))]
     for row in rows:
         seconds = [entry["seconds"] for entry in row["compilations"]]
@@ -66,6 +68,7 @@ def _section(source: str, rows: list[dict[str, Any]]) -> str:
             row["model"].partition(":")[2],
             row["outcome"],
             row.get("captured_by", "").partition(" ")[0],
+            str(len(row["compilations"])),
             f"{row['prunable_rows']:.1%}" if "prunable_rows" in row else "",
             _worst([row], "relative_error"),
             _worst([row], "onnx_relative_error"),

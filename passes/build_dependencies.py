@@ -12,7 +12,7 @@ from graphprune.dependencies import Dependencies, analyse
 from graphprune.equivalence import run_program
 from graphprune.errors import InputError, RewriteError
 from graphprune.pass_protocol import Pass, PassResult
-from graphprune.program import Program
+from graphprune.program import Example, Program
 from graphprune.rewrite.channel_sizes import with_fixed_channel_sizes
 from graphprune.rewrite.compact import as_many, copy_sharing_tensors, foretold_shapes, resize_nodes, slice_tensors
 from graphprune.rewrite.sizeless import is_sizeless
@@ -54,24 +54,23 @@ def _first_analysis(program: Program) -> tuple[Program, Dependencies, Pins]:
     """
     small = replace(program, example=program.example.resized(2))
     try:
-        _check_indices(small)
+        _check_positions(program.example, small)
         return small, *_with_pins_for_what_cannot_follow(small)
     except InputError:
         return program, *_with_pins_for_what_cannot_follow(program)
 
 
-def _check_indices(program: Program) -> None:
+def _check_positions(example: Example, small: Program) -> None:
     """Runs the program where inputs may be positions among the samples (edges of a graph): shapes cannot tell.
 
     Raises:
-        InputError: a position lies outside of the example.
+        InputError: a position lies outside of the small example.
     """
-    example = program.example
     positions = [tensor for tensor in example.tensors() if not tensor.is_floating_point() and tensor.dim() > 0]
-    if all(example.is_batched(tensor) for tensor in positions):
+    if all(map(example.is_batched, positions)):
         return
     try:
-        run_program(program, example)
+        run_program(small, small.example)
     except (RuntimeError, IndexError, ValueError) as error:
         raise InputError(str(error)) from error
 

@@ -21,7 +21,7 @@ SAMPLE = {
     "timm:test_nfnet": "standardised weights",
     "timm:test_convnext": "channels last, layer norm, layer scale",
     "timm:test_mambaout": "gated convolution",
-    "timm:test_vit3": "attention with normalised heads",
+    "timm:test_vit3": "attention with layer scale",
     "transformers:bert": "embedding, attention, dataclass output",
     "transformers:llama": "grouped queries, rotary positions, RMSNorm, gated feed-forward",
     "transformers:t5": "relative position bias, cross attention, tied embedding",
@@ -76,5 +76,5 @@ def test_the_page_counts_outcomes_and_gives_reasons(tmp_path: Path) -> None:
     write_page(tmp_path / "rows.jsonl", tmp_path / "page.md")
     page = (tmp_path / "page.md").read_text()
     assert "| Networks of the SNIP-it paper | 2 | 1 | 1 | 0 | 90.0% | 2.0e-07 | 3.0e-07 |" in page
-    assert "| lenet5 | pass | torch.fx | 90.0% | 2.0e-07 | 3.0e-07 | 1.0 |" in page
+    assert "| lenet5 | pass | torch.fx | 1 | 90.0% | 2.0e-07 | 3.0e-07 | 1.0 |" in page
     assert "- paper:conv6: no channels" in page

@@ -227,10 +227,14 @@ def _concatenated(call: OpCall, operands: list[Operand], dim: int) -> Planes:
     shape = call.shape
     dim %= len(shape)
     across = call.join(_with_size(shape, dim, 1), [_without(operand, dim) for operand in operands], "concatenation")
-    parts = [[plane for plane in channel_planes(operand.planes) if dim in varying(plane)] for operand in operands]
+    along_dim = [[plane for plane in operand.planes if dim in varying(plane)] for operand in operands]
+    parts = [next(iter(channel_planes(tuple(planes))), None) for planes in along_dim]
+    samples = [next(filter(is_sample, planes), None) for planes in along_dim]
     planes = [plane.expand(shape) for plane in across]
-    if any(parts):
-        planes.append(_chained(operands, [part[0] if part else None for part in parts], dim))
+    if any(part is not None for part in parts):
+        planes.append(_chained(operands, parts, dim))
+    if all(plane is not None for plane in samples):
+        planes.append(_chained(operands, samples, dim))
     return settle(call, call.merge(planes, "concatenation"))
 
 

@@ -7,7 +7,7 @@ import torch
 from graphprune.ops.call import Arguments, OpCall
 from graphprune.ops.operand import Operand
 from graphprune.ops.registry import rule
-from graphprune.planes import Planes, channels_along, relayout
+from graphprune.planes import Planes, channel_planes, channels_along, relayout, squash, thin, varying
 
 aten = torch.ops.aten
 
@@ -42,7 +42,17 @@ def batch_norm(call: OpCall) -> list[Planes]:
     planes = _join_per_channel(call, source, names)
     if call.arguments.get("training", False) and source.labelled_dims - {0, 1}:
         call.mix()
+        _keep_two_values(call, source)
     return [planes]
+
+
+def _keep_two_values(call: OpCall, source: Operand) -> None:
+    """Statistics of one value are undefined: where that could be all that is left, one channel besides it stays."""
+    for plane in channel_planes(source.planes):
+        averaged = varying(plane) - {1}
+        values = thin(plane, [1])
+        if averaged and len(squash(values).unique()) == values.numel():
+            call.freeze(thin(values, averaged), "one of the values that are averaged stays")
 
 
 def _join_per_channel(call: OpCall, source: Operand, names: list[str]) -> Planes:

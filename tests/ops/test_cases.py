@@ -112,7 +112,12 @@ def test_compile_verifies_trains_and_keeps_the_keys(case: Case) -> None:
 
 
 # a distance sees the codes as well, which are parameters and have no gate; a spectral norm sees the weight itself
-GATED_DIFFERENTLY = {"nearest code", "spectral norm"}
+GATED_DIFFERENTLY = {
+    "nearest code",
+    "spectral norm",
+    # queries, keys and values are one tensor: it is gated where it leaves the attention, not inside
+    "attention whose default scale comes from a pruned width",
+}
 
 
 @rows
