@@ -5,7 +5,8 @@ on. Blocks of 100 seeds are done one by one; each adds a line to ``benchmarks/re
 interrupted goes on after the last one. A line counts only for the code that it was made with.
 
 An export to ONNX takes as long as some twenty other checks, so one seed in 50 is compared in onnxruntime as well; one
-in 100 is captured by torch.export, which takes as long as ten.
+in 100 is captured by torch.export, which takes as long as ten. One in ten decides by a size, which is another way of
+capture.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ from tests.property.programs import RandomProgram, build
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "fuzz.jsonl"
 BLOCK = 100
-ONNX_EVERY, EXPORT_EVERY = 50, 100
-COUNTS = ("programs", "prunable", "rounds", "channels", "removed", "zeroed", "exported", "onnx", "onnx_refused")
+ONNX_EVERY, EXPORT_EVERY, SIZES_EVERY = 50, 100, 10
+COUNTS = ("programs", "prunable", "rounds", "channels", "removed", "zeroed", "onnx", "onnx_refused")
 
 Line = dict[str, Any]
 
@@ -44,7 +45,7 @@ def program_of(seed: int) -> tuple[RandomProgram, random.Random]:
     generator = random.Random(seed)
     torch.manual_seed(seed)
     model = build(generator.randrange, OPS, 3 + generator.randrange(16))
-    model.by_export = seed % EXPORT_EVERY == 1
+    model.takes_list, model.decides_by_size = seed % EXPORT_EVERY == 1, seed % SIZES_EVERY == 3
     return model, generator
 
 
@@ -65,10 +66,9 @@ def run_block(first: int, programs: int, code: str) -> Line:
     torch.set_num_threads(1)
     started = time.perf_counter()
     counts = dict.fromkeys(COUNTS, 0)
-    mismatches, shrunk = [], Counter[str]()
+    mismatches, routes, shrunk = [], Counter[str](), Counter[str]()
     for seed in range(first, first + programs):
         counts["programs"] += 1
-        counts["exported"] += seed % EXPORT_EVERY == 1
         try:
             outcome = run_seed(seed)
         except Exception as error:  # a failure of any kind counts, and the run goes on
@@ -81,10 +81,12 @@ def run_block(first: int, programs: int, code: str) -> Line:
         counts["zeroed"] += outcome.zeroed
         counts["onnx"] += outcome.onnx
         counts["onnx_refused"] += outcome.refused
+        routes[outcome.route] += 1
         shrunk.update(outcome.shrunk)
     return {
-        "first_seed": first, **counts, "mismatches": mismatches, "shrunk": dict(sorted(shrunk.items())),
-        "seconds": round(time.perf_counter() - started, 1), "torch": torch.__version__, "code": code,
+        "first_seed": first, **counts, "routes": dict(routes), "mismatches": mismatches,
+        "shrunk": dict(sorted(shrunk.items())), "seconds": round(time.perf_counter() - started, 1),
+        "torch": torch.__version__, "code": code,
     }  # fmt: skip
 
 
@@ -145,11 +147,13 @@ def summary(lines: list[Line]) -> str:
     total = {name: sum(line[name] for line in lines) for name in COUNTS}
     seeds = sorted(mismatch["seed"] for line in lines for mismatch in line["mismatches"])
     ops = {name for line in lines for name in line["shrunk"]}
+    routes = sum((Counter[str](line["routes"]) for line in lines), Counter[str]())
     return (
         f"{total['programs']} programs, {total['prunable']} with something to prune; {total['rounds']} rounds removed "
         f"{total['removed']} of {total['channels']} channels, through {len(ops)} kinds of ops and layers;\n"
-        f"{total['exported']} captured by torch.export, {total['zeroed']} compared with the zeroed model, "
-        f"{total['onnx']} in onnxruntime (one seed in {ONNX_EVERY}), which refused {total['onnx_refused']};\n"
+        f"captured by {', '.join(f'{route} {count}' for route, count in routes.most_common())};\n"
+        f"{total['zeroed']} compared with the zeroed model, {total['onnx']} in onnxruntime (one seed in {ONNX_EVERY}), "
+        f"which refused {total['onnx_refused']};\n"
         f"{len(seeds)} mismatches {seeds or ''}; {sum(line['seconds'] for line in lines):.0f} s of one core"
     )
 

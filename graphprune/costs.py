@@ -27,8 +27,13 @@ class CostModel:
     dependencies: Dependencies
 
     @cached_property
-    def _parameter_names(self) -> frozenset[str]:
-        return frozenset(stored_parameters(self.program.module))
+    def _dims_of_parameters(self) -> list[list[int]]:
+        """For each parameter with labels, the places of its dims among the stored ones."""
+        places: dict[str, list[int]] = {name: [] for name in stored_parameters(self.program.module)}
+        for place, owner in enumerate(self.dependencies.stored):
+            if owner.name in places:
+                places[owner.name].append(place)
+        return [dims for dims in places.values() if dims]
 
     @cached_property
     def _fixed_parameters(self) -> int:
@@ -55,11 +60,8 @@ class CostModel:
 
     def params(self, keep: Tensor) -> int:
         """Parameters left."""
-        sizes: dict[str, list[int]] = {}
-        for owner, size in zip(self.dependencies.stored, self.dependencies.kept_sizes(keep).tolist(), strict=True):
-            if owner.name in self._parameter_names:
-                sizes.setdefault(owner.name, []).append(size)
-        return self._fixed_parameters + sum(map(prod, sizes.values()))
+        sizes: list[int] = self.dependencies.kept_sizes(keep).tolist()
+        return self._fixed_parameters + sum(prod([sizes[place] for place in dims]) for dims in self._dims_of_parameters)
 
     def macs(self, keep: Tensor) -> int:
         """Multiply-accumulates per sample of convolutions, linear layers and other matrix products."""
@@ -91,6 +93,16 @@ class CostModel:
         ]
         ends = torch.tensor([len(plane) for plane in planes], dtype=torch.long).cumsum(0)
         return torch.cat([torch.empty(0, dtype=torch.long), *planes]), ends
+
+
+def costs_of(program: Program) -> CostModel:
+    """The cost model of an analysed program, the same one as long as the program's module is the same."""
+    assert program.dependencies is not None
+    remembered = vars(program.dependencies)
+    known: CostModel | None = remembered.get("_costs")
+    if known is None or known.program.module is not program.module:
+        known = remembered["_costs"] = CostModel(program, program.dependencies)
+    return known
 
 
 def count_parameters(module: torch.nn.Module) -> int:

@@ -16,7 +16,7 @@ from graphprune.interpret import interpret, meta_tensors, operands_of
 from graphprune.labelled import Contraction, LabelRun
 from graphprune.labels import PINNED, Cause, LabelSpace, Owner, look_up, merged
 from graphprune.ops.operand import Operand
-from graphprune.planes import channel_planes, squash, thin, varying
+from graphprune.planes import KnownSizes, channel_planes, squash, thin, varying
 from graphprune.program import Kept, Program, device_of, source_line
 from graphprune.protection import protected_dims
 from graphprune.rewrite.literals import can_resize
@@ -50,7 +50,12 @@ class Group:
         """Number of channels."""
         return self.stop - self.start
 
-    @property
+    @cached_property
+    def dims(self) -> frozenset[tuple[str, int]]:
+        """Names and dims of the members, which tell the group again in a later round."""
+        return frozenset((member.name, member.dim) for member in self.members)
+
+    @cached_property
     def indices_per_channel(self) -> int:
         """Fewest indices that one channel takes of any member: the unit in which widths shrink."""
         return min(member.per_channel for member in self.members)
@@ -111,23 +116,36 @@ class Dependencies:
         """Which labels survive when the channels ``keep`` (bool, shape ``(channels,)``) do."""
         return torch.cat([keep, torch.ones(1, dtype=torch.bool)]).index_select(0, self._channel_or_last)
 
+    def _about(self, keep: Tensor) -> dict[str, Any]:
+        """What was found out about the last keep set, which several passes ask for."""
+        last: dict[str, Any] = self.__dict__.get("_last", {})
+        if last.get("keep") is not keep:
+            last = self.__dict__["_last"] = {"keep": keep}
+        return last
+
+    def known_sizes(self, keep: Tensor) -> KnownSizes:
+        """Kept sizes of planes that were looked up before; to be filled in by whoever looks up others."""
+        known: KnownSizes = self._about(keep).setdefault("sizes", {})
+        return known
+
     def kept(self, keep: Tensor) -> Kept:
-        """Kept indices of each parameter or buffer dim that shrinks; remembered for the last keep set."""
-        last: tuple[Tensor, Kept] | None = self.__dict__.get("_last_kept")
-        if last is not None and last[0] is keep:
-            return last[1]
+        """Kept indices of each parameter or buffer dim that shrinks."""
+        if "kept" not in self._about(keep):
+            self._about(keep)["kept"] = self._kept(keep)
+        kept: Kept = self._about(keep)["kept"]
+        return kept
+
+    def _kept(self, keep: Tensor) -> Kept:
         # all dims at once: a network has thousands
         sizes, labels = self.kept_sizes(keep), self.keep_labels(keep).nonzero().flatten()
         first = torch.searchsorted(labels, self._bounds[:1, 0])
         labels = labels[int(first) : int(first) + int(sizes.sum())] if len(first) else labels[:0]
         indices = (labels - self._bounds[:, 0].repeat_interleave(sizes)).split(sizes.tolist())
-        kept = {
+        return {
             (owner.name, owner.dim): of_dim
             for owner, of_dim in zip(self.stored, indices, strict=True)
             if len(of_dim) < owner.size
         }
-        self.__dict__["_last_kept"] = (keep, kept)
-        return kept
 
     def kept_sizes(self, keep: Tensor) -> Tensor:
         """What is left of each stored dim, in the order of `stored`, shape ``(dims,)``."""
@@ -326,13 +344,17 @@ def _groups(
     classes = is_class.nonzero().flatten()  # each the first label of its class, which is a stored one
     signature = _signatures(owners, (is_class.cumsum(0) - 1).index_select(0, roots), len(classes))
     signature += _parts(root, classes, [plane for plane, _ in moved])
-    _, group_of, counts = signature.unique(return_inverse=True, return_counts=True)
+    # most groups are in one piece, so there are far fewer pieces to be sorted than classes
+    pieces, piece_of = signature.unique_consecutive(return_inverse=True)
+    _, group_of_piece = pieces.unique(return_inverse=True)
+    group_of = group_of_piece.index_select(0, piece_of)
+    counts = torch.bincount(group_of)
     first_of_group = torch.full((len(counts),), space.size).scatter_reduce(0, group_of, classes, "amin")
-    order = torch.argsort(first_of_group[group_of] * space.size + classes)
+    order = torch.argsort(first_of_group.index_select(0, group_of) * space.size + classes)
     channel_of_root = torch.full((space.size,), NOT_PRUNABLE)
     channel_of_root[classes[order]] = torch.arange(len(classes))
     channel_of = channel_of_root.index_select(0, root)
-    sizes = counts[group_of[order].unique_consecutive()].tolist()
+    sizes = counts[group_of.index_select(0, order).unique_consecutive()].tolist()
     members = _members_of_first(space, channel_of.index_select(0, labels), owners, sizes)
     starts = [0, *accumulate(sizes)]
     groups = (Group(f"g{index}", starts[index], starts[index + 1], found) for index, found in enumerate(members))

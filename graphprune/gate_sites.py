@@ -175,17 +175,17 @@ class _SiteFinder:
 
 
 def _mixed(dependencies: Dependencies) -> dict[str, Tensor]:
-    """Channels that are summed over in a contraction although its result has them too, by node.
+    """Channels that a contraction sums over, by node: its result may have them all the same.
 
-    Such a channel is seen along two loops, those of the inputs and of the outputs (a layer that is applied to its own
-    result); in a depthwise convolution it is seen along one.
+    So it is in a layer that is applied to its own result, and in attention where the values have the channels of the
+    queries.
     """
     mixed: dict[str, Tensor] = {}
     for contraction in dependencies.contractions:
-        seen = torch.zeros(dependencies.channels + 1, dtype=torch.long)
-        for plane in channel_planes(contraction.planes):
-            seen[dependencies.channel_of[squash(plane)].unique()] += 1
-        mixed[contraction.node] = mixed.get(contraction.node, torch.tensor(False)) | (seen[:-1] > 1)
+        summed = torch.zeros(dependencies.channels + 1, dtype=torch.bool)
+        for plane in channel_planes(contraction.summed):
+            summed[dependencies.channel_of[squash(plane)].flatten()] = True
+        _add(mixed, contraction.node, summed[:-1])
     return mixed
 
 

@@ -17,7 +17,7 @@ from graphprune.labelled import Labelled, LabelRun
 from graphprune.layers import OpOf, op_of_function, op_of_layer
 from graphprune.ops.operand import Operand, planes_of
 from graphprune.planes import Planes, sample_plane
-from graphprune.program import Example, Program, source_line, stored_tensors, submodules
+from graphprune.program import Example, Layers, Program, source_line, stored_tensors, submodules
 from graphprune.whole import RecurrentCalls, fresh_tensor, is_recurrent
 
 aten = torch.ops.aten
@@ -26,20 +26,22 @@ _UNIFORM = {
     aten.empty.memory_format,
 }  # fmt: skip
 
+_FROM_DATA = {torch.as_tensor, torch.asarray, torch.tensor}
+"""They read the memory of what they are given, which labelled tensors do not have."""
+
 
 class LabelInterpreter:
     """Runs a graph, telling the run which node it is at and keeping what ``record`` makes of each result."""
 
-    def __init__(self, module: fx.GraphModule, run: LabelRun, record: Callable[[fx.Node, Any], None]) -> None:
+    def __init__(self, module: nn.Module, run: LabelRun, record: Callable[[fx.Node, Any], None]) -> None:
         self.module, self.run_state, self.record = module, run, record
-        self.layers = dict(module.named_modules(remove_duplicate=False))
+        self.layers = Layers(module)
 
-    def run(self, inputs: Sequence[Any]) -> Any:
-        """The output of the graph; a result is held until its last user has run."""
-        nodes = self.module.graph.nodes
+    def run(self, graph: fx.Graph, inputs: Sequence[Any]) -> Any:
+        """The output of a graph; a result is held until its last user has run."""
         waiting, results = iter(inputs), dict[fx.Node, Any]()
-        users_left = {node: len(node.users) for node in nodes}
-        for node in nodes:
+        users_left = {node: len(node.users) for node in graph.nodes}
+        for node in graph.nodes:
             args, kwargs = fx.map_arg((node.args, node.kwargs), results.__getitem__)
             if node.op == "output":
                 self.record(node, args[0])
@@ -63,15 +65,21 @@ class LabelInterpreter:
             InputError: an op refuses its arguments.
         """
         try:
-            return self._result(node, args, kwargs)
+            return self.result(node, args, kwargs)
         except (RuntimeError, IndexError, ValueError) as error:
             first_line = str(error).strip().partition("\n")[0]
             where = f" at {self.run_state.source}" if self.run_state.source else ""
+            if "on meta tensors" in first_line:
+                raise InputError(
+                    f"node %{node.name} ({node.target}){where} looks at values of tensors to decide what to compute "
+                    f"({first_line}); analysis knows none. Compile the model without it, or the parts around it"
+                ) from error
             raise InputError(
                 f"the example input does not fit the model: node %{node.name} ({node.target}){where}: {first_line}"
             ) from error
 
-    def _result(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def result(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The result of one node."""
         known = self._known_op(node, args, kwargs)
         if known is not None:
             result = self.run_state.dispatch(*known)
@@ -88,13 +96,15 @@ class LabelInterpreter:
         if node.op == "call_function":
             return op_of_function(node.target, args, kwargs)
         alone = node.op == "call_module" and len(args) == 1 and not kwargs and isinstance(args[0], Tensor)
-        return op_of_layer(self.layers[str(node.target)], args[0]) if alone else None
+        return op_of_layer(self.layers.called_by(node), args[0]) if alone else None
 
     def _call(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         target: Any = node.target
         with RecurrentCalls(self.run_state) if is_recurrent(self.module, node) else nullcontext():
             if node.op == "call_module":
-                return self.layers[target](*args, **kwargs)
+                return self.layers.called_by(node)(*args, **kwargs)
+            if target in _FROM_DATA and isinstance(args[0], Tensor):
+                return args[0].to(kwargs["dtype"]) if kwargs.get("dtype") else args[0].clone()
             if node.op == "call_function":
                 return target(*args, **kwargs)
             if node.op == "call_method":
@@ -206,7 +216,7 @@ def interpret(
     interpreter = LabelInterpreter(module, run, record)
     # without values every element is taken to be picked
     with evaluating(module), standing_in(module, replaced), patch(meta_nonzero_assume_all_nonzero=True):
-        return interpreter.run(inputs)
+        return interpreter.run(module.graph, inputs)
 
 
 _EXTREMA = {torch.max, torch.min, aten.max.dim, aten.min.dim, "max", "min"}

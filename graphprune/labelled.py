@@ -19,7 +19,6 @@ from torch.utils._pytree import tree_leaves
 from graphprune.labels import Cause, LabelSpace, Origin
 from graphprune.ops.call import OpCall
 from graphprune.ops.likeness import STATISTICS
-from graphprune.ops.operand import memory_of
 from graphprune.ops.registry import rule_for
 from graphprune.ops.schema import call_by_schema, schema_of
 from graphprune.planes import Planes, along, scatter, squash
@@ -65,11 +64,15 @@ class Labelled(Tensor):
 
 @dataclass(frozen=True)
 class Contraction:
-    """The multiply-accumulates of one contraction, and the planes that its loops shrink with."""
+    """The multiply-accumulates of one contraction, and the planes that its loops shrink with.
+
+    ``summed`` are those of the loops that are summed over.
+    """
 
     node: str
     macs: int
     planes: Planes
+    summed: Planes
 
 
 @dataclass
@@ -112,9 +115,11 @@ class LabelRun:
     views: set[str] = field(default_factory=set)
     writes: list[tuple[str, int]] = field(default_factory=list)
     unread: frozenset[int] = frozenset()
+    _held: list[torch.UntypedStorage] = field(default_factory=list, repr=False)
 
     def label(self, value: Tensor, planes: Planes = ()) -> Labelled:
-        """Wraps a value of this run."""
+        """Wraps a value of this run; a conjugate is made first, for the wrapper cannot say that it is still to be."""
+        value = value.resolve_conj() if value.is_complex() else value
         return Labelled(value, planes, self, self.device if value.is_meta else value.device)
 
     def label_stored(self, name: str, tensor: Tensor) -> Labelled:
@@ -125,7 +130,7 @@ class LabelRun:
             for dim, size in enumerate(shape)
             if size > 1
         )
-        labelled = self.label(tensor.detach(), planes)
+        labelled = self.label(tensor.detach() if tensor.requires_grad else tensor, planes)
         labelled.stored = True
         return labelled
 
@@ -154,19 +159,27 @@ class LabelRun:
             layouts[small.data_ptr(), small.shape, small.stride()] = (small, cause)
         return list(layouts.values())
 
+    def memory_of(self, tensor: Tensor) -> int:
+        """Names the memory that a labelled or plain tensor shares with its views.
+
+        Analysis holds it to the end: another tensor that got it later would be taken for a view.
+        """
+        storage = getattr(tensor, "value", tensor).untyped_storage()
+        if self.keep is None:
+            self._held.append(storage)
+        memory: int = storage._cdata
+        return memory
+
     def note_memory(self, node: fx.Node, result: Any) -> None:
         """Notes which memory a node's result (the first of several) has, and whether it shares it with an input."""
         first = result[0] if isinstance(result, tuple) and result else result
         if isinstance(first, Labelled):
-            memory = self.memory[node.name] = memory_of(first)
+            memory = self.memory[node.name] = self.memory_of(first)
             if any(self.memory.get(source.name) == memory for source in node.all_input_nodes):
                 self.views.add(node.name)
 
     def rewritten(self) -> dict[str, tuple[str, ...]]:
-        """Nodes that wrote to the memory of a node's result in place, by its name.
-
-        Memory is used again once nobody holds it, so a node after its last user may be named in vain.
-        """
+        """Nodes that wrote to the memory of a node's result in place, by its name."""
         nodes: dict[int, list[str]] = {}
         for node, memory in self.memory.items():
             nodes.setdefault(memory, []).append(node)
@@ -177,9 +190,9 @@ class LabelRun:
                     found[node] = (*found.get(node, ()), writer)
         return found
 
-    def count_macs(self, macs: int, planes: Planes) -> None:
+    def count_macs(self, macs: int, planes: Planes, summed: Planes) -> None:
         """Notes a contraction of the node that runs now."""
-        self.contractions.append(Contraction(self.node, macs, planes))
+        self.contractions.append(Contraction(self.node, macs, planes, summed))
 
     def dispatch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Runs one ATen op on values, then its rule on planes."""
@@ -190,7 +203,8 @@ class LabelRun:
         planes = self._planes_of_outputs(call)
         if self.keep is not None and call.mixes:
             flat = _evaluate_over_kept(call, flat, planes, self.keep)
-        elif self.keep is not None and call.sums:
+        elif self.keep is not None and (call.sums or (call.contracts and not _is_finite(flat))):
+            # what is removed may be anything behind a logarithm or a quotient, also infinite
             flat = _flat(call.compute_with_zeros(self.keep))
         written = _written(call)
         if written is not None:
@@ -204,7 +218,7 @@ class LabelRun:
     def _write(self, call: OpCall, written: Labelled, planes: Planes) -> None:
         """Brings a tensor in line with its value after an op in place."""
         written.planes = planes
-        memory = memory_of(written)
+        memory = self.memory_of(written)
         self.writes.append((self.node, memory))
         for other, plane, cause in self.strided:
             if other == memory:
@@ -241,6 +255,10 @@ def _short_name(func: Any) -> str:
 
 def _is_read(result: Any) -> bool:
     return isinstance(result, Tensor) and result is not STATISTICS
+
+
+def _is_finite(leaves: list[Any]) -> bool:
+    return all(bool(torch.isfinite(leaf).all()) for leaf in leaves if isinstance(leaf, Tensor))
 
 
 def _flat(outputs: Any) -> list[Any]:

@@ -47,26 +47,27 @@ _BINARY = {aten.add.Tensor, aten.add_.Tensor, aten.mul.Tensor}
 
 
 def _convolution(layer: Any, source: Tensor) -> OpOf | None:
-    if layer.padding_mode != "zeros" or isinstance(layer.padding, str) or source.dim() != layer.weight.dim():
+    parameters = layer._parameters  # an attribute of a module is slow to read
+    weight, padding = parameters["weight"], layer.padding
+    if layer.padding_mode != "zeros" or isinstance(padding, str) or source.dim() != weight.dim():
         return None
-    arguments = (layer.stride, layer.padding, layer.dilation, False, (0,) * len(layer.stride), layer.groups)
-    return aten.convolution.default, (source, layer.weight, layer.bias, *arguments), {}
+    arguments = (layer.stride, padding, layer.dilation, False, (0,) * len(padding), layer.groups)
+    return aten.convolution.default, (source, weight, parameters["bias"], *arguments), {}
 
 
 def _linear(layer: Any, source: Tensor) -> OpOf:
-    return aten.linear.default, (source, layer.weight, layer.bias), {}
+    return aten.linear.default, (source, layer._parameters["weight"], layer._parameters["bias"]), {}
 
 
 def _batch_norm(layer: Any, source: Tensor) -> OpOf | None:
-    if layer.running_mean is None or layer.running_var is None or not _fits(layer, source):
+    parameters, (mean, variance) = layer._parameters, (layer._buffers[name] for name in ("running_mean", "running_var"))
+    if mean is None or variance is None or source.dim() not in _RANKS[type(layer)]:
         return None
-    parameters = (layer.weight, layer.bias, layer.running_mean, layer.running_var)
-    return aten.native_batch_norm.default, (source, *parameters, False, layer.momentum or 0.0, layer.eps), {}
+    stored = (parameters["weight"], parameters["bias"], mean, variance)
+    return aten.native_batch_norm.default, (source, *stored, False, layer.momentum or 0.0, layer.eps), {}
 
 
-def _fits(layer: Any, source: Tensor) -> bool:
-    ranks = {nn.BatchNorm1d: (2, 3), nn.BatchNorm2d: (4,), nn.BatchNorm3d: (5,)}
-    return source.dim() in ranks[type(layer)]
+_RANKS = {nn.BatchNorm1d: (2, 3), nn.BatchNorm2d: (4,), nn.BatchNorm3d: (5,)}
 
 
 def _layer_norm(layer: Any, source: Tensor) -> OpOf:

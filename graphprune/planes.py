@@ -184,7 +184,9 @@ def kept_shape(planes: Planes, shape: Sequence[int], keep: Tensor, known: KnownS
 def _kept_along(plane: Tensor, dim: int, keep: Tensor, known: KnownSizes) -> int:
     key = (plane.data_ptr(), plane.shape, plane.stride(), dim)
     if key not in known:
-        known[key] = len(kept_indices(plane, dim, keep))
+        alone = varying(plane) == {dim}
+        indices = keep.index_select(0, labels_along(plane, dim)) if alone else kept_indices(plane, dim, keep)
+        known[key] = int(indices.sum()) if alone else len(indices)
     return known[key]
 
 

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from graphprune.budget import MEASURES, Budget, Measure, budget_of
 from graphprune.capture import capture, unshare
 from graphprune.compiled import Compiled
-from graphprune.costs import CostModel
+from graphprune.costs import costs_of
 from graphprune.criteria import Given, Sensitivity, criterion_of, name_of
 from graphprune.criteria.criterion import check_accumulate
 from graphprune.data import SampleStream, cross_entropy
@@ -97,7 +97,7 @@ class Pruner:
         self._shares_with: nn.Module | None = model
         stream = SampleStream(data, Example.of(example_input))
         self._sensitivity = Sensitivity(stream, loss or cross_entropy, samples, check_accumulate(accumulate), seed)
-        self._costs_before = self._costs = CostModel(self._program, self._original.dependencies).before()
+        self._costs_before = self._costs = costs_of(self._program).before()
         self._plan_rounds: list[Kept] = []
         self._first_importance: Tensor | None = None
         self.rounds: list[Round] = []
@@ -146,6 +146,7 @@ class Pruner:
         sensitivity = self._sensitivity
         if data is not None:
             sensitivity = replace(sensitivity, stream=SampleStream(data, sensitivity.stream.example))
+        self._runner.forget()  # between rounds the module is the user's, who may train it
         started = time.perf_counter()
         target = self._budget.scaled(self._targets[len(self.rounds)])
         goal = Goal.of(target, self._costs_before)
@@ -247,7 +248,7 @@ class Pruner:
                 f"the budget {shares} would remove nothing of {self._model_name}; ask for more. Of {self._model_name} "
                 f"{dependencies.channels} channels can go at all; 'graphprune inspect' says why the rest is frozen"
             )
-        check_reachable(CostModel(self._program, dependencies), goal, self._limits)
+        check_reachable(costs_of(self._program), goal, self._limits)
 
 
 def _become(module: fx.GraphModule, other: fx.GraphModule) -> fx.GraphModule:
@@ -271,8 +272,7 @@ def _become(module: fx.GraphModule, other: fx.GraphModule) -> fx.GraphModule:
 
 def _costs(program: Program, keep: Tensor) -> dict[Measure, int]:
     """Costs of a program under a keep set."""
-    assert program.dependencies is not None
-    costs = CostModel(program, program.dependencies)
+    costs = costs_of(program)
     return {name: getattr(costs, name)(keep) for name in MEASURES}
 
 

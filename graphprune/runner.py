@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from graphprune.errors import InternalError, InvariantError
@@ -45,12 +45,16 @@ class Runner:
         """
         check_order(pipeline, program)
         if program is not self._checked:
-            check(program, "before the pipeline", changed=False)
-        self._last = None  # between pipelines the module is the user's, who may train it
+            # the module was checked when it was made
+            check(program, "before the pipeline", replace(program, dependencies=None, scores=None, selection=None))
         for transformation in pipeline:
             program = self._run_one(transformation, program)
         self._checked = program
         return program
+
+    def forget(self) -> None:
+        """To be called when the module was in other hands, which may have replaced its tensors."""
+        self._last = None
 
     def _run_one(self, transformation: Pass, program: Program) -> Program:
         started = time.perf_counter()
@@ -60,9 +64,7 @@ class Runner:
         _raise_if(transformation.ensures(program, result), f"{transformation.name}: postcondition")
         _raise_if(_claims(transformation, program, given, result), f"{transformation.name}: claim")
         if result.modified:
-            # a pass that only adds an analysis leaves the module alone, and checking that is not free
-            changed = result.program.module is not program.module
-            check(result.program, f"after {transformation.name}", changed=changed)
+            check(result.program, f"after {transformation.name}", program)
         elapsed = time.perf_counter() - started
         self.seconds[transformation.name] = self.seconds.get(transformation.name, 0.0) + elapsed
         log.info("%s: %s", transformation.name, "; ".join(result.remarks) or "done")
@@ -103,9 +105,9 @@ def check_order(pipeline: Sequence[Pass], program: Program) -> None:
     _raise_if(problems, "order of passes")
 
 
-def check(program: Program, when: str, *, changed: bool = True) -> None:
-    """Raises `InvariantError` with every violated invariant; ``changed`` says whether the module is checked too."""
-    found = violations(program, changed=changed)
+def check(program: Program, when: str, since: Program | None = None) -> None:
+    """Raises `InvariantError` with every violated invariant; see `violations`."""
+    found = violations(program, since)
     if found:
         raise InvariantError(f"{when}:\n" + "\n".join(f"  {problem}" for problem in found))
 

@@ -45,11 +45,11 @@ class Limits:
 
     def at_first(self, dependencies: Dependencies) -> Limits:
         """The limits for a model of which these are the first dependencies."""
-        return replace(self, sizes={_members(group): group.channels for group in dependencies.groups})
+        return replace(self, sizes={group.dims: group.channels for group in dependencies.groups})
 
     def floor(self, group: Group) -> int:
         """Fewest channels that stay."""
-        size = self.sizes.get(_members(group), group.channels)
+        size = self.sizes.get(group.dims, group.channels)
         wanted = self.min_channels(size) if callable(self.min_channels) else self.min_channels
         if not isinstance(wanted, int):
             raise OptionError(f"min_channels({size}) gives {wanted!r}; expected a whole number of channels")
@@ -64,10 +64,6 @@ class Limits:
         step = self.step(group)
         first = (group.channels - 1) // step * step
         return range(first, self.floor(group) - 1, -step)
-
-
-def _members(group: Group) -> frozenset[tuple[str, int]]:
-    return frozenset((member.name, member.dim) for member in group.members)
 
 
 @dataclass(frozen=True)
@@ -158,24 +154,27 @@ class _Ranking:
         channels = torch.tensor([group.channels for group in dependencies.groups])
         blocks, step = torch.tensor([len(count) for count in counts]), torch.tensor([-count.step for count in counts])
         group_of = torch.arange(len(counts)).repeat_interleave(channels)
-        by_importance = torch.argsort(importance, stable=True)
-        order = by_importance[torch.argsort(group_of[by_importance], stable=True)]
-        place = torch.arange(len(order)) - (channels.cumsum(0) - channels)[group_of]
+        order = torch.argsort(importance, stable=True)
+        order = order.index_select(0, torch.argsort(group_of.index_select(0, order), stable=True))
+        place = torch.arange(len(order)) - (channels.cumsum(0) - channels).repeat_interleave(channels)
         # a group's first block is what exceeds its largest permitted count, the others are a step each
-        block = (place - ((channels - 1) % step + 1)[group_of]) // step[group_of] + 1
-        removable = block < blocks[group_of]
-        members, of_block = order[removable], (block + (blocks.cumsum(0) - blocks)[group_of])[removable]
+        excess = ((channels - 1) % step + 1).repeat_interleave(channels)
+        block = (place - excess) // step.repeat_interleave(channels) + 1
+        removable = (block < blocks.repeat_interleave(channels)).nonzero().flatten()
+        members = order.index_select(0, removable)
+        of_block = (block + (blocks.cumsum(0) - blocks).repeat_interleave(channels)).index_select(0, removable)
         group = torch.arange(len(counts)).repeat_interleave(blocks)
         size = torch.bincount(of_block, minlength=len(group))
         mean = torch.zeros(len(group), dtype=torch.float64)
-        mean = mean.scatter_add(0, of_block, importance[members].double()) / size
+        mean = mean.scatter_add(0, of_block, importance.index_select(0, members).double()) / size
         # means of sorted blocks ascend but for rounding, which must not put a group's later block first
         mean = torch.cat([_ascending(of_group) for of_group in mean.split(blocks.tolist())])
         removed = torch.cat([of_group.cumsum(0) for of_group in size.split(blocks.tolist())])
-        evenly = torch.argsort(removed / channels[group], stable=True)
-        ranked = evenly[torch.argsort(mean[evenly], stable=True)]
+        evenly = torch.argsort(removed / channels.repeat_interleave(blocks), stable=True)
+        ranked = evenly.index_select(0, torch.argsort(mean.index_select(0, evenly), stable=True))
+        rank_of_block = torch.empty_like(ranked).index_copy(0, ranked, torch.arange(len(ranked)))
         rank = torch.full((dependencies.channels,), len(ranked))
-        rank[members] = torch.empty_like(ranked).index_copy(0, ranked, torch.arange(len(ranked)))[of_block]
+        rank.index_copy_(0, members, rank_of_block.index_select(0, of_block))
         return cls(rank, group[ranked], size[ranked])
 
     @property

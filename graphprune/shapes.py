@@ -21,10 +21,11 @@ from graphprune.program import Program, device_of, stored_tensors
 from graphprune.rewrite.literals import op_name
 
 
-class _ShapeInterpreter(LabelInterpreter):
+class ShapeInterpreter(LabelInterpreter):
     """Holds plain tensors of the meta device; nodes whose results cannot be told from these run on labelled ones."""
 
-    def _result(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def result(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The result of one node."""
         known = self._known_op(node, args, kwargs)
         told = result_like(known[0], bind(*known)) if known and _on_meta((*args, *kwargs.values())) else None
         if told is not None:
@@ -32,7 +33,7 @@ class _ShapeInterpreter(LabelInterpreter):
         if _only_moves(node, args):
             return self._call(node, args, kwargs)
         args, kwargs = map_aggregate((args, kwargs), self._labelled)
-        result = super()._result(node, args, kwargs)
+        result = super().result(node, args, kwargs)
         return result.value if isinstance(result, Labelled) else tree_map_only(Labelled, attrgetter("value"), result)
 
     def _call(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -41,7 +42,7 @@ class _ShapeInterpreter(LabelInterpreter):
             return without_values(stored) if isinstance(stored, Tensor) else stored
         if node.op != "call_module":
             return super()._call(node, args, kwargs)
-        layer = self.layers[str(node.target)]
+        layer = self.layers.called_by(node)
         # labelled, for a layer may compute with its parameters and buffers alone (a parametrization)
         labelled = {id(tensor): self._labelled(without_values(tensor)) for tensor in stored_tensors(layer).values()}
         with standing_in(layer, labelled):
@@ -60,8 +61,7 @@ def _on_meta(arguments: Iterable[Any]) -> bool:
 
 
 _FREE_OF_LAYOUT = frozenset({
-    "getitem", "getattr", "size", "dim", "transpose", "permute", "chunk", "split", "unbind", "unsqueeze", "squeeze",
-    "expand",
+    "getitem", "size", "dim", "transpose", "permute", "chunk", "split", "unbind", "unsqueeze", "squeeze", "expand",
 })  # fmt: skip
 _IN_ORDER = frozenset({"view", "reshape", "flatten", "unflatten"})
 
@@ -71,6 +71,8 @@ def _only_moves(node: fx.Node, args: tuple[Any, ...]) -> bool:
     if node.op not in ("call_function", "call_method") or len(node.all_input_nodes) != 1:
         return False
     name = op_name(node)
+    if name == "getattr":
+        return args[1] in ("shape", "dtype", "ndim", "values", "indices")
     contiguous = bool(args) and isinstance(args[0], Tensor) and args[0].is_contiguous()
     return name in _FREE_OF_LAYOUT or (name in _IN_ORDER and contiguous)
 
@@ -86,12 +88,12 @@ def propagate_shapes(program: Program) -> tuple[dict[str, Any], str]:
     def record(node: fx.Node, result: Any) -> None:
         shapes[node.name] = shapes_of(result)
 
-    interpreter = _ShapeInterpreter(program.module, ShapeRun(LabelSpace(), device_of(program)), record)
+    interpreter = ShapeInterpreter(program.module, ShapeRun(LabelSpace(), device_of(program)), record)
     inputs = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), program.inputs())
     try:
         # without values every element is taken to be picked
         with evaluating(program.module), patch(meta_nonzero_assume_all_nonzero=True):
-            interpreter.run(inputs)
+            interpreter.run(program.module.graph, inputs)
     except Exception as error:  # any op may refuse wrong sizes, in its own way
         return shapes, str(error)
     return shapes, ""

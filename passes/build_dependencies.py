@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from graphprune.dependencies import Dependencies, analyse
 from graphprune.equivalence import run_program
 from graphprune.errors import InputError, RewriteError
+from graphprune.ops.operand import Operand
 from graphprune.pass_protocol import Pass, PassResult
-from graphprune.program import Example, Program
+from graphprune.program import Example, Layers, Program
 from graphprune.rewrite.channel_sizes import with_fixed_channel_sizes
 from graphprune.rewrite.compact import as_many, copy_sharing_tensors, foretold_shapes, resize_nodes, slice_tensors
 from graphprune.rewrite.sizeless import is_sizeless
@@ -91,7 +92,11 @@ def _with_pins_for_what_cannot_follow(program: Program) -> tuple[Dependencies, P
 
 def _trial(program: Program, dependencies: Dependencies) -> Pins:
     """Prunes half of every group and runs the result on shapes; names the first node that does not fit."""
-    if not dependencies.groups or all(is_sizeless(program.module, node) for node in program.module.graph.nodes):
+    layers = Layers(program.module)
+    if not dependencies.groups or all(
+        is_sizeless(layers, node) or _returns_its_argument(node, dependencies)
+        for node in program.module.graph.nodes
+    ):
         return ()
     keep = _every_second(dependencies)
     fixed, _ = with_fixed_channel_sizes(program.module, dependencies)
@@ -103,6 +108,15 @@ def _trial(program: Program, dependencies: Dependencies) -> Pins:
         return ((error.node, f"its sizes cannot be rewritten: {error}"),)
     expected = foretold_shapes(dependencies, keep)
     return _first_misfit(program.with_module(module), expected)
+
+
+def _returns_its_argument(node: fx.Node, dependencies: Dependencies) -> bool:
+    """Whether a layer does nothing in evaluation mode (stochastic depth)."""
+    sources = [dependencies.values.get(source.name) for source in node.all_input_nodes]
+    result = dependencies.values.get(node.name)
+    if node.op != "call_module" or node.name not in dependencies.views or len(sources) != 1:
+        return False
+    return isinstance(result, Operand) and isinstance(sources[0], Operand) and result.planes is sources[0].planes
 
 
 def _every_second(dependencies: Dependencies) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from graphprune.costs import CostModel, count_parameters
+from graphprune.costs import costs_of, count_parameters
 from graphprune.pass_protocol import Pass, PassResult
 from graphprune.program import Program
 from graphprune.rewrite.compact import compact_module, foretold_shapes
@@ -36,7 +36,7 @@ class PruneChannels(Pass):
 
     def ensures(self, before: Program, result: PassResult) -> list[str]:
         """Parameters are as many as the cost model foretold."""
-        assert before.dependencies is not None and before.selection is not None
-        foretold = CostModel(before, before.dependencies).params(before.selection.keep)
+        assert before.selection is not None
+        foretold = costs_of(before).params(before.selection.keep)
         found = count_parameters(result.program.module)
         return [] if found == foretold else [f"{found} parameters, foretold {foretold}"]

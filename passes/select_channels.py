@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from graphprune.costs import CostModel
+from graphprune.costs import costs_of
 from graphprune.pass_protocol import Pass, PassResult
 from graphprune.program import Program
 from graphprune.selection import Goal, Limits, select
@@ -27,8 +27,7 @@ class SelectChannels(Pass):
             BudgetError: the goal cannot be met under the limits.
         """
         assert program.dependencies is not None and program.scores is not None
-        costs = CostModel(program, program.dependencies)
-        selection = select(costs, program.scores.importance, self.goal, self.limits)
+        selection = select(costs_of(program), program.scores.importance, self.goal, self.limits)
         removed = int((~selection.keep).sum())
         remarks = (f"{removed} of {len(selection.keep)} channels go", *selection.bound)
         return PassResult(replace(program, selection=selection), True, remarks)
@@ -38,7 +37,7 @@ class SelectChannels(Pass):
         program = result.program
         assert program.dependencies is not None and program.selection is not None
         keep, problems = program.selection.keep, []
-        if not self.goal.is_met(CostModel(program, program.dependencies), keep):
+        if not self.goal.is_met(costs_of(program), keep):
             problems.append("the goal is not met")
         for group, left in zip(program.dependencies.groups, program.dependencies.left_of_groups(keep), strict=True):
             if left != group.channels and left not in self.limits.counts(group):

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.ops import roi_align
 
 from graphprune.ops.call import OpCall
 from graphprune.ops.registry import RULES
@@ -73,12 +74,21 @@ def two_branches(meet: Callable[[Tensor, Tensor], Tensor], width: int = 8) -> nn
 # Typical mistakes
 
 
+class Untied(OpCall):
+    """A call in which nothing is tied."""
+
+    __slots__ = ()
+
+    def union(self, first: Tensor, second: Tensor, reason: str) -> None:
+        """Ties nothing."""
+
+
 def without_unions(target: Any) -> Broken:
     """Nothing is tied."""
     rule = RULES[target]
 
     def broken(call: OpCall) -> list[Planes]:
-        call.union = lambda first, second, reason: None  # type: ignore[method-assign]
+        call.__class__ = Untied
         return list(rule(call))
 
     return broken
@@ -218,5 +228,9 @@ BROKEN_RULES = (
                image_model(nn.MaxPool2d(2)), IMAGE),
     BrokenRule("windows, one row too far", aten.im2col, with_planes(aten.im2col, shifted),
                net(lambda self, x: self.head(F.unfold(self.a(x), 2)), a=nn.Conv2d(3, 8, 3), head=nn.Conv1d(32, 4, 1)),
+               IMAGE),
+    BrokenRule("boxes, one channel too far", "torchvision::roi_align", with_planes("torchvision::roi_align", shifted),
+               net(lambda self, x: self.head(roi_align(self.a(x), self.boxes, output_size=2)),
+                   a=nn.Conv2d(3, 8, 3), head=nn.Conv2d(8, 4, 1), boxes=Tensor([[0.0, 0, 0, 3, 3], [1, 1, 1, 4, 4]])),
                IMAGE),
 )  # fmt: skip

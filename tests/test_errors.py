@@ -146,7 +146,8 @@ class Lazy(nn.Module):
 
 
 MODELS: list[tuple[Callable[[], Any], Any, type[UserError], str]] = [
-    (ByValue, torch.rand(2, 5), CaptureError, "cannot be captured.\n  torch.fx: .+\n  torch.export: .+\n.*move"),
+    (ByValue, torch.rand(2, 5), CaptureError,
+     "cannot be captured.\n  torch.fx: .+\n  .+ sizes: .+\n  torch.export: .+\n.*move"),
     (Parts, images(), LossError, r"output is dict of 1 tensors, not a tensor; pass loss=lambda output, target"),
     (Lazy, torch.randn(2, 5), InputError, "parameter 'fc.weight' has no shape yet; run the model once"),
     (nn.ReLU, torch.randn(2, 5), InputError, "ReLU has no parameters; there is nothing to prune"),

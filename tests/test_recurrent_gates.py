@@ -25,6 +25,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {case.name: case.model for case in 
     "gru in both directions, two layers", "last states of an lstm", "lstm that torch.export captures",
     "lstm with computed states", "gru with learned states", "lstm with time first",
     "lstm cell in a loop", "gru cell in a loop", "lstm cell in a loop over the length",
+    "lstm cell in a loop that torch.export captures",
 }}  # fmt: skip
 """Those of one input and one output."""
 

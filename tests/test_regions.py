@@ -11,7 +11,7 @@ from graphprune.errors import CaptureError
 
 
 class Wrapped(nn.Module):
-    """Scales by what a region computed; looks at a value, so that only torch.export can capture it."""
+    """Scales by what a region computed; looks at the size of the batch, so that only torch.export can capture it."""
 
     def __init__(self, region: torch.autograd.grad_mode.no_grad | torch.autocast) -> None:
         super().__init__()
@@ -19,7 +19,7 @@ class Wrapped(nn.Module):
         self.region = region
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.hidden(x) if int(x.shape[1]) > len(x.shape) else x
+        x = self.hidden(x) if len(x) > 0 else x
         with self.region:
             gate = torch.sigmoid(self.scale(x))
             shift = gate * 2

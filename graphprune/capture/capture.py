@@ -9,6 +9,7 @@ from torch import fx, nn
 from graphprune.capture.exported import export
 from graphprune.capture.legalise import legalise
 from graphprune.capture.private_copy import private_copy
+from graphprune.capture.sized import trace_with_sizes
 from graphprune.capture.symbolic import trace
 from graphprune.capture.training import follow_mode
 from graphprune.errors import CaptureError, InputError, first_line
@@ -51,17 +52,23 @@ def _graph(root: nn.Module, example: Example) -> tuple[fx.Graph, CapturedBy]:
         return trace(root, example), CapturedBy("torch.fx")
     except Exception as error:  # tracing runs the user's code, which may raise anything
         fx_reason = first_line(error)
+    try:
+        return trace_with_sizes(root, example), CapturedBy("torch.fx with sizes", f"torch.fx: {fx_reason}")
+    except Exception as error:  # likewise
+        sized_reason = first_line(error)
     reasons = []
     # torch specialises batches of 0 and 1, so the graph is made from at least two samples where the model takes them
     sample = example.resized(2) if example.batch_size == 1 else example
     with _gradients_required(root):
         for candidate in (sample, example):
             try:
-                return export(root, candidate), CapturedBy("torch.export", f"torch.fx: {fx_reason}")
+                graph = export(root, candidate)
+                return graph, CapturedBy("torch.export", f"torch.fx: {fx_reason}; with sizes: {sized_reason}")
             except Exception as error:  # likewise
                 reasons.append(first_line(error))
     raise CaptureError(
-        f"{type(root).__name__} cannot be captured.\n  torch.fx: {fx_reason}\n  torch.export: {reasons[-1]}\n"
+        f"{type(root).__name__} cannot be captured.\n  torch.fx: {fx_reason}\n  torch.fx with sizes: {sized_reason}\n"
+        f"  torch.export: {reasons[-1]}\n"
         "Check that model(example_input) runs, and move control flow on tensor values out of forward()."
     )
 

@@ -1,4 +1,4 @@
-"""Custom autograd functions: a graph that looked inside would lose their backward."""
+"""Functions that stay whole in a graph: custom autograd functions, which would lose their backward, and conversions."""
 
 from __future__ import annotations
 
@@ -26,6 +26,28 @@ def functions_as_nodes() -> Iterator[None]:
 
     with _applied_by(trace):
         yield
+
+
+@contextmanager
+def conversions_as_nodes() -> Iterator[None]:
+    """While torch.fx traces, functions that read the memory of what they are given leave a node for a proxy."""
+    originals = {name: getattr(torch, name) for name in ("as_tensor", "asarray", "tensor")}
+
+    def leaving_a_node(original: Callable[..., Any]) -> Callable[..., Any]:
+        def convert(data: Any, *args: Any, **kwargs: Any) -> Any:
+            if isinstance(data, fx.Proxy):
+                return data.tracer.create_proxy("call_function", original, (data, *args), kwargs)
+            return original(data, *args, **kwargs)
+
+        return convert
+
+    for name, original in originals.items():
+        setattr(torch, name, leaving_a_node(original))
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(torch, name, original)
 
 
 @contextmanager

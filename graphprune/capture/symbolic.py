@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
-from graphprune.capture.functions import functions_as_nodes
+from graphprune.capture.functions import conversions_as_nodes, functions_as_nodes
 from graphprune.capture.leaves import is_leaf
-from graphprune.program import Example, submodules
+from graphprune.program import Example, stored_tensors, submodules
 
 _TRANSPARENT = ("torch", "_operator", "operator", "math", "builtins", "graphprune")
 
@@ -23,19 +24,39 @@ class OpaqueCall(Exception):
     """The graph calls a function whose inside cannot be rewritten."""
 
 
-class _Tracer(fx.Tracer):
+class ModelTracer(fx.Tracer):
     """Traces only the arguments that the example gives; the others keep their defaults."""
 
-    def __init__(self, given: set[str]) -> None:
+    def __init__(self, model: nn.Module, example: Example) -> None:
         super().__init__()
-        self.given = given
-        self.proxy_buffer_attributes = True  # a buffer that code computes with would else be folded into a constant
+        self.given = _given(model, example)
+        self.names = {id(tensor): name for name, tensor in stored_tensors(model).items()}
+        self.regions = _regions()
 
     def create_proxy(self, *args: Any, **kwargs: Any) -> fx.Proxy:
-        """Notes where in the user's code each node comes from."""
+        """A proxy whose node knows where it comes from."""
         proxy: fx.Proxy = super().create_proxy(*args, **kwargs)
-        proxy.node.meta["source"] = _calling_line()
+        self.note_source(proxy.node)
         return proxy
+
+    def note_source(self, node: fx.Node) -> None:
+        """Notes where in the user's code a node comes from.
+
+        Raises:
+            OpaqueCall: the code runs in a region that a graph does not show.
+        """
+        if _regions() != self.regions:
+            raise OpaqueCall("a part of forward runs without gradients or under autocast")
+        node.meta["source"] = _calling_line()
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
+        """Reads of parameters and buffers are nodes; a buffer would else be folded into a constant."""
+        name = self.names.get(id(attr_val)) if isinstance(attr_val, Tensor) else None
+        if name is None:
+            return attr_val
+        if name not in parameter_proxy_cache:
+            parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
+        return parameter_proxy_cache[name]
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -47,7 +68,7 @@ class _Tracer(fx.Tracer):
             return self.create_proxy("call_module", self.path_of_module(m), args, kwargs)
         # the usual case, in which there is nothing to be converted
         node = self.graph.create_node("call_module", self.path_of_module(m), tuple(proxy.node for proxy in args))
-        node.meta["source"] = _calling_line()
+        self.note_source(node)
         return self.proxy(node)
 
     def _proxy_placeholder(
@@ -64,11 +85,11 @@ class _Tracer(fx.Tracer):
         return super()._proxy_placeholder(name, concrete_args, sig, fn_for_analysis)
 
 
-def trace(model: nn.Module, example: Example) -> fx.Graph:
-    """Traces a model in its present mode.
+def _given(model: nn.Module, example: Example) -> set[str]:
+    """The parameters of a model's forward that an example gives.
 
     Raises:
-        Exception: whatever tracing raised; `OpaqueCall` for a graph that hides sizes inside a foreign function.
+        OpaqueCall: some arguments are containers, which a graph could not take apart.
     """
     signature = inspect.signature(model.forward)
     bound = signature.bind(*example.args, **example.kwargs).arguments
@@ -76,15 +97,26 @@ def trace(model: nn.Module, example: Example) -> fx.Graph:
     hidden = [name for name in bound if signature.parameters[name].kind in variadic]
     if hidden:
         raise OpaqueCall(f"forward takes *{hidden[0]}")
-    nested = [name for name, value in bound.items() if isinstance(value, (list, tuple, dict))]
+    # torch.fx would ask for every argument, defaults included, once one of them is a container
+    values = {name: bound.get(name, parameter.default) for name, parameter in signature.parameters.items()}
+    nested = [name for name, value in values.items() if isinstance(value, (list, tuple, dict))]
     if nested:
-        raise OpaqueCall(f"argument '{nested[0]}' is a container of tensors")
-    with functions_as_nodes(), _buffers_in_place(model):
-        graph = _Tracer(set(bound)).trace(model)
+        raise OpaqueCall(f"argument '{nested[0]}' is a container")
+    return set(bound)
+
+
+def trace(model: nn.Module, example: Example, tracer: type[ModelTracer] = ModelTracer) -> fx.Graph:
+    """Traces a model in its present mode.
+
+    Raises:
+        Exception: whatever tracing raised; `OpaqueCall` for a graph that hides sizes inside a foreign function.
+    """
+    with functions_as_nodes(), conversions_as_nodes(), _buffers_in_place(model):
+        graph = tracer(model, example).trace(model)
     graph._tracer_cls = None  # a pickled module traces its code again, with torch's own tracer
     _adopt_constants(graph, model)
     for node in graph.nodes:
-        if node.op == "call_function" and _is_opaque(node):
+        if node.op == "call_function" and is_foreign(node.target) and _takes_sizes(node):
             name = getattr(node.target, "__name__", str(node.target))
             raise OpaqueCall(f"function '{name}' of {node.target.__module__} takes sizes or parameters")
     return graph
@@ -110,6 +142,11 @@ def _buffers_in_place(model: nn.Module) -> Iterator[None]:
         raise OpaqueCall(f"forward assigns to buffer '{assigned[0]}'")
 
 
+def _regions() -> tuple[bool, ...]:
+    """Whether gradients are on, and autocast on each kind of device that has it."""
+    return torch.is_grad_enabled(), *(torch.is_autocast_enabled(device) for device in ("cpu", "cuda"))
+
+
 def _calling_line() -> str:
     """``file:line`` of the innermost frame outside of torch and graphprune."""
     frame: FrameType | None = sys._getframe(1)
@@ -129,12 +166,15 @@ def _adopt_constants(graph: fx.Graph, model: nn.Module) -> None:
             home.register_buffer(name, value, persistent=False)
 
 
-def _is_opaque(node: fx.Node) -> bool:
-    module = getattr(node.target, "__module__", None) or "torch"
-    if module.split(".")[0] in _TRANSPARENT:
-        return False
-    arguments = tree_leaves((node.args, node.kwargs))
+def is_foreign(function: Any) -> bool:
+    """Whether a function is the user's or a third package's; nothing is known about its inside."""
+    module = getattr(function, "__module__", None) or "torch"
+    return module.split(".")[0] not in _TRANSPARENT
+
+
+def _takes_sizes(node: fx.Node) -> bool:
+    """Whether a node's function is given whole numbers or parameters."""
     return any(
         (isinstance(leaf, int) and not isinstance(leaf, bool)) or (isinstance(leaf, fx.Node) and leaf.op == "get_attr")
-        for leaf in arguments
+        for leaf in tree_leaves((node.args, node.kwargs))
     )

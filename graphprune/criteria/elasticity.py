@@ -103,7 +103,7 @@ def gate_gradient(gated: GatedModule, batch: Batch, loss: Callable[[Any, Any], A
     gated.set_gate(gate)
     with torch.enable_grad():
         value = evaluate_loss(loss, gated.module, batch)
-        gradient = torch.autograd.grad(value, [gate], allow_unused=True)[0] if value.requires_grad else None
+        gradient = _gradient(value, gate) if value.requires_grad else None
     if gradient is None:
         raise LossError(
             "the loss has no gradient in the model's channels: it is computed from something else, or from a detached "
@@ -115,6 +115,18 @@ def gate_gradient(gated: GatedModule, batch: Batch, loss: Callable[[Any, Any], A
             "extreme values, and the model's weights"
         )
     return gradient[..., :-1], float(value.detach())
+
+
+def _gradient(value: Tensor, gate: Tensor) -> Tensor | None:
+    try:
+        return torch.autograd.grad(value, [gate], allow_unused=True)[0]
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # an op without a derivative
+        raise LossError(
+            f"the loss has no gradient in the model's channels: {str(error).partition(chr(10))[0]}. Use a criterion "
+            "without gradients, such as 'l1-norm'"
+        ) from error
 
 
 def _single_samples(batches: Iterable[Batch]) -> Iterator[Batch]:

@@ -15,10 +15,11 @@ from graphprune.ops import (
     reduction,
     shuffle,
     spatial,
+    vision,
     windows,
 )
 
 __all__ = [
     "contraction", "creation", "fourier", "indexing", "movement", "normalisation", "ordering", "pairwise",
-    "pointwise", "randomness", "recurrent", "reduction", "shuffle", "spatial", "windows",
+    "pointwise", "randomness", "recurrent", "reduction", "shuffle", "spatial", "vision", "windows",
 ]  # fmt: skip

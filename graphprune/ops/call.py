@@ -7,7 +7,7 @@ plane constant along dims that cannot shrink, `freeze` pins labels.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import permutations
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from graphprune.labels import Origin
-from graphprune.ops.likeness import result_like
+from graphprune.ops.likeness import call_for_shapes, result_like
 from graphprune.ops.operand import Operand, operand_of, planes_of
 from graphprune.ops.schema import bind, call_by_schema
 from graphprune.planes import (
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 Arguments = dict[str, Any]
 
 
-@dataclass
+@dataclass(slots=True)
 class OpCall:
     """One call of an ATen op.
 
@@ -53,6 +53,7 @@ class OpCall:
         outputs: Output values, set before the rule runs.
         mixes: Set by `mix` when the op mixes statistics over channels.
         sums: Set by `sum_over_kept` when it sums products over channels.
+        contracts: Set by `count_macs` when it is a contraction.
     """
 
     run: LabelRun
@@ -61,7 +62,7 @@ class OpCall:
     outputs: tuple[Tensor, ...] = ()
     mixes: Callable[[Arguments], Arguments] | None = None
     sums: bool = False
-    _operands: dict[str, Operand] = field(default_factory=dict)
+    contracts: bool = False
 
     @classmethod
     def bind(cls, run: LabelRun, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OpCall:
@@ -80,10 +81,17 @@ class OpCall:
             if (known := result_like(self.func, arguments)) is not None:
                 return known
             if not all(on_meta):
+                arguments = _with_positions(arguments)
                 arguments = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), arguments)
             if "device" in arguments:
                 arguments["device"] = torch.device("meta")
-        return call_by_schema(self.func, change(arguments) if change else arguments)
+        arguments = change(arguments) if change else arguments
+        try:
+            return call_by_schema(self.func, arguments)
+        except NotImplementedError:  # it has no shape kernel
+            if not any(on_meta):
+                raise
+            return call_for_shapes(self.func, arguments)
 
     def compute_over_kept(self, keep: Tensor) -> Any:
         """Runs the op on the compact form of its arguments."""
@@ -183,10 +191,11 @@ class OpCall:
         """
         self.sums = True
 
-    def count_macs(self, macs: int, planes: Planes) -> None:
-        """Notes the multiply-accumulates of a contraction, and the planes that its loops shrink with."""
+    def count_macs(self, macs: int, planes: Planes, summed: Planes) -> None:
+        """Notes the multiply-accumulates of a contraction, the planes that its loops shrink with, and those it sums."""
+        self.contracts = True
         if self.run.keep is None:
-            self.run.count_macs(macs, planes)
+            self.run.count_macs(macs, planes, summed)
 
     def positional(self, operand: Operand, dims: Iterable[int], why: str = "addresses channels by position") -> None:
         """Says that the graph has to be rewritten here if anything is removed along ``dims``, and why."""
@@ -196,18 +205,16 @@ class OpCall:
                 self.run.positional.append((self.run.node, plane, cause))
 
     def fresh(self, shape: Sequence[int], dims: Iterable[int] | None = None) -> Planes:
-        """Planes of a tensor that is the same along ``dims`` (all of them by default).
+        """Planes of a tensor that is the same along ``dims`` (all of them by default), so it may shrink there.
 
-        It may shrink there, provided that the node's own sizes can be rewritten.
+        Where its size is a literal that nothing rewrites, the trial prune finds out.
         """
         name = f"%{self.run.node}"
-        planes = tuple(
+        return tuple(
             along(self.run.space.allocate(name, dim, shape[dim], stored=False), shape, dim)
             for dim in (range(len(shape)) if dims is None else dims)
             if shape[dim] > 1
         )
-        self.positional(Operand(tuple(shape), planes), range(len(shape)), "has a size of its own")
-        return planes
 
     def is_made_here(self, plane: Tensor) -> bool:
         """Whether the program itself makes all that the plane labels: copies, zeros; no parameter, no pinned label."""
@@ -305,7 +312,7 @@ class OpCall:
         """
         summed = frozenset(summed)
         joined = self.join(loops, operands, "contraction")
-        self.count_macs(prod(loops), joined)
+        self.count_macs(prod(loops), joined, tuple(plane for plane in joined if varying(plane) <= summed))
         planes = []
         for plane in joined:
             if varying(plane) <= summed:
@@ -326,6 +333,17 @@ class OpCall:
             return self.collapse(plane, summed, "summed over within each entry")
         self.collapse(plane, varying(plane) - summed, "the same index goes in every entry")
         return None
+
+
+def _with_positions(arguments: Arguments) -> Arguments:
+    """Constant masks among indices as the positions that they name: without values a mask would name all."""
+    if not isinstance(arguments.get("indices"), list):
+        return arguments
+    indices: list[Tensor | None] = []
+    for given in arguments["indices"]:
+        known = given is not None and given.dtype == torch.bool and not given.is_meta
+        indices += given.nonzero(as_tuple=True) if known else [given]
+    return arguments | {"indices": indices}
 
 
 def _values(argument: Any) -> Any:

@@ -60,7 +60,7 @@ def bmm(call: OpCall) -> list[Planes]:
     return [_matrix_product(call, required(call, "self"), required(call, "mat2"))]
 
 
-@rule(aten.addmm, aten.baddbmm, aten.addmm_, aten.baddbmm_)
+@rule(aten.addmm, aten.baddbmm)
 def addmm(call: OpCall) -> list[Planes]:
     """A bias and a matrix product."""
     names = ("mat1", "mat2") if "mat1" in call.arguments else ("batch1", "batch2")
@@ -98,7 +98,7 @@ def _plain_linear(call: OpCall, source: Operand, weight: Operand, bias: Operand 
     call.union(inputs, meets, "contraction")
     if added is not None:
         call.union(outputs, added, "bias")
-    call.count_macs(prod(source.shape) * weight.shape[0], (outputs, inputs, *others))
+    call.count_macs(prod(source.shape) * weight.shape[0], (outputs, inputs, *others), (inputs,))
     return (along(outputs, call.shape, last), *(thin(plane, [last]).expand(call.shape) for plane in others))
 
 
@@ -189,6 +189,11 @@ def convolution(call: OpCall) -> list[Planes]:
         call.sum_over_kept()
     elif (planes := _plain(call, source, weight)) is not None:
         return [planes]
+    return [general_convolution(call, source, weight)]
+
+
+def general_convolution(call: OpCall, source: Operand, weight: Operand) -> Planes:
+    """Planes of the result of any convolution."""
     spatial = range(2, len(source.shape))
     source = call.collapsed(source, spatial, "convolution mixes positions")
     weight = call.collapsed(weight, spatial, "the kernel keeps its size")
@@ -201,9 +206,9 @@ def convolution(call: OpCall) -> list[Planes]:
     planes = tuple(plane.view(*shape[:2], *ones).expand(shape) for plane in flat)
     bias = call.operand("bias")
     if bias is None:
-        return [planes]
+        return planes
     column = bias.mapped((bias.shape[0], *ones), lambda plane: plane.view(-1, *ones))
-    return [call.join(shape, [Operand(shape, planes), column], "bias")]
+    return call.join(shape, [Operand(shape, planes), column], "bias")
 
 
 def _plain(call: OpCall, source: Operand, weight: Operand) -> Planes | None:
@@ -213,7 +218,7 @@ def _plain(call: OpCall, source: Operand, weight: Operand) -> Planes | None:
     """
     groups, bias = call.arguments.get("groups", 1), call.operand("bias")
     depthwise = weight.shape[1] == 1 and groups == weight.shape[0]
-    if call["transposed"] or not (groups == 1 or depthwise):
+    if call.arguments.get("transposed") or not (groups == 1 or depthwise):
         return None
     inputs, outputs = channels_along(source.planes, 1), channels_along(weight.planes, 0)
     meets = outputs if depthwise else channels_along(weight.planes, 1)
@@ -231,13 +236,14 @@ def _plain(call: OpCall, source: Operand, weight: Operand) -> Planes | None:
     if added is not None:
         call.union(outputs, added, "bias")
     shape = call.shape
-    call.count_macs(prod(shape[:1] + shape[2:]) * prod(weight.shape), (outputs,) if depthwise else (outputs, inputs))
+    macs, summed = prod(shape[:1] + shape[2:]) * prod(weight.shape), () if depthwise else (inputs,)
+    call.count_macs(macs, (outputs, *summed), summed)
     return (along(outputs, shape, 1), *(along(plane, shape, 0) for plane in samples))
 
 
 def _positions(call: OpCall, source: Operand, weight: Operand) -> int:
     """Multiply-accumulates per sample and pair of coupled channels: positions times kernel size."""
-    spatial = source.shape[2:] if call["transposed"] else call.shape[2:]
+    spatial = source.shape[2:] if call.arguments.get("transposed") else call.shape[2:]
     return prod(spatial) * prod(weight.shape[2:])
 
 
@@ -249,7 +255,7 @@ def _channels(call: OpCall, source: Operand, weight: Operand, positions: int) ->
     groups = call.arguments.get("groups", 1)
     samples, channels = source.shape
     inner = channels // groups
-    if call["transposed"]:
+    if call.arguments.get("transposed"):
         outer, weight_split, weight_loops = weight.shape[1], (groups, inner, weight.shape[1]), [1, 3, 2]
     else:
         outer, weight_split, weight_loops = weight.shape[0] // groups, (groups, weight.shape[0] // groups, inner), [1,

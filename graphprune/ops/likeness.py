@@ -15,6 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from graphprune.ops.schema import call_by_schema
 
 aten = torch.ops.aten
 
@@ -40,6 +43,12 @@ def result_like(func: Any, arguments: Arguments) -> Any:
     first = arguments["tensors"][0] if func is aten.cat.default else next(iter(arguments.values()))
     result = torch.empty(tuple(shape), dtype=first.dtype, device="meta")
     return (result, *[STATISTICS] * _MORE_RESULTS[func]) if func in _MORE_RESULTS else result
+
+
+def call_for_shapes(func: Any, arguments: Arguments) -> Any:
+    """The result of an op without a kernel for the meta device, on the meta device: found by a run on ones."""
+    filled = tree_map_only(Tensor, lambda tensor: torch.ones_like(tensor, device="cpu"), arguments)
+    return tree_map_only(Tensor, lambda tensor: tensor.to("meta"), call_by_schema(func, filled))
 
 
 STATISTICS = torch.empty(0, device="meta")

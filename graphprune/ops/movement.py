@@ -14,7 +14,7 @@ from torch import Tensor
 
 from graphprune.labels import PINNED
 from graphprune.ops.call import OpCall
-from graphprune.ops.operand import Operand, memory_of, operand_of
+from graphprune.ops.operand import Operand, operand_of
 from graphprune.ops.registry import rule
 from graphprune.ops.schema import call_by_schema
 from graphprune.planes import Planes, channel_planes, compress, is_sample, relayout, squash, thin, varying
@@ -57,7 +57,7 @@ def _move(call: OpCall, func: Any = None) -> list[Planes]:
 
 @rule(
     aten.permute, aten.transpose, aten.t, aten.numpy_T, aten.unbind, aten.squeeze, aten.unsqueeze, aten.alias,
-        aten.detach,
+        aten.detach, aten.detach_copy,
     aten.lift_fresh, aten.repeat, aten.movedim, aten.alias_copy, aten.permute_copy, aten.contiguous, aten.tile,
         aten.flip,
     aten.rot90,
@@ -152,7 +152,7 @@ def part(call: OpCall) -> list[Planes]:
 
 def _note_strided(call: OpCall, operand: Operand, dim: int) -> None:
     """Notes channels of which the call takes every so many; see `graphprune.labelled.LabelRun.strided`."""
-    memory = memory_of(call["self"])
+    memory = call.run.memory_of(call["self"])
     cause = call.run.cause(call.func, "is written to in place, where its channels are not next to each other", "gap")
     for plane in channel_planes(operand.planes):
         if dim in varying(plane):

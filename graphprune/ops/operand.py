@@ -46,12 +46,6 @@ def operand_of(tensor: Tensor) -> Operand:
     return Operand(tuple(tensor.shape), planes_of(tensor))
 
 
-def memory_of(tensor: Tensor) -> int:
-    """Names the memory that a labelled or plain tensor shares with its views, for as long as one of them is held."""
-    memory: int = getattr(tensor, "value", tensor).untyped_storage()._cdata
-    return memory
-
-
 def planes_of(tensor: Tensor) -> Planes:
     """Planes of a labelled tensor; none for a plain one."""
     planes: Planes = getattr(tensor, "planes", ())

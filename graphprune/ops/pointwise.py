@@ -22,6 +22,8 @@ aten = torch.ops.aten
     aten.rrelu_with_noise,
     aten.log_sigmoid_forward,
     aten.nan_to_num,
+    aten.floor_divide,
+    aten.rsub,
     aten.masked_fill,
     aten.masked_fill_,
     aten.fill,

@@ -51,6 +51,21 @@ def reduction(call: OpCall) -> list[Planes]:
 
 
 @rule(
+    aten.mse_loss, aten.smooth_l1_loss, aten.huber_loss, aten.soft_margin_loss, aten.binary_cross_entropy,
+    aten.binary_cross_entropy_with_logits,
+)  # fmt: skip
+def loss(call: OpCall) -> list[Planes]:
+    """Elementwise, then reduced to a number unless told otherwise."""
+    operands = call.operands()
+    shape = tuple(torch.broadcast_shapes(*(operand.shape for operand in operands)))
+    planes = call.join(shape, operands, "elementwise")
+    if call["reduction"] == 0:
+        return [planes]
+    call.mix()
+    return [()]
+
+
+@rule(
     aten._softmax, aten._log_softmax, aten.softmax, aten._safe_softmax, aten.cumsum, aten.cumprod, aten.logcumsumexp
 )
 def along_a_dim(call: OpCall) -> list[Planes]:

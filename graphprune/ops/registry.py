@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,7 +21,7 @@ RULES: dict[Any, Rule] = {}
 
 
 def rule(*targets: Any) -> Callable[[Rule], Rule]:
-    """Registers a rule for ATen overloads, or for all overloads of an overload packet.
+    """Registers a rule for ATen overloads, for all overloads of a packet, or for an op of another library by its name.
 
     Raises:
         InternalError: a target has a rule already.
@@ -38,10 +39,24 @@ def rule(*targets: Any) -> Callable[[Rule], Rule]:
 
 def rule_for(func: Any) -> Rule | None:
     """The rule of an ATen overload: its own, its packet's, or the one of a tag of its; None where there is none."""
-    found = RULES.get(func) or RULES.get(func.overloadpacket)
+    packet = func.overloadpacket
+    found = RULES.get(func) or RULES.get(packet) or RULES.get(packet._qualified_op_name)
     if found is None:
-        return next((RULES[tag] for tag in _TAGS if tag in func.tags), None)
+        tag = _tag_with_rule(func)
+        return None if tag is None else RULES[tag]
     return found
+
+
+@cache
+def _tag_with_rule(func: Any) -> torch.Tag | None:
+    """The tag that says which rule an op has.
+
+    It may be a tag of the op that gives a new tensor where this one writes in place; torch does not tag all of those.
+    """
+    name, _, overload = str(func).removeprefix("aten.").partition(".")
+    pure = getattr(getattr(torch.ops.aten, name.removesuffix("_"), None), overload, None)
+    tags = {*func.tags, *(pure.tags if name.endswith("_") and pure is not None else ())}
+    return next((tag for tag in _TAGS if tag in tags), None)
 
 
 _TAGS = (torch.Tag.nondeterministic_seeded, torch.Tag.pointwise)

@@ -12,8 +12,8 @@ from torch import Tensor, fx, nn
 
 from graphprune.dependencies import Dependencies, leaf_operands
 from graphprune.ops.operand import Operand
-from graphprune.planes import KnownSizes, kept_shape
-from graphprune.program import Kept, Program, stored_tensors, submodules
+from graphprune.planes import kept_shape
+from graphprune.program import Kept, Layers, Program, stored_tensors, submodules
 from graphprune.rewrite.attributes import Updater, updater_of
 from graphprune.rewrite.literals import can_resize, resize_literals
 from graphprune.rewrite.sizes import Resize
@@ -52,14 +52,14 @@ def resize_nodes(module: fx.GraphModule, dependencies: Dependencies, keep: Tenso
         RewriteError: the literals of a node are in a form that cannot be rewritten.
     """
     labels = dependencies.keep_labels(keep)
-    done: set[int] = set()
-    known: KnownSizes = {}
+    layers, done = Layers(module), set[int]()
+    known = dependencies.known_sizes(keep)
     resizable = any(map(can_resize, module.graph.nodes))  # before a rule makes another op of a node
     for node in list(module.graph.nodes):
         if can_resize(node):
             resize_literals(Resize(module, node, dependencies.values, labels, known))
         elif node.op == "call_module":
-            leaf = module.get_submodule(str(node.target))
+            leaf = layers.called_by(node)
             if id(leaf) not in done and (update := updater_of(leaf)) is not None:
                 done.add(id(leaf))
                 _update_leaf(leaf, update, Resize(module, node, dependencies.values, labels, known))
@@ -149,7 +149,7 @@ def _sliced(tensor: Tensor, cuts: list[tuple[int, Tensor]], take: Take) -> Tenso
 def foretold_shapes(dependencies: Dependencies, keep: Tensor) -> dict[str, Any]:
     """Shapes that each node's result will have under a keep set."""
     labels = dependencies.keep_labels(keep)
-    known: KnownSizes = {}
+    known = dependencies.known_sizes(keep)
 
     def shape(operand: Operand) -> tuple[int, ...]:
         return kept_shape(operand.planes, operand.shape, labels, known)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from torch import fx, nn
 
+from graphprune.program import Layers
 from graphprune.rewrite.literals import op_name
 
 _OPS = frozenset({
@@ -18,13 +19,13 @@ _OPS = frozenset({
 _MODULE_FILES = frozenset({"activation", "batchnorm", "conv", "dropout", "linear", "padding", "pooling"})
 
 
-def is_sizeless(module: nn.Module, node: fx.Node) -> bool:
-    """Whether the node, of the module's graph, holds no size (or one that a layer's update covers)."""
+def is_sizeless(layers: Layers, node: fx.Node) -> bool:
+    """Whether the node, which may call one of the layers, holds no size (or one that a layer's update covers)."""
     if node.op in ("placeholder", "get_attr", "output"):
         return True
     if node.op != "call_module":
         return op_name(node) in _OPS
-    leaf = type(module.get_submodule(str(node.target)))
+    leaf = type(layers.called_by(node))
     if issubclass(leaf, nn.Flatten):
         return True
     return leaf.__module__.startswith("torch.nn.modules.") and leaf.__module__.rpartition(".")[2] in _MODULE_FILES

@@ -123,6 +123,13 @@ ROWS = (
     Case("activations", around(lambda x: F.hardswish(F.gelu(F.silu(F.elu(F.softplus(F.leaky_relu(x))))))), IMAGE, BOTH),
     Case("clamp and arithmetic", around(lambda x: (2 - x.clamp(-1, 1)) / 3 + x.abs().sqrt()), IMAGE, BOTH),
     Case("where", around(lambda x: torch.where(x > 0, x, x.exp() - 1)), IMAGE, BOTH),
+    Case("quotients that are no numbers where a channel is zero", around(
+        lambda x: x / x.sum((2, 3), keepdim=True) + x.square().sqrt().reciprocal().log()), IMAGE, BOTH, mixing=True),
+    Case("an op that torch has no shape kernel for", lambda: net(
+        lambda self, x: self.head(torch.geqrf(self.a(x))[0].flatten(1)), a=nn.Conv2d(3, 8, 3), head=nn.Linear(128, 4)),
+         IMAGE, frozen=("a.weight",), reason="no rule"),
+    Case("in-place functions without a tag", around(
+        lambda x: x.clone().abs_() + x.clone().copysign_(-1.0)), IMAGE, BOTH),
     Case("in-place relu and add", lambda: net(
         lambda self, x: (lambda y: self.head(self.b(F.relu_(y)).add_(y).relu_()))(self.a(x)),
         a=nn.Conv2d(3, 8, 3), b=nn.Conv2d(8, 8, 3, padding=1), head=nn.Conv2d(8, 4, 1)), IMAGE,

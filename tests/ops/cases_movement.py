@@ -219,6 +219,7 @@ ROWS = (
     Case("assignment of a number", around(_filled), IMAGE),
     Case("temporal shift", around(_shift), IMAGE),
     Case("detach", around(lambda x: x + x.detach().sigmoid()), IMAGE, BOTH),
+    Case("conversions of a tensor", around(lambda x: torch.as_tensor(x, dtype=torch.float32)), IMAGE, BOTH),
     Case("clone and contiguous", around(lambda x: x.clone().contiguous().to(torch.float32)), IMAGE, BOTH),
     Case("meshgrid concat of coordinates", lambda: net(
         lambda self, x: self.head(torch.cat([self.a(x), torch.ones(2, 1, 4, 4)], 1)), a=nn.Conv2d(3, 8, 3),

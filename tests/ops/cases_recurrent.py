@@ -24,7 +24,7 @@ def _around(layer: nn.Module, width: int = 8, take: Any = lambda found: found[0]
 
 
 def _by_export(self: Any, x: Tensor) -> Tensor:
-    y = self.stem(x) if len(x.shape) == 3 else x
+    y = self.stem(x) if len(x) > 0 else x
     out, (hidden, cell) = self.cell(y)
     result: Tensor = self.head(out.mean(1) + hidden[-1] + cell[0])
     return result
@@ -66,6 +66,14 @@ def _loop_over_length(self: Any, x: Tensor) -> Tensor:
     state = None
     for step in range(x.shape[1]):
         state = self.cell(self.stem(x[:, step]), state)
+    result: Tensor = self.head(state[0])  # type: ignore[index]
+    return result
+
+
+def _loop_by_export(self: Any, *inputs: Tensor) -> Tensor:
+    state = None
+    for step in inputs[0].unbind(1):
+        state = self.cell(self.stem(step), state)
     result: Tensor = self.head(state[0])  # type: ignore[index]
     return result
 
@@ -132,6 +140,7 @@ ROWS = (
     Case("lstm cell in a loop", lambda: _cell(nn.LSTMCell(6, 8)), TOKENS, CELL),
     Case("gru cell in a loop", lambda: _cell(nn.GRUCell(6, 8)), TOKENS, CELL),
     Case("rnn cell in a loop", lambda: _cell(nn.RNNCell(6, 8, nonlinearity="relu", bias=False)), TOKENS, CELL),
-    Case("lstm cell in a loop over the length", lambda: _cell(nn.LSTMCell(6, 8), _loop_over_length), TOKENS, CELL,
-         exported=True),
+    Case("lstm cell in a loop over the length", lambda: _cell(nn.LSTMCell(6, 8), _loop_over_length), TOKENS, CELL),
+    Case("lstm cell in a loop that torch.export captures", lambda: _cell(nn.LSTMCell(6, 8), _loop_by_export), TOKENS,
+         CELL, exported=True),
 )  # fmt: skip

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
+from torchvision.ops import deform_conv2d, roi_align
 
 from tests.ops.case import Case, image, net
 from tests.ops.cases_mixing import around, between_linear
@@ -79,6 +80,15 @@ ROWS = (
     Case("windows of channels", between_linear(lambda x: x.unfold(2, 4, 4).flatten(2)), TOKENS, frozen=("a.weight",),
          reason="by position"),
     Case("max unpooling", around(_unpooled), IMAGE, BOTH),
+    Case("deformable convolution", lambda: net(
+        lambda self, x: self.head(deform_conv2d(self.a(x), self.offsets(x), self.kernel, padding=1)),
+        a=nn.Conv2d(3, 8, 3, padding=1), offsets=nn.Conv2d(3, 18, 3, padding=1),
+        kernel=nn.Parameter(torch.randn(6, 8, 3, 3)), head=nn.Conv2d(6, 4, 1)), IMAGE,
+         ("a.weight", "kernel", "kernel:1", "head.weight:1"), ("offsets.weight",), "offsets belong"),
+    Case("boxes cut out of an image", lambda: net(
+        lambda self, x: self.head(roi_align(self.a(x), self.boxes, output_size=2).flatten(1)),
+        a=nn.Conv2d(3, 8, 3), head=nn.Linear(32, 4),
+        boxes=torch.tensor([[0, 0, 0, 3, 3], [1, 1, 1, 4, 4], [0, 2, 0, 4, 3.0]])), IMAGE, BOTH, ("boxes",)),
     Case("quarter turn", around(lambda x: torch.rot90(x, 1, (2, 3))), IMAGE, BOTH),
     Case("fft over positions", around(lambda x: torch.fft.fft2(x).abs()), IMAGE, BOTH),
     Case("fft", lambda: net(

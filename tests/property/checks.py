@@ -4,6 +4,7 @@
 - The user's own model with zeros in all slices that were removed in any round, run by plain torch. It knows nothing of
   labels, but cannot tell what an op makes of statistics over fewer channels, so programs with such ops are left out.
 - The plan, through JSON, on the user's model.
+- A reason for every dim that stays as it is.
 - A backward pass.
 - onnxruntime, where asked for: an export takes as long as thirty of these checks.
 """
@@ -25,6 +26,7 @@ from graphprune.capture import capture
 from graphprune.dependencies import Dependencies
 from graphprune.deploy.onnx_export import export_onnx
 from graphprune.errors import ExportError
+from graphprune.explain import why_frozen
 from graphprune.interpret import evaluating
 from graphprune.passes import pipelines
 from graphprune.passes.prune_channels import PruneChannels
@@ -47,6 +49,7 @@ class Outcome:
     """What was checked.
 
     Attributes:
+        route: What captured the program.
         channels: Prunable channels at first.
         removed: Channels that went in each round.
         zeroed: The zeroed user's model was compared.
@@ -55,6 +58,7 @@ class Outcome:
         shrunk: Ops (names of functions, methods and layers) of which a result became smaller.
     """
 
+    route: str
     channels: int
     removed: tuple[int, ...]
     zeroed: bool
@@ -74,33 +78,53 @@ def check(model: RandomProgram, below: Below, rounds: int, *, onnx: bool = False
     torch.manual_seed(below(1000))
     randomise(model)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    first = analysed(model, below)
+    program, removed, steps = pruned_in_rounds(first, below, rounds)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert not {name for name, _ in program.kept}.intersection(program.protect)
+    zeroed, onnx = bool(steps) and not model.mixing, bool(steps) and onnx
+    if steps:
+        check_replay(model, program, steps)
+    if zeroed:
+        zeroed_equals_compact(model, program)
+    exported = onnx and exports(first, program)
+    if steps:
+        check_training(program)  # the last, for it changes running statistics
+    return Outcome(
+        first.captured_by.route, dependencies_of(first).channels, removed, zeroed=zeroed, onnx=exported,
+        refused=onnx and not exported, shrunk=shrunk_ops(first, program),
+    )  # fmt: skip
+
+
+def analysed(model: RandomProgram, below: Below) -> Program:
+    """The program with its channels, under random options; there is a reason for every dim that has to stay."""
     example = example_of(model, BATCHES[below(len(BATCHES))], by_name=below(6) == 0)
     attention: Attention = "head_dim" if below(4) == 0 else "heads"
     names = [name for name, _ in model.named_parameters()]
     protect = (names[below(len(names))],) if below(6) == 0 else ()
-    program = first = Runner().run(pipelines.analysis(), capture(model, example, protect, attention))
-    removed, steps, exported = [], [], False
+    program = Runner().run(pipelines.analysis(), capture(model, example, protect, attention))
+    assert program.captured_by.route == "torch.export" or not model.takes_list
+    frozen = dependencies_of(program).frozen_dims()
+    assert all(why_frozen(dependencies_of(program), owner.name, owner.dim) for owner in frozen)
+    return program
+
+
+def pruned_in_rounds(program: Program, below: Below, rounds: int) -> tuple[Program, tuple[int, ...], list[Kept]]:
+    """The program after some rounds, how many channels went in each, and what was kept in those that removed any."""
+    removed, steps = [], []
     for _ in range(rounds):
-        dependencies = program.dependencies
-        assert dependencies is not None
-        keep = random_keep(dependencies, below)
+        keep = random_keep(dependencies_of(program), below)
         removed.append(int((~keep).sum()))
         if removed[-1]:
-            steps.append(dependencies.kept(keep))
+            steps.append(dependencies_of(program).kept(keep))
             program = pruned(program, keep)
-    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-    assert not {name for name, _ in program.kept}.intersection(protect)
-    if steps:
-        check_replay(model, program, steps)
-        if not model.mixing:
-            zeroed_equals_compact(model, program)
-        exported = onnx and exports(first, program)
-        check_training(program)  # the last, for it changes running statistics
-    assert first.dependencies is not None
-    return Outcome(
-        first.dependencies.channels, tuple(removed), zeroed=bool(steps) and not model.mixing, onnx=exported,
-        refused=bool(steps) and onnx and not exported, shrunk=shrunk_ops(first, program),
-    )  # fmt: skip
+    return program, tuple(removed), steps
+
+
+def dependencies_of(program: Program) -> Dependencies:
+    """The channels of a program that was analysed."""
+    assert program.dependencies is not None
+    return program.dependencies
 
 
 def randomise(model: nn.Module) -> None:
@@ -112,7 +136,7 @@ def randomise(model: nn.Module) -> None:
 
 
 def example_of(model: RandomProgram, batch_size: int, *, by_name: bool) -> Example:
-    """Random inputs, as positional or as keyword arguments."""
+    """Random inputs, as one list, as positional or as keyword arguments."""
 
     def draw(value: Value) -> Tensor:
         if value.kind == "ids":
@@ -120,6 +144,8 @@ def example_of(model: RandomProgram, batch_size: int, *, by_name: bool) -> Examp
         return torch.randn(batch_size, *value.shape, dtype=torch.float64)
 
     inputs = [draw(value) for value in model.inputs]
+    if model.takes_list:
+        return Example((inputs,), {})
     return Example((), dict(zip("xyz", inputs, strict=False))) if by_name else Example(tuple(inputs), {})
 
 

@@ -165,7 +165,14 @@ def op(*kinds: Kind, mixing: bool = False) -> Callable[[Callable[[Builder, int],
 
 
 class RandomProgram(nn.Module):
-    """Runs its steps one after the other; every step gives one value."""
+    """Runs its steps one after the other; every step gives one value.
+
+    Attributes:
+        inputs: What its inputs are.
+        mixing: Statistics over channels are part of the results.
+        decides_by_size: Looks at a size first, which plain torch.fx does not follow.
+        takes_list: Its inputs come as one list, which only torch.export captures.
+    """
 
     def __init__(self, builder: Builder, results: Sequence[int], form: str) -> None:
         """Takes what a builder has grown.
@@ -179,18 +186,18 @@ class RandomProgram(nn.Module):
         self.inputs = tuple(builder.values[: builder.inputs])
         self.steps, self.results, self.form = list(builder.steps), tuple(results), form
         self.mixing = builder.mixing
-        self.by_export = False
+        self.decides_by_size = self.takes_list = False
         for name, part in builder.stored.items():
             if isinstance(part, Tensor) and not isinstance(part, nn.Parameter):
                 self.register_buffer(name, part)
             else:
                 setattr(self, name, part)
 
-    def forward(self, x: Tensor, y: Tensor | None = None, z: Tensor | None = None) -> Any:
+    def forward(self, x: Tensor | list[Tensor], y: Tensor | None = None, z: Tensor | None = None) -> Any:
         """All results, in the program's form."""
-        values = [each for each in (x, y, z) if each is not None]
-        if self.by_export:
-            assert x.shape[1] > 0  # torch.fx does not follow this
+        values = list(x) if isinstance(x, list) else [each for each in (x, y, z) if each is not None]
+        if self.decides_by_size:
+            assert values[0].shape[1] > 0
         for step in self.steps:
             parts = [getattr(self, name) for name in step.parts]
             values.append(step.compute(*parts, *(values[index] for index in step.inputs)))

@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
-from benchmarks.fuzz import ONNX_EVERY, run_block
+from benchmarks.fuzz import ONNX_EVERY, run_block, run_seed
 from tests.property.checks import check
 from tests.property.ops import OPS
 from tests.property.programs import Below, RandomProgram, build
@@ -39,5 +39,8 @@ def test_programs_of_seeds(first_seed: int) -> None:
     counts = run_block(first_seed, BLOCK, code="")
     assert not counts["mismatches"], counts["mismatches"]
     assert counts["prunable"] > BLOCK // 2 and counts["zeroed"] and counts["removed"]
-    exports = sum(seed % ONNX_EVERY == 0 for seed in range(first_seed, first_seed + BLOCK))
-    assert counts["onnx"] + counts["onnx_refused"] == exports
+
+
+def test_some_programs_reach_onnxruntime() -> None:
+    """The blocks compare a few, but none has to be one that can be pruned and exported."""
+    assert any(run_seed(seed).onnx for seed in range(0, 10 * ONNX_EVERY, ONNX_EVERY))

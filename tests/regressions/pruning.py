@@ -8,13 +8,11 @@ import torch
 from torch import nn
 
 from graphprune.capture import capture
-from graphprune.dependencies import Dependencies
 from graphprune.passes import pipelines
 from graphprune.program import Attention, Example, Program
 from graphprune.runner import Runner
 from tests.ops.case import randomised
-from tests.property.checks import pruned
-from tests.property.checks import zeroed_equals_compact as zeroed_equals_compact
+from tests.property.checks import dependencies_of, pruned, zeroed_equals_compact
 
 
 def analysed(model: nn.Module, example: Any, attention: Attention = "heads") -> Program:
@@ -29,12 +27,6 @@ def prunable(program: Program, name: str, dim: int = 0) -> int:
     """How many indices of a dim can go."""
     owner = next(owner for owner in dependencies_of(program).stored if (owner.name, owner.dim) == (name, dim))
     return int((dependencies_of(program).channel_of[owner.start : owner.start + owner.size] >= 0).sum())
-
-
-def dependencies_of(program: Program) -> Dependencies:
-    """The channels of a program that was analysed."""
-    assert program.dependencies is not None
-    return program.dependencies
 
 
 def assert_prunes_right(

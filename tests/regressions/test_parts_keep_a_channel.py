@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.ops.case import net
-from tests.regressions.pruning import analysed, assert_prunes_right, dependencies_of
+from tests.property.checks import dependencies_of
+from tests.regressions.pruning import analysed, assert_prunes_right
 
 
 def _split(x: Tensor) -> Tensor:

@@ -24,6 +24,9 @@ def arithmetic(b: Builder, x: int) -> int | None:
         ("clone relu_", lambda y: y.clone().relu_()), ("maximum", lambda y: torch.maximum(y, y * 0.5)),
         ("zeros_like", lambda y: torch.zeros_like(y) + y), ("dropout", lambda y: F.dropout(y, 0.2, training=False)),
         ("erf, to", lambda y: y.erf().to(y.dtype)), ("max(a, b)", lambda y: torch.max(y, y.sigmoid())),
+        ("logsigmoid", lambda y: F.logsigmoid(y)), ("nan_to_num", lambda y: y.nan_to_num()),
+        ("full_like", lambda y: y * torch.full_like(y, 0.5)), ("new_ones", lambda y: y.new_ones(y.shape) - y),
+        ("clone zero_", lambda y: y + y.clone().zero_()), ("hardtanh", lambda y: F.hardtanh(y, -0.5, 0.5)),
     ])  # fmt: skip
     return b.map(name, x, compute)
 
@@ -72,6 +75,8 @@ def over_positions(b: Builder, x: int) -> int | None:
     name, compute = b.choose([
         ("mean", lambda y: y.mean(dims)), ("sum", lambda y: y.sum(dims)), ("amax", lambda y: y.amax(dims)),
         ("var", lambda y: y.var(dims, unbiased=False)), ("norm", lambda y: torch.linalg.vector_norm(y + 2, dim=dims)),
+        ("amin", lambda y: y.amin(dims)), ("var_mean", lambda y: sum(torch.var_mean(y, dims, correction=0))),
+        ("prod", lambda y: y.flatten(*sorted((dims[0], dims[-1]))).prod(dims[0])),
         ("max", lambda y: y.flatten(*sorted((dims[0], dims[-1]))).max(dims[0])[0]),
     ])  # fmt: skip
     return b.add(f"{name}{dims}", [x], Value("features", (value.width,)), compute)
@@ -97,6 +102,10 @@ def over_channels(b: Builder, x: int) -> int | None:
         ("unit", lambda y: F.normalize(y, dim=dim, eps=0.1)), ("cumsum", lambda y: y.cumsum(dim)),
         ("spread", lambda y: y / (1 + y.var(dim, keepdim=True, unbiased=False))),
         ("logsumexp", lambda y: y - y.logsumexp(dim, keepdim=True)), ("sum", lambda y: y + y.sum(dim).unsqueeze(dim)),
+        ("cumprod", lambda y: y.sigmoid().cumprod(dim)), ("amin", lambda y: y * y.amin(dim, keepdim=True).tanh()),
+        ("broadcast_to", lambda y: y - torch.broadcast_to(y.mean(dim, keepdim=True), y.shape)),
+        ("std", lambda y: y * y.std(dim, keepdim=True, correction=0)),
+        ("norm", lambda y: y / (1 + y.norm(dim=dim, keepdim=True))),
     ])  # fmt: skip
     return b.map(f"{name}({dim})", x, compute)
 
@@ -110,6 +119,9 @@ def similarity(b: Builder, x: int) -> int | None:
         ("attention to itself", lambda y: F.scaled_dot_product_attention(y, y.sigmoid(), y)),
         ("einsum", lambda y: torch.einsum("nic,njc,njd->nid", y, y.tanh(), y)),
         ("cosine", lambda y: F.cosine_similarity(y, y.sigmoid(), dim=-1).unsqueeze(-1) * y),
+        ("triangle", lambda y: torch.tril(y @ y.mT) @ y),
+        ("baddbmm", lambda y: torch.baddbmm(y, y @ y.mT, y.sigmoid())),
+        ("diagonal", lambda y: (y @ y.mT).diagonal(dim1=1, dim2=2).unsqueeze(-1) * y),
     ])  # fmt: skip
     return b.map(name, x, compute)
 
@@ -121,7 +133,8 @@ def without_a_rule(b: Builder, x: int) -> int | None:
     name, compute = b.choose([
         ("sort", lambda y: y.sort(dim)[0]), ("fft", lambda y: torch.fft.fft(y, dim=dim).real),
         ("cummax", lambda y: y.cummax(dim)[0]), ("flat roll", lambda y: y.roll(1)),
-        ("argmax", lambda y: y * (1 + y.argmax(dim, keepdim=True))),
+        ("argmax", lambda y: y * (1 + y.argmax(dim, keepdim=True))), ("argsort", lambda y: y + y.argsort(dim)),
+        ("triangle", lambda y: y.triu() if y.dim() > 2 else y),
     ])  # fmt: skip
     return b.map(f"{name}({dim})", x, compute)
 
@@ -140,6 +153,7 @@ def pooling(b: Builder, x: int) -> int | None:
         ("adaptive", lambda y: F.adaptive_avg_pool2d(y, (2, 1)), Value("image", (channels, 2, 1))),
         ("adaptive max", lambda y: F.adaptive_max_pool2d(y, 1), Value("image", (channels, 1, 1))),
         ("strided", lambda y: y[..., ::2, ::2], Value("image", (channels, -(-height // 2), -(-width // 2)))),
+        ("rot90", lambda y: torch.rot90(y, 1, (2, 3)), Value("image", (channels, width, height))),
     ])  # fmt: skip
     return b.add(name, [x], result, compute)
 
@@ -153,8 +167,14 @@ def pooling_of_other_ranks(b: Builder, x: int) -> int | None:
         return b.add("adaptive", [x], Value("volume", (channels, 1, 1, 1)), lambda y: pool(y, 1))
     if size[0] < 2:
         return None
-    pool = b.choose([F.avg_pool1d, F.max_pool1d])
-    return b.add("pool 2", [x], Value("sequence", (channels, size[0] // 2)), lambda y: pool(y, 2))
+    half = Value("sequence", (channels, size[0] // 2))
+    name, compute, result = b.choose([
+        ("avg", lambda y: F.avg_pool1d(y, 2), half), ("max", lambda y: F.max_pool1d(y, 2), half),
+        ("adaptive", lambda y: F.adaptive_avg_pool1d(y, size[0] // 2), half),
+        ("linear", lambda y: F.interpolate(y, size[0] // 2, mode="linear"), half),
+        ("reflect", lambda y: F.pad(y, (1, 0), "reflect"), Value("sequence", (channels, size[0] + 1))),
+    ])  # fmt: skip
+    return b.add(f"pool {name}", [x], result, compute)
 
 
 @op("image")
@@ -178,6 +198,17 @@ def pad_positions(b: Builder, x: int) -> int | None:
         return None
     result = Value("image", (channels, height, width + 2))
     return b.add(f"pad {mode}", [x], result, lambda y: F.pad(y, (1, 1, 0, 0), mode))
+
+
+@op("image")
+def sampled(b: Builder, x: int) -> int | None:
+    """Positions that another layer chooses."""
+    where = project(b, x, 2)
+
+    def sample(y: Tensor, grid: Tensor) -> Tensor:
+        return F.grid_sample(y, grid.permute(0, 2, 3, 1).tanh(), align_corners=False)
+
+    return b.add("grid_sample", [x, where], b.values[x], sample)
 
 
 @op("features", "sequence", "image", "volume")

@@ -84,6 +84,10 @@ def functional_convolution(b: Builder, x: int) -> int | None:
     if depthwise:
         name = b.parameter(value.width, 1, *weight)
         return b.map("depthwise conv", x, lambda w, y: convolve(y, w, groups=y.shape[1]), name)
+    if b.below(3) == 0:
+        turned = F.conv_transpose2d if rank == 2 else F.conv_transpose1d
+        name = b.parameter(value.width, out, *weight)
+        return b.add("conv_transpose", [x], value.resized(out), lambda w, y: turned(y, w), name)
     names = b.parameter(out, value.width, *weight), b.parameter(out)
     return b.add("conv", [x], value.resized(out), lambda w, bias, y: convolve(y, w, bias), *names)
 
@@ -101,6 +105,12 @@ def product_with_a_parameter(b: Builder, x: int) -> int | None:
         lambda w, s, y: y @ w + s, lambda w, s, y: torch.matmul(y, w) * s,
         lambda w, s, y: F.linear(y, w.t(), s), lambda w, s, y: torch.einsum("...i,io->...o", y, w) - s,
     ])  # fmt: skip
+    if value.kind == "tokens" and b.below(3) == 0:
+        compute = b.choose([
+            lambda w, s, y: torch.baddbmm(s, y, w.expand(y.shape[0], -1, -1)),
+            lambda w, s, y: torch.addmm(s, y.flatten(0, 1), w, beta=0.5).view(y.shape[0], y.shape[1], out),
+            lambda w, s, y: torch.stack([torch.mv(w.t(), s @ w.t()), s]).sum(0) * (y @ w),
+        ])  # fmt: skip
     return b.add("@", [x], value.resized(out), compute, weight, shift)
 
 
@@ -139,9 +149,9 @@ def bilinear(b: Builder, x: int) -> int | None:
     return b.add("bilinear", [x, y], Value("features", (5,)), lambda module, u, v: module(u, v), layer)
 
 
-@op("tokens")
+@op("tokens", mixing=True)
 def mix_tokens(b: Builder, x: int) -> int | None:
-    """Layers over the positions, as in an MLP-Mixer."""
+    """Layers over the positions, as in an MLP-Mixer: they become channels, over which later ops take statistics."""
     length = b.values[x].shape[0]
     first, second = b.store(nn.Linear(length, 6)), b.store(nn.Linear(6, length))
 

@@ -140,8 +140,9 @@ def there_and_back(b: Builder, x: int) -> int | None:
     return b.map(f"there and back {name}", x, compute)
 
 
-@op("features")
+@op("features", mixing=True)
 def features_to_image(b: Builder, x: int) -> int | None:
+    """Channels become positions as well, over which later ops may take statistics."""
     (width,) = b.values[x].shape
     side = b.choose([1, *divisors(width)])
     name, compute = b.choose([
@@ -152,8 +153,9 @@ def features_to_image(b: Builder, x: int) -> int | None:
     return b.add(f"{name} {side}", [x], Value("image", (width // side, side, 1)), compute)
 
 
-@op("features")
+@op("features", mixing=True)
 def features_to_tokens(b: Builder, x: int) -> int | None:
+    """Likewise."""
     (width,) = b.values[x].shape
     length = b.choose([1, *divisors(width)])
     compute = b.choose([lambda y: y.view(y.shape[0], length, -1), lambda y: y.reshape(-1, length, width // length)])
@@ -201,6 +203,7 @@ def squeezed(b: Builder, x: int) -> int | None:
         ("squeeze of nothing", lambda y: y.squeeze(dim) if value.width > 1 else y),
         ("[None], [0]", lambda y: y.unsqueeze(0)[0]), ("[..., None], squeeze(-1)", lambda y: y[..., None].squeeze(-1)),
         ("expand", lambda y: y.unsqueeze(1).expand(-1, 2, *[-1] * len(value.shape)).sum(1)),
+        ("in place", lambda y: y.clone().unsqueeze_(dim).transpose_(dim, dim + 1).squeeze_(dim + 1)),
     ])  # fmt: skip
     return b.map(name, x, compute)
 

@@ -53,8 +53,16 @@ def rows_by_index(b: Builder, x: int) -> int | None:
     def copied(i: Tensor, y: Tensor) -> Tensor:
         return torch.zeros_like(y).index_copy(1, i[:1], y[:, :1])
 
+    def scattered(i: Tensor, y: Tensor) -> Tensor:
+        return torch.zeros_like(y).scatter_add(1, i[None, :, None].expand(y.shape), y.tanh())
+
+    def put(i: Tensor, y: Tensor) -> Tensor:
+        z = y.transpose(0, 1).index_put((i[:1],), y[:, 0] * 2).transpose(0, 1)
+        return z + y.take_along_dim(i[None, :, None], 1)
+
     name, compute = b.choose([
-        ("gather", by_gather), ("argsort", by_data), ("index_add", added), ("index_copy", copied)
+        ("gather", by_gather), ("argsort", by_data), ("index_add", added), ("index_copy", copied),
+        ("scatter_add", scattered), ("index_put", put),
     ])  # fmt: skip
     return b.map(name, x, compute, order)
 
@@ -93,6 +101,8 @@ def sorted_positions(b: Builder, x: int) -> int | None:
     name, compute, left = b.choose([
         ("sort", lambda y: y.sort(1)[0], length), ("topk", lambda y: y.topk(1, 1)[0], 1),
         ("median", lambda y: y.median(1, keepdim=True)[0], 1), ("cummax", lambda y: y.cummax(1)[0], length),
+        ("kthvalue", lambda y: y.kthvalue(1, 1, keepdim=True)[0], 1),
+        ("argmin", lambda y: y[:, :1] * y.argmin(1, keepdim=True), 1),
     ])  # fmt: skip
     return b.add(name, [x], Value("tokens", (left, width)), compute)
 
@@ -105,6 +115,7 @@ def spectrum(b: Builder, x: int) -> int | None:
         ("fft", lambda y: torch.fft.fft(y, dim=dim).abs()),
         ("rfft", lambda y: torch.fft.irfft(torch.fft.rfft(y, dim=dim), value.shape[dim - 1], dim=dim)),
         ("fft over channels", lambda y: torch.fft.fft(y, dim=value.dim).real),
+        ("complex", lambda y: (torch.complex(y, y.tanh()) * torch.complex(y * 2, y)).conj().imag),
     ])  # fmt: skip
     return b.map(name, x, compute)
 

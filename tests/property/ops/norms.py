@@ -53,7 +53,7 @@ def group_norm(b: Builder, x: int) -> int | None:
 def norm_of_the_last_dim(b: Builder, x: int) -> int | None:
     value = b.values[x]
     width = value.width
-    kind = b.below(4)
+    kind = b.below(5)
     if kind == 0:
         return b.add_layer(nn.LayerNorm(width, elementwise_affine=bool(b.below(3))), x, value)
     if kind == 1:
@@ -61,6 +61,8 @@ def norm_of_the_last_dim(b: Builder, x: int) -> int | None:
     if kind == 2:
         names = b.parameter(width), b.parameter(width)
         return b.map("layer_norm", x, lambda w, s, y: F.layer_norm(y, (width,), w, s), *names)
+    if kind == 3:
+        return b.map("rms_norm", x, lambda w, y: F.rms_norm(y, [width], w, 1e-5), b.parameter(width))
     return b.map("rms by hand", x, lambda w, y: w * y * torch.rsqrt(y.square().mean(-1, keepdim=True) + 0.1),
                  b.parameter(width))  # fmt: skip
 

@@ -51,6 +51,7 @@ def equal_parts(b: Builder, x: int) -> int | None:
         ("unbind", lambda y: y.unflatten(dim, (count, width // count)).unbind(dim)),
         ("inner unbind", lambda y: y.unflatten(dim, (width // count, count)).unbind(dim + 1)),
         ("strided", lambda y: [y[around(dim, slice(start, None, count))] for start in range(count)]),
+        ("hsplit" if dim == 1 else "chunk", lambda y: torch.hsplit(y, count) if dim == 1 else y.chunk(count, dim)),
     ])  # fmt: skip
     meet, compute = b.choose([
         ("cat", lambda first, *rest: torch.cat([*rest, first.relu()], dim)),

@@ -1,0 +1,201 @@
+"""Capture by torch.fx with sizes that are known: Python code that decides by them can be followed.
+
+Every node is run on shapes as soon as it is traced, at two batch sizes. What comes out the same is a plain number from
+then on; what does not depends on the batch and stays in the graph. A decision that depends on the batch cannot be
+followed.
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from operator import attrgetter
+from types import NoneType
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx._symbolic_trace import _wrapped_fns_to_patch
+from torch.fx.proxy import TraceError
+
+from graphprune.capture.symbolic import ModelTracer, is_foreign, trace
+from graphprune.labelled import ShapeRun
+from graphprune.labels import LabelSpace
+from graphprune.program import Example
+from graphprune.shapes import ShapeInterpreter
+
+_BATCH_SIZES = (2, 1021)
+"""Far apart, and one of them a large prime: few conditions on the batch come out the same under both."""
+
+
+def trace_with_sizes(model: nn.Module, example: Example) -> fx.Graph:
+    """Traces a model in its present mode.
+
+    Raises:
+        Exception: whatever tracing raised; `TraceError` where the code decides by values, or by the size of the batch.
+    """
+    with _foreign_functions_open():
+        graph = trace(model, example, _SizedTracer)
+    for node in reversed(graph.nodes):  # sizes and parts of tuples that were not asked for
+        if not node.users and node.target in (getattr, operator.getitem):
+            graph.erase_node(node)
+    return graph
+
+
+@contextmanager
+def _foreign_functions_open() -> Iterator[None]:
+    """Lets functions that were given to `fx.wrap`, because torch.fx could not follow them, be traced like any other."""
+    closed = {key: names for key, names in _wrapped_fns_to_patch.items() if is_foreign(names.get(key[1]))}
+    for key in closed:
+        del _wrapped_fns_to_patch[key]
+    try:
+        yield
+    finally:
+        _wrapped_fns_to_patch.update(closed)
+
+
+class _SizedTracer(ModelTracer):
+    """Knows the shape of every proxy, and what depends on the batch."""
+
+    def __init__(self, model: nn.Module, example: Example) -> None:
+        super().__init__(model, example)
+        device = next(model.parameters()).device
+        self.runs = [
+            ShapeInterpreter(model, ShapeRun(LabelSpace(), device), lambda node, result: None) for _ in _BATCH_SIZES
+        ]
+        self.inputs = [_inputs(model, example, batch_size) for batch_size in _BATCH_SIZES]
+        self.values: dict[fx.Node, list[Any]] = {}
+        self.running = False
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """A proxy that knows its shape."""
+        return _SizedProxy(node, self)
+
+    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **options: Any) -> Any:
+        """A proxy, or what it would stand for where that is known."""
+        node = super().create_proxy(kind, target, args, kwargs, *rest, **options).node
+        self.values[node] = self._run(node)
+        return self._known(node)
+
+    def _run(self, node: fx.Node) -> list[Any]:
+        """Results of a node at both batch sizes."""
+        if node.op == "placeholder":
+            return [inputs[str(node.target)] for inputs in self.inputs]
+        self.running = True
+        try:
+            if node.op == "get_attr":  # what can change must not decide
+                tensor = attrgetter(str(node.target))(self.root)
+                return [torch.empty(tensor.shape, dtype=tensor.dtype, device="meta") for _ in _BATCH_SIZES]
+            with torch.no_grad():
+                return [run.result(node, *self._arguments(node, place)) for place, run in enumerate(self.runs)]
+        finally:
+            self.running = False
+
+    def _arguments(self, node: fx.Node, place: int) -> Any:
+        return fx.map_arg((node.args, node.kwargs), lambda source: self._values(source)[place])
+
+    def _values(self, node: fx.Node) -> list[Any]:
+        if node not in self.values:  # a constant, which torch.fx adds by itself
+            self.values[node] = self._run(node)
+        return self.values[node]
+
+    def _known(self, node: fx.Node) -> Any:
+        """What is known of a node's result; a node that is not needed for it is taken back."""
+        first, second = self.values[node]
+        if isinstance(first, Tensor):
+            return self.proxy(node)
+        if type(first) in (tuple, list, torch.Size) and len(first) == len(second):
+            found: Any = self._entries(node, first, second)
+        elif _agree(first, second):
+            found = first
+        else:
+            return self.proxy(node)
+        if found is not None and not node.users:
+            self.graph.erase_node(node)
+        return found
+
+    def _entries(self, node: fx.Node, first: Any, second: Any) -> Any:
+        entries = [
+            a if _agree(a, b) else self.entry(node, index)
+            for index, (a, b) in enumerate(zip(first, second, strict=True))
+        ]
+        if isinstance(first, torch.Size) and not all(type(entry) is int for entry in entries):
+            return tuple(entries)
+        return type(first)(entries)
+
+    def entry(self, node: fx.Node, index: int) -> Any:
+        """A part of a node's result."""
+        return self.create_proxy("call_function", operator.getitem, (self.proxy(node), index), {})
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
+        """Layers that run on shapes see their tensors."""
+        return attr_val if self.running else super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Layers that run on shapes call their parts."""
+        return forward(*args, **kwargs) if self.running else super().call_module(m, forward, args, kwargs)
+
+    def create_arg(self, a: Any) -> Any:
+        """Proxies first, for these pass for tensors."""
+        return a.node if issubclass(type(a), fx.Proxy) else super().create_arg(a)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        """Refuses."""
+        what = "the values" if isinstance(self.values[obj.node][0], Tensor) else "the size of the batch"
+        raise TraceError(f"a decision depends on {what} of {obj}")
+
+
+class _SizedProxy(fx.Proxy):
+    """Passes for what it stands for: a tensor, or a number that depends on the batch."""
+
+    tracer: _SizedTracer
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        """Code asks whether something is a tensor."""
+        return Tensor if isinstance(self._value, Tensor) else _SizedProxy
+
+    @property
+    def _value(self) -> Any:
+        return self.tracer.values[self.node][0]
+
+    def __getattr__(self, k: str) -> Any:
+        attribute = getattr(type(self._value), k) if hasattr(type(self._value), k) else getattr(self._value, k)
+        if callable(attribute):
+            return lambda *args, **kwargs: self.tracer.create_proxy("call_method", k, (self, *args), kwargs)
+        return self.tracer.create_proxy("call_function", getattr, (self, k), {})
+
+    def __len__(self) -> int:
+        sizes = {len(value) for value in self.tracer.values[self.node]}
+        if len(sizes) > 1:
+            raise TraceError(f"the length of {self} is that of the batch")
+        return sizes.pop()
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self.tracer.entry(self.node, index) for index in range(len(self)))
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, key, value), {})
+
+
+_PLAIN = (NoneType, bool, int, float, complex, str, torch.dtype, torch.device, torch.layout, torch.memory_format)
+
+
+def _agree(first: Any, second: Any) -> bool:
+    """Whether two values are the same number, type or the like."""
+    return isinstance(first, _PLAIN) and type(first) is type(second) and first == second
+
+
+def _inputs(model: nn.Module, example: Example, batch_size: int) -> dict[str, Any]:
+    """The example at another batch size, without values, by the parameters of forward."""
+
+    def resized(tensor: Tensor) -> Tensor:
+        shape = (batch_size, *tensor.shape[1:]) if example.is_batched(tensor) else tensor.shape
+        return torch.empty(shape, dtype=tensor.dtype, device="meta")
+
+    inputs = example.mapped(resized)
+    return dict(inspect.signature(model.forward).bind(*inputs.args, **inputs.kwargs).arguments)

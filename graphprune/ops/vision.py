@@ -1,0 +1,32 @@
+"""Ops of torchvision, by name, for the library need not be there."""
+
+from __future__ import annotations
+
+from graphprune.ops.call import OpCall
+from graphprune.ops.contraction import general_convolution, required
+from graphprune.ops.registry import rule
+from graphprune.planes import Planes, drop, varying
+
+
+@rule("torchvision::deform_conv2d")
+def deform_conv2d(call: OpCall) -> list[Planes]:
+    """A convolution that reads between positions, by offsets that another layer computes."""
+    if call["offset_groups"] > 1:
+        return call.freeze_all("several groups of channels have offsets of their own", "gap")
+    for name in ("offset", "mask"):
+        for plane in required(call, name).planes:
+            call.freeze(plane, "offsets belong to positions of the kernel")
+    if call.is_computed("weight"):
+        call.sum_over_kept()
+    return [general_convolution(call, required(call, "input"), required(call, "weight"))]
+
+
+@rule("torchvision::roi_align", "torchvision::roi_pool")
+def roi_align(call: OpCall) -> list[Planes]:
+    """Boxes cut out of ``(N, C, H, W)``: ``(boxes, C, h, w)``."""
+    for plane in required(call, "rois").planes:
+        call.freeze(plane, "boxes have four sides")
+    source = call.collapsed(required(call, "input"), [0, 2, 3], "positions are mixed")
+    rows = (drop(plane, [0, 2, 3]) for plane in source.planes if varying(plane) == {1})
+    planes = tuple(labels[None, :, None, None].expand(call.shape) for labels in rows)
+    return [planes, *[()] * (len(call.outputs) - 1)]
