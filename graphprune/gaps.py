@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from graphprune.dependencies import NOT_PRUNABLE, Dependencies
+from graphprune.dependencies import Dependencies
 from graphprune.errors import FrozenError
 from graphprune.explain import behind
+from graphprune.groups import NOT_PRUNABLE
 from graphprune.labels import PINNED, Cause, LabelSpace, merged
 from graphprune.program import Program
 

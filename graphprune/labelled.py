@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from graphprune.labels import Cause, LabelSpace, Origin
 from graphprune.ops.call import OpCall
+from graphprune.ops.evaluation import evaluate, evaluate_over_kept, evaluate_with_zeros
 from graphprune.ops.likeness import STATISTICS
 from graphprune.ops.registry import rule_for
 from graphprune.ops.schema import call_by_schema, schema_of
@@ -197,15 +198,15 @@ class LabelRun:
     def dispatch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Runs one ATen op on values, then its rule on planes."""
         call = OpCall.bind(self, func, args, kwargs)
-        outputs = call.compute()
+        outputs = evaluate(call)
         flat = _flat(outputs)
         call.outputs = tuple(leaf for leaf in flat if isinstance(leaf, Tensor))
         planes = self._planes_of_outputs(call)
         if self.keep is not None and call.mixes:
-            flat = _evaluate_over_kept(call, flat, planes, self.keep)
+            flat = _over_kept(tree_leaves(evaluate_over_kept(call, call.mixes, self.keep)), flat, planes, self.keep)
         elif self.keep is not None and (call.sums or (call.contracts and not _is_finite(flat))):
             # what is removed may be anything behind a logarithm or a quotient, also infinite
-            flat = _flat(call.compute_with_zeros(self.keep))
+            flat = _flat(evaluate_with_zeros(call, self.keep))
         written = _written(call)
         if written is not None:
             if isinstance(written, Labelled):
@@ -266,9 +267,8 @@ def _flat(outputs: Any) -> list[Any]:
     return list(outputs) if isinstance(outputs, (tuple, list)) else [outputs]
 
 
-def _evaluate_over_kept(call: OpCall, dense: list[Any], planes: list[Planes], keep: Tensor) -> list[Any]:
-    """Runs a mixing op on the kept channels and puts zeros where the removed ones were."""
-    compact = tree_leaves(call.compute_over_kept(keep))
+def _over_kept(compact: list[Any], dense: list[Any], planes: list[Planes], keep: Tensor) -> list[Any]:
+    """What an op gave over the kept channels, with zeros where the removed ones were."""
     left = iter(planes)
     return [
         scatter(leaf, dense_leaf.shape, next(left), keep) if isinstance(leaf, Tensor) else leaf

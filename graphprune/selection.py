@@ -12,8 +12,9 @@ from torch import Tensor
 
 from graphprune.budget import Budget, Measure
 from graphprune.costs import CostModel
-from graphprune.dependencies import Dependencies, Group
+from graphprune.dependencies import Dependencies
 from graphprune.errors import BudgetError, OptionError
+from graphprune.groups import Group
 
 
 @dataclass(frozen=True)

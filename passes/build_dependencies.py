@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, fx
 
-from graphprune.dependencies import Dependencies, analyse
+from graphprune.analysis import analyse
+from graphprune.dependencies import Dependencies
 from graphprune.equivalence import run_program
 from graphprune.errors import InputError, RewriteError
 from graphprune.ops.operand import Operand

@@ -16,8 +16,8 @@ from torch import Tensor
 from graphprune.criteria.criterion import Sensitivity
 from graphprune.criteria.gradients import Differentiated, differentiate, private_copy
 from graphprune.criteria.members import member_indices
-from graphprune.dependencies import Group
 from graphprune.errors import OptionError
+from graphprune.groups import Group
 from graphprune.program import Program
 from graphprune.randomness import private_random_state
 from graphprune.scores import Scores

@@ -12,25 +12,20 @@ from itertools import permutations
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
 from graphprune.labels import Origin
-from graphprune.ops.likeness import call_for_shapes, result_like
-from graphprune.ops.operand import Operand, operand_of, planes_of
-from graphprune.ops.schema import bind, call_by_schema
+from graphprune.ops.operand import Operand, operand_of, tensors_in
+from graphprune.ops.schema import bind
 from graphprune.planes import (
     Planes,
     along,
     channel_planes,
     constant_along,
     drop,
-    gather,
     is_sample,
     labels_along,
     same,
-    scatter,
     squash,
     thin,
     varying,
@@ -69,50 +64,6 @@ class OpCall:
         """Binds positional and keyword arguments to the names of the op's schema."""
         return cls(run, func, bind(func, args, kwargs))
 
-    def compute(self, change: Callable[[Arguments], Arguments] | None = None) -> Any:
-        """Runs the op on the values, all on the meta device if one of them is.
-
-        Args:
-            change: Applied to the arguments (values instead of labelled tensors) before the op runs.
-        """
-        arguments = {name: _values(argument) for name, argument in self.arguments.items()}
-        on_meta = [leaf.is_meta for argument in arguments.values() for leaf in _tensors_in(argument)]
-        if any(on_meta):
-            if (known := result_like(self.func, arguments)) is not None:
-                return known
-            if not all(on_meta):
-                arguments = _with_positions(arguments)
-                arguments = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), arguments)
-            if "device" in arguments:
-                arguments["device"] = torch.device("meta")
-        arguments = change(arguments) if change else arguments
-        try:
-            return call_by_schema(self.func, arguments)
-        except NotImplementedError:  # it has no shape kernel
-            if not any(on_meta):
-                raise
-            return call_for_shapes(self.func, arguments)
-
-    def compute_over_kept(self, keep: Tensor) -> Any:
-        """Runs the op on the compact form of its arguments."""
-        mixes = self.mixes
-        assert mixes is not None
-
-        def compact(tensor: Tensor) -> Tensor:
-            return gather(getattr(tensor, "value", tensor), planes_of(tensor), keep)
-
-        arguments = tree_map_only(Tensor, compact, self.arguments)
-        return call_by_schema(self.func, mixes(arguments))
-
-    def compute_with_zeros(self, keep: Tensor) -> Any:
-        """Runs the op with zeros in all that is removed of its arguments."""
-
-        def masked(tensor: Tensor) -> Tensor:
-            value, planes = getattr(tensor, "value", tensor), planes_of(tensor)
-            return scatter(gather(value, planes, keep), value.shape, planes, keep)
-
-        return call_by_schema(self.func, tree_map_only(Tensor, masked, self.arguments))
-
     # What a rule reads
 
     def __getitem__(self, name: str) -> Any:
@@ -126,7 +77,7 @@ class OpCall:
 
     def operands(self) -> list[Operand]:
         """All tensor arguments, in the order of the schema."""
-        return [operand_of(leaf) for argument in self.arguments.values() for leaf in _tensors_in(argument)]
+        return [operand_of(leaf) for argument in self.arguments.values() for leaf in tensors_in(argument)]
 
     def value(self, name: str) -> Tensor | None:
         """The value of a tensor argument where analysis knows it: of constants, not of parameters or inputs."""
@@ -333,35 +284,6 @@ class OpCall:
             return self.collapse(plane, summed, "summed over within each entry")
         self.collapse(plane, varying(plane) - summed, "the same index goes in every entry")
         return None
-
-
-def _with_positions(arguments: Arguments) -> Arguments:
-    """Constant masks among indices as the positions that they name: without values a mask would name all."""
-    if not isinstance(arguments.get("indices"), list):
-        return arguments
-    indices: list[Tensor | None] = []
-    for given in arguments["indices"]:
-        known = given is not None and given.dtype == torch.bool and not given.is_meta
-        indices += given.nonzero(as_tuple=True) if known else [given]
-    return arguments | {"indices": indices}
-
-
-def _values(argument: Any) -> Any:
-    """An argument with values instead of labelled tensors."""
-    if isinstance(argument, Tensor):
-        return getattr(argument, "value", argument)
-    if isinstance(argument, (list, tuple)):
-        return [_values(entry) for entry in argument]
-    return argument
-
-
-def _tensors_in(argument: Any) -> list[Tensor]:
-    """The tensors of an argument: ATen ops take them alone or in lists."""
-    if isinstance(argument, Tensor):
-        return [argument]
-    if isinstance(argument, (list, tuple)):
-        return [entry for entry in argument if isinstance(entry, Tensor)]
-    return []
 
 
 def _overlapping(plane: Tensor, others: list[Tensor]) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,3 +51,12 @@ def planes_of(tensor: Tensor) -> Planes:
     """Planes of a labelled tensor; none for a plain one."""
     planes: Planes = getattr(tensor, "planes", ())
     return planes
+
+
+def tensors_in(argument: Any) -> list[Tensor]:
+    """The tensors of an argument: ATen ops take them alone or in lists."""
+    if isinstance(argument, Tensor):
+        return [argument]
+    if isinstance(argument, (list, tuple)):
+        return [entry for entry in argument if isinstance(entry, Tensor)]
+    return []

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from graphprune.dependencies import NOT_PRUNABLE, Dependencies
+from graphprune.dependencies import Dependencies
+from graphprune.groups import NOT_PRUNABLE
 from graphprune.ops.operand import Operand
 from graphprune.planes import channel_planes, is_sample, squash, varying
 from graphprune.rewrite.compact import copy_sharing_tensors
