@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from graphprune.errors import InputError, LossError
+from graphprune.errors import InputError, LossError, is_out_of_memory
 from graphprune.program import Example
 
 
@@ -182,9 +182,9 @@ def evaluate_loss(loss: Callable[[Any, Any], Any], module: nn.Module, batch: Bat
 def _run(module: nn.Module, batch: Batch) -> Any:
     try:
         return module(*batch.inputs.args, **batch.inputs.kwargs)
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:  # any op may refuse, in its own way
+        if is_out_of_memory(error):
+            raise
         shapes = ", ".join(f"{tuple(tensor.shape)} of {tensor.dtype}" for tensor in batch.inputs.tensors())
         raise InputError(
             f"data: the model cannot take a batch with inputs {shapes}: {error}\nGive batches like the example input"
@@ -194,9 +194,9 @@ def _run(module: nn.Module, batch: Batch) -> Any:
 def _loss_of(loss: Callable[[Any, Any], Any], output: Any, target: Any) -> Any:
     try:
         return loss(output, target)
-    except (LossError, torch.OutOfMemoryError):
-        raise
     except Exception as error:  # a user's function
+        if isinstance(error, LossError) or is_out_of_memory(error):
+            raise
         raise LossError(
             f"the loss cannot be computed from output {_describe(output)} and target {_describe(target)}: "
             f"{type(error).__name__}: {error}"

@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves
 
 from graphprune.dependencies import Dependencies
-from graphprune.errors import InputError, VerificationError
+from graphprune.errors import InputError, VerificationError, is_out_of_memory
 from graphprune.interpret import evaluating, interpret, keeping_buffers
 from graphprune.labelled import Labelled, LabelRun
 from graphprune.labels import LabelSpace, ReplayedSpace
@@ -144,6 +144,8 @@ def _run_compact(compact: Program, example: Example) -> Any:
     try:
         return run_program(compact, example)
     except (RuntimeError, ValueError, IndexError) as error:
+        if is_out_of_memory(error):
+            raise
         reason = str(error).partition("\n")[0]
         raise VerificationError(f"the compact program fails where the masked one runs: {reason}") from error
 

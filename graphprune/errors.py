@@ -6,6 +6,8 @@ change. `InternalError` means that graphprune broke one of its own invariants; i
 
 from __future__ import annotations
 
+import torch
+
 
 class GraphPruneError(Exception):
     """Base class of every exception raised on purpose by graphprune."""
@@ -75,3 +77,8 @@ def first_line(error: BaseException) -> str:
     """Type and first line of an exception, to be quoted in another one's message."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0] if text else ''}".rstrip(": ")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, which says nothing about the model; torch has no type of its own for that on the CPU."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "not enough memory" in str(error)

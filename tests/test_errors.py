@@ -190,3 +190,8 @@ def test_a_refused_call_can_be_repeated_with_better_input() -> None:
     with pytest.raises(UserError):
         compile_(model, data=[])
     assert compile_(model, data=batch()).report.achieved["channels"] == 0.5
+
+
+def test_lack_of_memory_is_not_blamed_on_the_user() -> None:
+    with pytest.raises(RuntimeError, match="not enough memory"):
+        compile_(loss=lambda output, target: torch.empty(2**50).mean(), data=batch())

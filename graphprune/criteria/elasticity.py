@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from graphprune.criteria.criterion import CRITERIA, Accumulate, Sensitivity
 from graphprune.data import Batch, evaluate_loss
-from graphprune.errors import LossError
+from graphprune.errors import LossError, is_out_of_memory
 from graphprune.gate_sites import find_sites
 from graphprune.gates import GatedModule, can_be_per_sample, insert_gates
 from graphprune.program import Program, device_of
@@ -120,9 +120,9 @@ def gate_gradient(gated: GatedModule, batch: Batch, loss: Callable[[Any, Any], A
 def _gradient(value: Tensor, gate: Tensor) -> Tensor | None:
     try:
         return torch.autograd.grad(value, [gate], allow_unused=True)[0]
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:  # an op without a derivative
+        if is_out_of_memory(error):
+            raise
         raise LossError(
             f"the loss has no gradient in the model's channels: {str(error).partition(chr(10))[0]}. Use a criterion "
             "without gradients, such as 'l1-norm'"
