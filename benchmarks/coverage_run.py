@@ -47,8 +47,9 @@ def study(name: str, grid: Grid) -> dict[str, Any]:
     started = time.perf_counter()
     row: dict[str, Any] = {"model": name, "outcome": "pass", "reason": "", "compilations": []}
     try:
+        model, example = make(name)
         for sparsity, rounds in product(grid.sparsities, grid.rounds):
-            row |= compiled_row(row, name, sparsity, rounds, export=grid.exports(sparsity, rounds))
+            row |= compiled_row(row, model, example, sparsity, rounds, export=grid.exports(sparsity, rounds))
     except UserError as error:
         row |= {"outcome": "refused", "reason": str(error)}
     except Exception as error:  # whatever goes wrong is the result of the study
@@ -57,9 +58,10 @@ def study(name: str, grid: Grid) -> dict[str, Any]:
     return row | {"seconds": time.perf_counter() - started, "peak_mib": peak_mib}
 
 
-def compiled_row(row: dict[str, Any], name: str, sparsity: float, rounds: int, *, export: bool) -> dict[str, Any]:
-    """The row with one compilation more."""
-    model, example = make(name)
+def compiled_row(
+    row: dict[str, Any], model: nn.Module, example: Any, sparsity: float, rounds: int, *, export: bool
+) -> dict[str, Any]:
+    """The row with one compilation more of a model, which stays as it is."""
     started = time.perf_counter()
     compiled = graphprune.compile(
         model, example, sparsity=sparsity, schedule=equal_steps(rounds), loss=distance_from_one
