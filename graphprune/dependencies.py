@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from graphprune.groups import NOT_PRUNABLE, Group
-from graphprune.labelled import Contraction
 from graphprune.labels import LabelSpace, Owner
+from graphprune.loops import Contraction
 from graphprune.ops.operand import Operand
 from graphprune.planes import KnownSizes
 from graphprune.program import Kept
@@ -26,7 +26,7 @@ class Dependencies:
         channel_of: Channel index of each label, `NOT_PRUNABLE` for frozen labels and those of no parameter.
         groups: Groups in the order of their first parameter.
         values: Shapes and planes of each node's result, by node name.
-        contractions: Multiply-accumulates of each contraction.
+        contractions: All contractions, as nests of loops.
         normalised: Nodes that hold a normalisation.
         choices: What rules decided by sizes, by node.
         rewritten: Nodes that write to the memory of a node's result in place, by its name.

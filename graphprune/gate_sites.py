@@ -183,7 +183,7 @@ def _mixed(dependencies: Dependencies) -> dict[str, Tensor]:
     mixed: dict[str, Tensor] = {}
     for contraction in dependencies.contractions:
         summed = torch.zeros(dependencies.channels + 1, dtype=torch.bool)
-        for plane in channel_planes(contraction.summed):
+        for plane in channel_planes(contraction.summed_planes):
             summed[dependencies.channel_of[squash(plane)].flatten()] = True
         _add(mixed, contraction.node, summed[:-1])
     return mixed

@@ -17,6 +17,7 @@ from torch.utils._mode_utils import no_dispatch
 from torch.utils._pytree import tree_leaves
 
 from graphprune.labels import Cause, LabelSpace, Origin
+from graphprune.loops import Contraction
 from graphprune.ops.call import OpCall
 from graphprune.ops.evaluation import evaluate, evaluate_over_kept, evaluate_with_zeros
 from graphprune.ops.likeness import STATISTICS
@@ -61,19 +62,6 @@ class Labelled(Tensor):
     def __repr__(self, *, tensor_contents: object = None) -> str:  # type: ignore[override]
         """Shape and number of planes."""
         return f"Labelled({tuple(self.shape)}, {len(self.planes)} planes)"
-
-
-@dataclass(frozen=True)
-class Contraction:
-    """The multiply-accumulates of one contraction, and the planes that its loops shrink with.
-
-    ``summed`` are those of the loops that are summed over.
-    """
-
-    node: str
-    macs: int
-    planes: Planes
-    summed: Planes
 
 
 @dataclass
@@ -190,10 +178,6 @@ class LabelRun:
                 if node != writer:
                     found[node] = (*found.get(node, ()), writer)
         return found
-
-    def count_macs(self, macs: int, planes: Planes, summed: Planes) -> None:
-        """Notes a contraction of the node that runs now."""
-        self.contractions.append(Contraction(self.node, macs, planes, summed))
 
     def dispatch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Runs one ATen op on values, then its rule on planes."""

@@ -2,6 +2,7 @@
 
 from graphprune.ops import (
     contraction,
+    convolution,
     creation,
     fourier,
     indexing,
@@ -20,6 +21,6 @@ from graphprune.ops import (
 )
 
 __all__ = [
-    "contraction", "creation", "fourier", "indexing", "movement", "normalisation", "ordering", "pairwise",
-    "pointwise", "randomness", "recurrent", "reduction", "shuffle", "spatial", "vision", "windows",
+    "contraction", "convolution", "creation", "fourier", "indexing", "movement", "normalisation", "ordering",
+    "pairwise", "pointwise", "randomness", "recurrent", "reduction", "shuffle", "spatial", "vision", "windows",
 ]  # fmt: skip

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import permutations
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from graphprune.labels import Origin
+from graphprune.loops import Contraction, Window, loops_of
 from graphprune.ops.operand import Operand, operand_of, tensors_in
 from graphprune.ops.schema import bind
 from graphprune.planes import (
@@ -48,7 +48,7 @@ class OpCall:
         outputs: Output values, set before the rule runs.
         mixes: Set by `mix` when the op mixes statistics over channels.
         sums: Set by `sum_over_kept` when it sums products over channels.
-        contracts: Set by `count_macs` when it is a contraction.
+        contracts: Set by `count` when it is a contraction.
     """
 
     run: LabelRun
@@ -142,11 +142,15 @@ class OpCall:
         """
         self.sums = True
 
-    def count_macs(self, macs: int, planes: Planes, summed: Planes) -> None:
-        """Notes the multiply-accumulates of a contraction, the planes that its loops shrink with, and those it sums."""
+    def count(
+        self, loops: Sequence[int], planes: Planes, summed: frozenset[int],
+        operands: Iterable[frozenset[int]], window: Window | None = None,
+    ) -> None:  # fmt: skip
+        """Notes a contraction; see `Contraction` for the arguments."""
         self.contracts = True
         if self.run.keep is None:
-            self.run.count_macs(macs, planes, summed)
+            found = Contraction(self.run.node, tuple(loops), planes, summed, tuple(operands), window)
+            self.run.contractions.append(found)
 
     def positional(self, operand: Operand, dims: Iterable[int], why: str = "addresses channels by position") -> None:
         """Says that the graph has to be rewritten here if anything is removed along ``dims``, and why."""
@@ -250,20 +254,23 @@ class OpCall:
             return self._broadcast([plane for plane in rest if plane is not None])
         return planes
 
-    def contract(self, loops: Sequence[int], operands: Sequence[Operand], summed: Iterable[int]) -> Planes:
+    def contract(
+        self, loops: Sequence[int], operands: Sequence[Operand], summed: Iterable[int], window: Window | None = None
+    ) -> Planes:
         """Ties the operands of a contraction, written in the space of all its loops.
 
         Args:
             loops: Size of each loop.
             operands: Each with one dim per loop, of size 1 where the operand does not have it.
             summed: The loops that are summed over.
+            window: Of a convolution.
 
         Returns:
             Planes of the result, which has the loops that are not summed, in order.
         """
         summed = frozenset(summed)
         joined = self.join(loops, operands, "contraction")
-        self.count_macs(prod(loops), joined, tuple(plane for plane in joined if varying(plane) <= summed))
+        self.count(loops, joined, summed, (loops_of(operand.shape) for operand in operands), window)
         planes = []
         for plane in joined:
             if varying(plane) <= summed:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from graphprune.ops.call import OpCall
-from graphprune.ops.contraction import general_convolution, required
+from graphprune.ops.contraction import required
+from graphprune.ops.convolution import general_convolution
 from graphprune.ops.registry import rule
 from graphprune.planes import Planes, drop, varying
 
