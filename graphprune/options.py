@@ -25,11 +25,11 @@ def limits_of(min_channels: int | str | Callable[[int], int], align: int | str) 
         if min_channels != "safe":
             raise OptionError(f"min_channels='{min_channels}': expected a number, a function, or 'safe'")
         min_channels = safe_floor
-    if not callable(min_channels) and not _is_count(min_channels):
+    if not callable(min_channels) and not is_count(min_channels):
         raise OptionError(f"min_channels={min_channels}: expected a whole number of at least 1")
     if align == "auto":
         raise OptionError("align='auto' needs a measured profile, which this version does not have; give a multiple")
-    if not _is_count(align):
+    if not is_count(align):
         raise OptionError(f"align={align}: expected a whole number of at least 1")
     return Limits(min_channels, align)
 
@@ -45,7 +45,8 @@ def attention_of(given: str) -> Attention:
     return given  # type: ignore[return-value]
 
 
-def _is_count(value: object) -> TypeGuard[int]:
+def is_count(value: object) -> TypeGuard[int]:
+    """Whether a value is a whole number of at least 1."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
@@ -53,7 +54,7 @@ def check_options(granularity: str, samples: int, protect: object, seed: object,
     """Raises `OptionError` for what cannot work whatever the model is."""
     if granularity != "channel":
         raise OptionError(f"granularity='{granularity}' is not available; this version prunes 'channel'")
-    if not _is_count(samples):
+    if not is_count(samples):
         raise OptionError(f"samples={samples}: expected a whole number of at least 1")
     if isinstance(protect, str):
         raise OptionError(f"protect='{protect}': expected a sequence of patterns, e.g. protect=('{protect}',)")

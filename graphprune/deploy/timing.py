@@ -182,7 +182,7 @@ def time_interleaved(
     paths = {name: Path(path) for name, path in models.items()}
     running, reason, placements = _place(paths, feeds, provider, threads)
     bound = {name: BoundSession(open_session(path, running, threads), feeds) for name, path in paths.items()}
-    runs = {name: _runs_per_sample(session, warmup) for name, session in bound.items()}
+    runs = {name: runs_per_sample(session, warmup) for name, session in bound.items()}
     samples = _sample(bound, runs, repeats, on_progress)
     return TimingResult(
         provider=running,
@@ -227,12 +227,12 @@ def _place(
     return provider, reason, placements
 
 
-def _runs_per_sample(session: BoundSession, warmup: int) -> int:
-    """Warm up, then find how many runs, doubling, last long enough to be timed."""
+def runs_per_sample(session: BoundSession, warmup: int, sample_ms: float = _MIN_SAMPLE_MS) -> int:
+    """Warm up, then find how many runs, doubling, last at least ``sample_ms``."""
     for _ in range(warmup):
         session.run()
     runs = 1
-    while _timed_ms(session, runs) * runs < _MIN_SAMPLE_MS:
+    while timed_ms(session, runs) * runs < sample_ms:
         runs *= 2
     return runs
 
@@ -245,13 +245,13 @@ def _sample(
     for done in range(1, repeats + 1):
         with _garbage_collector_off():
             for name, session in bound.items():
-                samples[name].append(_timed_ms(session, runs[name]))
+                samples[name].append(timed_ms(session, runs[name]))
         if on_progress is not None:
             on_progress(done, repeats)
     return samples
 
 
-def _timed_ms(session: BoundSession, runs: int) -> float:
+def timed_ms(session: BoundSession, runs: int) -> float:
     """Mean time of a run, in milliseconds."""
     start = time.perf_counter()
     for _ in range(runs):
