@@ -82,7 +82,6 @@ class MaskedProgram:
         run = LabelRun(ReplayedSpace(self.space), device_of(self.program), keep=self.keep, choices=choices)
         return interpret(self.program, run, values, example, record)
 
-
     def in_double(self) -> MaskedProgram:
         """The same in double precision."""
         values = {name: as_double(tensor) for name, tensor in self.values.items()}
@@ -125,7 +124,7 @@ def _compare(masked: MaskedProgram, compact: Program, seed: int) -> Verification
         with private_random_state(seed):  # a program may draw random numbers in evaluation mode too
             found = _run_compact(compact, example)
         for first, second in zip(_tensors(expected), _tensors(found), strict=True):
-            error, scale = max(error, _difference(first, second)), max(scale, _scale(first))
+            error, scale = max(error, difference(first, second)), max(scale, scale_of(first))
         if error <= tolerance * scale and scale > 0:
             continue
         # an output that is zero everywhere (a head before training) proves nothing: every node is compared then
@@ -143,7 +142,7 @@ def _run_compact(compact: Program, example: Example) -> Any:
     """The outputs of the compact program; that it cannot run at all is a difference as well."""
     try:
         return run_program(compact, example)
-    except (RuntimeError, ValueError, IndexError) as error:
+    except (RuntimeError, ValueError, IndexError, AssertionError) as error:
         if is_out_of_memory(error):
             raise
         reason = str(error).partition("\n")[0]
@@ -176,7 +175,7 @@ def _tensors(value: Any) -> list[Tensor]:
     return [getattr(leaf, "value", leaf) for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
-def _difference(first: Tensor, second: Tensor) -> float:
+def difference(first: Tensor, second: Tensor) -> float:
     """Largest absolute difference; equal infinities and NaN count as equal, other NaN as an infinite difference."""
     if first.shape != second.shape:
         return float("inf")
@@ -191,7 +190,8 @@ def _difference(first: Tensor, second: Tensor) -> float:
     return float(difference.max())
 
 
-def _scale(tensor: Tensor) -> float:
+def scale_of(tensor: Tensor) -> float:
+    """Largest finite absolute value."""
     finite = tensor[tensor.isfinite()]
     finite = finite.abs() if finite.is_complex() else finite.double().abs()
     return float(finite.max()) if finite.numel() else 0.0
@@ -235,7 +235,7 @@ class _Watch(fx.Interpreter):
 
     def compare(self, node: fx.Node, expected: Tensor, found: Tensor) -> None:
         """Notes the first node that differs."""
-        error, scale = _difference(expected, found), _scale(expected)
+        error, scale = difference(expected, found), scale_of(expected)
         self.largest = max(self.largest, scale)
         # cancelled values keep the roundings of what they were made of, hence a share of the largest value so far
         allowed = self.tolerance * max(scale, 1e-3 * self.largest)

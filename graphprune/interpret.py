@@ -66,7 +66,7 @@ class LabelInterpreter:
         """
         try:
             return self.result(node, args, kwargs)
-        except (RuntimeError, IndexError, ValueError) as error:
+        except (RuntimeError, IndexError, ValueError, AssertionError) as error:
             first_line = str(error).strip().partition("\n")[0]
             where = f" at {self.run_state.source}" if self.run_state.source else ""
             if "on meta tensors" in first_line:

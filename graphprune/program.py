@@ -95,7 +95,7 @@ class Example:
 
 @dataclass(frozen=True)
 class CapturedBy:
-    """Which front end made the graph, and why the other one was not used (empty where it was not needed)."""
+    """Which front end made the graph, and why those before it could not (empty for the first)."""
 
     route: str
     reason: str = ""

@@ -73,7 +73,7 @@ def _check_positions(example: Example, small: Program) -> None:
         return
     try:
         run_program(small, small.example)
-    except (RuntimeError, IndexError, ValueError) as error:
+    except (RuntimeError, IndexError, ValueError, AssertionError) as error:
         raise InputError(str(error)) from error
 
 

@@ -231,6 +231,6 @@ BROKEN_RULES = (
                IMAGE),
     BrokenRule("boxes, one channel too far", "torchvision::roi_align", with_planes("torchvision::roi_align", shifted),
                net(lambda self, x: self.head(roi_align(self.a(x), self.boxes, output_size=2)),
-                   a=nn.Conv2d(3, 8, 3), head=nn.Conv2d(8, 4, 1), boxes=Tensor([[0.0, 0, 0, 3, 3], [1, 1, 1, 4, 4]])),
+                   a=nn.Conv2d(3, 8, 3), head=nn.Conv2d(8, 4, 1), boxes=Tensor([[0.0, 0, 0, 3, 3], [0, 1, 1, 4, 4]])),
                IMAGE),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""From an nn.Module to a `Program`, by torch.fx or, where that fails, by torch.export."""
+"""From an nn.Module to a `Program`: by torch.fx, by torch.fx with known sizes, or by torch.export."""
 
 from graphprune.capture.capture import capture
 from graphprune.capture.private_copy import unshare

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import fx, nn
 
-from graphprune.capture.exported import export
+from graphprune.capture.fidelity import Reference
+from graphprune.capture.functions import is_transform, transforms_left
+from graphprune.capture.layout import free_of_layout
 from graphprune.capture.legalise import legalise
 from graphprune.capture.private_copy import private_copy
-from graphprune.capture.sized import trace_with_sizes
-from graphprune.capture.symbolic import trace
+from graphprune.capture.requirements import require_sizes
+from graphprune.capture.routes import ROUTES, Route
+from graphprune.capture.symbolic import OpaqueCall
 from graphprune.capture.training import follow_mode
 from graphprune.errors import CaptureError, InputError, first_line
 from graphprune.program import Attention, CapturedBy, Example, Program, stored_parameters, submodules
+from graphprune.randomness import private_random_state
 
 
 def capture(
-    model: nn.Module, example_input: Any, protect: tuple[str, ...] = (), attention: Attention = "heads"
+    model: nn.Module,
+    example_input: Any,
+    protect: tuple[str, ...] = (),
+    attention: Attention = "heads",
+    *,
+    verify: bool = True,
 ) -> Program:
     """Captures a model; the model itself is not touched.
 
@@ -28,64 +38,72 @@ def capture(
         example_input: A tensor, a tuple of arguments, or a dict of keyword arguments.
         protect: Name patterns kept for the analysis.
         attention: What goes of attention, kept for the analysis.
+        verify: Run the model, and take a graph only if it computes the same. On the meta device there is nothing to
+            compare.
 
     Raises:
         InputError: the example holds no tensor, or the model is not ready to run.
-        CaptureError: neither front end could capture the model; the message has both reasons.
+        CaptureError: no front end could capture the model; the message has the reason of each.
     """
     example = Example.of(example_input)
     _check_inputs(model, example)
-    root = private_copy(model)
+    verify = verify and not any(parameter.is_meta for parameter in model.parameters())
+    reference = Reference.of(private_copy(model).eval(), example) if verify else None
+    reasons: list[str] = []
+    at_one_size: Program | None = None
+    for name, route in ROUTES.items():
+        try:
+            module = _captured(model, example, route)
+        except Exception as error:  # tracing runs the user's code, which may raise anything
+            reasons.append(f"{name}: {first_line(error)}")
+            continue
+        program = Program(module, example, CapturedBy(name, "; ".join(reasons)), protect, attention)
+        difference = reference.difference(module) if reference is not None else None
+        if difference is None:
+            return program if reference is None else replace(program, captured_by=reference.remarked(program))
+        reasons.append(f"{name}: {difference}")
+        if at_one_size is None and difference.batch_size != example.batch_size:
+            at_one_size = program
+    if at_one_size is not None:
+        return _fixed(at_one_size, "; ".join(reasons))
+    listed = "".join(f"\n  {reason}" for reason in reasons)
+    raise CaptureError(
+        f"{type(model).__name__} cannot be captured.{listed}\n"
+        "Move control flow on tensor values, on the size of the batch and on what earlier calls left behind out of "
+        "forward()."
+    )
+
+
+def _fixed(program: Program, reasons: str) -> Program:
+    """A program that is right at the example's batch size only, and refuses others."""
+    batch_size = program.example.batch_size
+    require_sizes(program.module.graph, program.inputs(), first=0)
+    program.module.recompile()
+    route = f"{program.captured_by.route}, for batches of {batch_size} only"
+    return replace(program, captured_by=CapturedBy(route, reasons))
+
+
+_SEED = 1
+"""While tracing: not that of the comparison, or numbers that tracing draws once and for all would pass for new ones."""
+
+
+def _captured(model: nn.Module, example: Example, route: Route) -> fx.GraphModule:
+    """A graph module of a copy of the model, in the modes of the model."""
+    root = private_copy(model)  # one for each route: a trace that failed may leave anything in it
     modes = {name: module.training for name, module in submodules(root).items()}
     root = legalise(root).eval()
-    graph, captured_by = _graph(root, example)
+    with private_random_state(_SEED), transforms_left():
+        graph = route(root, example)
+    transforms = [node for node in graph.nodes if is_transform(node.target)]
+    if transforms:
+        raise OpaqueCall(f"%{transforms[0].name} is a part of torch.func (vmap, grad), which is not supported")
+    free_of_layout(graph)
     follow_mode(graph)
     module = fx.GraphModule(root, graph, class_name=type(model).__name__)
     _restore_modes(module, modes)
     if not any(True for _ in module.parameters()):
-        raise InputError(f"no parameter of {type(model).__name__} takes part in its graph (scripts hide theirs)")
-    return Program(module, example, captured_by, protect, attention)
-
-
-def _graph(root: nn.Module, example: Example) -> tuple[fx.Graph, CapturedBy]:
-    try:
-        return trace(root, example), CapturedBy("torch.fx")
-    except Exception as error:  # tracing runs the user's code, which may raise anything
-        fx_reason = first_line(error)
-    try:
-        return trace_with_sizes(root, example), CapturedBy("torch.fx with sizes", f"torch.fx: {fx_reason}")
-    except Exception as error:  # likewise
-        sized_reason = first_line(error)
-    reasons = []
-    # torch specialises batches of 0 and 1, so the graph is made from at least two samples where the model takes them
-    sample = example.resized(2) if example.batch_size == 1 else example
-    with _gradients_required(root):
-        for candidate in (sample, example):
-            try:
-                graph = export(root, candidate)
-                return graph, CapturedBy("torch.export", f"torch.fx: {fx_reason}; with sizes: {sized_reason}")
-            except Exception as error:  # likewise
-                reasons.append(first_line(error))
-    raise CaptureError(
-        f"{type(root).__name__} cannot be captured.\n  torch.fx: {fx_reason}\n  torch.fx with sizes: {sized_reason}\n"
-        f"  torch.export: {reasons[-1]}\n"
-        "Check that model(example_input) runs, and move control flow on tensor values out of forward()."
-    )
-
-
-class _gradients_required:
-    """Makes every floating parameter require a gradient for a while, which keeps fused inference out of the graph."""
-
-    def __init__(self, root: nn.Module) -> None:
-        self.frozen = [p for p in root.parameters() if not p.requires_grad and p.is_floating_point()]
-
-    def __enter__(self) -> None:
-        for parameter in self.frozen:
-            parameter.requires_grad_(True)
-
-    def __exit__(self, *_: object) -> None:
-        for parameter in self.frozen:
-            parameter.requires_grad_(False)
+        raise OpaqueCall(f"no parameter of {type(model).__name__} takes part in its graph (scripts hide theirs)")
+    return module
 
 
 def _check_inputs(model: nn.Module, example: Example) -> None:

@@ -13,12 +13,13 @@ import torch
 from torch import fx, nn
 from torch.export import Dim
 from torch.nn.modules.rnn import RNNBase, RNNCellBase
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from graphprune.capture.functions import functions_refused
 from graphprune.capture.leaves import is_leaf, switches_with_mode
 from graphprune.capture.recurrent import raise_recurrent
 from graphprune.capture.regions import inline_regions
+from graphprune.capture.requirements import require_sizes
 from graphprune.program import Example
 
 
@@ -50,9 +51,9 @@ def export(model: nn.Module, example: Example) -> fx.Graph:
     graph: fx.Graph = module.graph
     inline_regions(graph, module)
     _strip_guards(graph)
-    _let_views_copy(graph)
     raise_modules(graph, model)
     _adopt_constants(graph, module, model)
+    require_sizes(graph, tree_leaves((example.args, example.kwargs)))
     for node in graph.nodes:
         node.meta = {"source": _user_line(node.meta.get("stack_trace") or "")}
     return graph
@@ -102,7 +103,10 @@ def _by_parameter(model: nn.Module, shapes: Example) -> dict[str, Any]:
 
 
 def _strip_guards(graph: fx.Graph) -> None:
-    """Drops the input checks that torch.export adds; they fix what the example had by chance."""
+    """Drops the input checks that torch.export adds; they fix a batch size that the example had by chance.
+
+    What the graph relies on is checked by `graphprune.capture.requirements` and by a comparison with the model.
+    """
     for node in list(graph.nodes):
         if node.op == "call_module" and node.target == "_guards_fn" and not node.users:
             graph.erase_node(node)
@@ -110,12 +114,6 @@ def _strip_guards(graph: fx.Graph) -> None:
     for node in reversed(list(graph.nodes)):
         if node.op == "call_function" and node.target in checks and not node.users:
             graph.erase_node(node)
-
-
-def _let_views_copy(graph: fx.Graph) -> None:
-    """A view relies on strides that depend on sizes and kernels; a reshape is a view wherever one is possible."""
-    for node in graph.find_nodes(op="call_function", target=torch.ops.aten.view.default):
-        node.target = torch.ops.aten.reshape.default
 
 
 def raise_modules(graph: fx.Graph, model: nn.Module) -> None:

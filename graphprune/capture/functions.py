@@ -86,3 +86,18 @@ def _as_plain_function(function: Function) -> Callable[..., Any]:
 
     call.__name__, call.__qualname__, call.__module__ = function.__name__, function.__qualname__, function.__module__
     return call
+
+
+def is_transform(target: Any) -> bool:
+    """Whether a function is a part of torch.func, which runs code under an interpreter of its own."""
+    return "_functorch" in (getattr(target, "__module__", None) or "")
+
+
+@contextmanager
+def transforms_left() -> Iterator[None]:
+    """Leaves the interpreters of torch.func that failing code has entered; the whole process would stay in them."""
+    depth = torch._C._functorch.get_dynamic_layer_stack_depth()
+    try:
+        yield
+    finally:
+        torch._C._functorch.pop_dynamic_layer_stack_and_undo_to_depth(depth)

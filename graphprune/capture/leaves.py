@@ -25,6 +25,8 @@ def is_leaf(module: nn.Module) -> bool:
     running statistics follow its own mode, which a graph of functions could not.
     """
     kind = type(module)
+    if "forward" in vars(module):  # replaced on this one, by code that may do anything
+        return False
     if kind.__module__.startswith("torch.nn"):
         return not isinstance(module, _COMPOSITE)
     if isinstance(module, _NormBase):

@@ -79,7 +79,8 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
 
 def _alias(parameter: nn.Parameter) -> nn.Parameter:
     # .data, not .detach(): the alias must not count as a change of a tensor that the user's autograd graph has saved
-    alias = nn.Parameter(parameter.data, requires_grad=parameter.requires_grad)
+    data = parameter.clone() if parameter.is_inference() else parameter.data
+    alias = nn.Parameter(data, requires_grad=parameter.requires_grad)
     alias.__dict__.update(parameter.__dict__)
     return alias
 

@@ -20,6 +20,8 @@ from torch import Tensor, fx, nn
 from torch.fx._symbolic_trace import _wrapped_fns_to_patch
 from torch.fx.proxy import TraceError
 
+from graphprune.capture.in_place import ModelProxy
+from graphprune.capture.requirements import require_sizes
 from graphprune.capture.symbolic import ModelTracer, is_foreign, trace
 from graphprune.labelled import ShapeRun
 from graphprune.labels import LabelSpace
@@ -38,6 +40,8 @@ def trace_with_sizes(model: nn.Module, example: Example) -> fx.Graph:
     """
     with _foreign_functions_open():
         graph = trace(model, example, _SizedTracer)
+    given = _inputs(model, example, example.batch_size)
+    require_sizes(graph, [given.get(str(node.target)) for node in graph.find_nodes(op="placeholder")])
     for node in reversed(graph.nodes):  # sizes and parts of tuples that were not asked for
         if not node.users and node.target in (getattr, operator.getitem):
             graph.erase_node(node)
@@ -104,6 +108,8 @@ class _SizedTracer(ModelTracer):
     def _known(self, node: fx.Node) -> Any:
         """What is known of a node's result; a node that is not needed for it is taken back."""
         first, second = self.values[node]
+        if isinstance(first, bool) and self._depends_on_batch(node):
+            return self.proxy(node)
         if isinstance(first, Tensor):
             return self.proxy(node)
         if type(first) in (tuple, list, torch.Size) and len(first) == len(second):
@@ -112,9 +118,18 @@ class _SizedTracer(ModelTracer):
             found = first
         else:
             return self.proxy(node)
-        if found is not None and not node.users:
+        if found is not None and not node.users and node.op != "placeholder":
             self.graph.erase_node(node)
         return found
+
+    def _depends_on_batch(self, node: fx.Node) -> bool:
+        """Whether a comparison of the size of the batch may come out differently at other sizes.
+
+        Two expressions that are equal at both sizes are taken to be equal at all.
+        """
+        compared = any(not isinstance(self.values[source][0], Tensor) for source in node.all_input_nodes)
+        always = True if node.target is operator.eq else False if node.target is operator.ne else None
+        return compared and not (self.values[node] == [always, always] and len(node.all_input_nodes) > 1)
 
     def _entries(self, node: fx.Node, first: Any, second: Any) -> Any:
         entries = [
@@ -149,15 +164,22 @@ class _SizedTracer(ModelTracer):
         raise TraceError(f"a decision depends on {what} of {obj}")
 
 
-class _SizedProxy(fx.Proxy):
+class _SizedProxy(ModelProxy):
     """Passes for what it stands for: a tensor, or a number that depends on the batch."""
 
     tracer: _SizedTracer
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:
-        """Code asks whether something is a tensor."""
-        return Tensor if isinstance(self._value, Tensor) else _SizedProxy
+        """Code asks whether something is a tensor, a parameter, a number."""
+        if self.node.op == "get_attr":
+            return type(attrgetter(str(self.node.target))(self.tracer.root))
+        return type(self._value)
+
+    def __hash__(self) -> int:
+        if not isinstance(self._value, Tensor):
+            raise TraceError(f"{self} is looked up, and is the size of the batch")
+        return super().__hash__()
 
     @property
     def _value(self) -> Any:

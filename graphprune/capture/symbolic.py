@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from graphprune.capture.functions import conversions_as_nodes, functions_as_nodes
+from graphprune.capture.in_place import ModelProxy, assign_instead_of_writing
 from graphprune.capture.leaves import is_leaf
 from graphprune.program import Example, stored_tensors, submodules
 
@@ -33,9 +34,13 @@ class ModelTracer(fx.Tracer):
         self.names = {id(tensor): name for name, tensor in stored_tensors(model).items()}
         self.regions = _regions()
 
-    def create_proxy(self, *args: Any, **kwargs: Any) -> fx.Proxy:
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """A proxy that writes in place where the code does."""
+        return ModelProxy(node, self)
+
+    def create_proxy(self, kind: str, target: Any, *args: Any, **kwargs: Any) -> fx.Proxy:
         """A proxy whose node knows where it comes from."""
-        proxy: fx.Proxy = super().create_proxy(*args, **kwargs)
+        proxy: fx.Proxy = super().create_proxy(kind, target, *args, **kwargs)
         self.note_source(proxy.node)
         return proxy
 
@@ -113,6 +118,7 @@ def trace(model: nn.Module, example: Example, tracer: type[ModelTracer] = ModelT
     """
     with functions_as_nodes(), conversions_as_nodes(), _buffers_in_place(model):
         graph = tracer(model, example).trace(model)
+    assign_instead_of_writing(graph, model)
     graph._tracer_cls = None  # a pickled module traces its code again, with torch's own tracer
     _adopt_constants(graph, model)
     for node in graph.nodes:
@@ -130,14 +136,16 @@ def _buffers_in_place(model: nn.Module) -> Iterator[None]:
         OpaqueCall: there was one.
     """
     before = [(module, dict(module._buffers)) for module in submodules(model).values() if module._buffers]
-    yield
     assigned = []
-    for module, buffers in before:
-        for name, buffer in buffers.items():
-            if getattr(module, name, None) is not buffer:
-                module.__dict__.pop(name, None)
-                module._buffers[name] = buffer
-                assigned.append(name)
+    try:
+        yield
+    finally:
+        for module, buffers in before:
+            for name, buffer in buffers.items():
+                if getattr(module, name, None) is not buffer:
+                    module.__dict__.pop(name, None)
+                    module._buffers[name] = buffer
+                    assigned.append(name)
     if assigned:
         raise OpaqueCall(f"forward assigns to buffer '{assigned[0]}'")
 

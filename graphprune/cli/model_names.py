@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
 import traceback
@@ -112,7 +113,9 @@ def _from_torchvision(name: str, wanted: Shape | None) -> _Built:
     if name not in models.list_models():
         raise OptionError(f"torchvision has no model '{name}'{_similar(name, models.list_models())}")
     # these two warn unless they are told to draw their weights as they do anyway
-    options = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    options: dict[str, Any] = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    if "weights_backbone" in inspect.signature(models.get_model_builder(name)).parameters:
+        options["weights_backbone"] = None  # else it would be downloaded
     return _Built(models.get_model(name, weights=None, **options), (1, 3, 224, 224))
 
 

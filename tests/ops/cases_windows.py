@@ -88,7 +88,7 @@ ROWS = (
     Case("boxes cut out of an image", lambda: net(
         lambda self, x: self.head(roi_align(self.a(x), self.boxes, output_size=2).flatten(1)),
         a=nn.Conv2d(3, 8, 3), head=nn.Linear(32, 4),
-        boxes=torch.tensor([[0, 0, 0, 3, 3], [1, 1, 1, 4, 4], [0, 2, 0, 4, 3.0]])), IMAGE, BOTH, ("boxes",)),
+        boxes=torch.tensor([[0, 0, 0, 3, 3], [0, 1, 1, 4, 4], [0, 2, 0, 4, 3.0]])), IMAGE, BOTH, ("boxes",)),
     Case("quarter turn", around(lambda x: torch.rot90(x, 1, (2, 3))), IMAGE, BOTH),
     Case("fft over positions", around(lambda x: torch.fft.fft2(x).abs()), IMAGE, BOTH),
     Case("fft", lambda: net(

@@ -1,0 +1,165 @@
+"""Whether a captured program computes what the user's model computes.
+
+Tracing follows one path through Python code. Where the code decides by something that tracing answers wrongly (the type
+of a tensor, the size of the batch, what a cache holds), the graph is another program. So the model itself is run, on a
+copy, and the graph beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from graphprune.equivalence import TOLERANCES, difference, scale_of
+from graphprune.errors import InputError, first_line, is_out_of_memory
+from graphprune.interpret import evaluating, keeping_buffers
+from graphprune.program import CapturedBy, Example, Program, submodules
+from graphprune.randomness import private_random_state
+
+_BATCH_SIZES = (1, 2, 3)
+"""Tried besides the example's own and one more than that: a loop over the samples stops at the example's."""
+
+_MORE = 10
+"""Times `TOLERANCES` is permitted: fused and decomposed ops add up in other orders, layer after layer."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where a program differs from the model, and how."""
+
+    batch_size: int
+    what: str
+
+    def __str__(self) -> str:
+        return f"for {self.batch_size} sample{'s' if self.batch_size > 1 else ''} {self.what}"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a model computes.
+
+    Attributes:
+        model: A copy of the user's model, in evaluation mode.
+        examples: Inputs at every batch size that the model takes.
+        outputs: Its tensors for each of them.
+    """
+
+    model: nn.Module
+    examples: tuple[Example, ...]
+    outputs: tuple[list[Tensor], ...]
+
+    @classmethod
+    def of(cls, model: nn.Module, example: Example) -> Reference:
+        """Runs a model, which must not be used any more.
+
+        Raises:
+            InputError: the model fails on its own example.
+        """
+        try:
+            found = [(example, _run(model, example))]
+        except Exception as error:  # the user's code
+            if is_out_of_memory(error):
+                raise
+            raise InputError(
+                f"{type(model).__name__} fails on its example input: {first_line(error)}\n"
+                "Check that model(example_input) runs in evaluation mode"
+            ) from error
+        others = {*_BATCH_SIZES, example.batch_size + 1} - {example.batch_size}
+        for batch_size in sorted(others) if any(map(example.is_batched, example.tensors())) else ():
+            resized = example.resized(batch_size)
+            try:
+                found.append((resized, _run(model, resized)))
+            except Exception as error:  # a model may take its own batch size only
+                if is_out_of_memory(error):
+                    raise
+        examples, outputs = zip(*found, strict=True)
+        return cls(model, examples, outputs)
+
+    def difference(self, program: nn.Module) -> Difference | None:
+        """The first difference between a program and the model, the example's own batch size first; None for none."""
+        for example, expected in zip(self.examples, self.outputs, strict=True):
+            what = _difference(program, example, expected)
+            if what:
+                return Difference(example.batch_size, what)
+        return None
+
+
+    def remarked(self, program: Program) -> CapturedBy:
+        """How a program was captured, with a remark if it differs from the model in training mode."""
+        example = self.examples[0].resized(max(2, self.examples[0].batch_size))  # statistics need two samples
+        try:
+            expected = _run(self.model, example, training=True)
+        except Exception:  # a model may not train as it is
+            return program.captured_by
+        if not _difference(program.module, example, expected, training=True):
+            return program.captured_by
+        reasons = [program.captured_by.reason] if program.captured_by.reason else []
+        return CapturedBy(program.captured_by.route, "; ".join([*reasons, _TRAINING]))
+
+
+_TRAINING = (
+    "in training mode it differs from the model, by code that asks for self.training outside of layers, or by drawing "
+    "random numbers in another order"
+)
+
+
+def _difference(program: nn.Module, example: Example, expected: list[Tensor], *, training: bool = False) -> str:
+    try:
+        found = _run(program, example, training=training)
+    except Exception as error:  # a wrong program may fail in any op
+        if is_out_of_memory(error):
+            raise
+        return f"the graph fails where the model does not: {first_line(error)}"
+    if [tensor.shape for tensor in found] != [tensor.shape for tensor in expected]:
+        shapes = [", ".join(str(tuple(tensor.shape)) for tensor in tensors) for tensors in (found, expected)]
+        return f"the graph gives shapes {shapes[0]}, the model {shapes[1]}"
+    for first, second in zip(expected, found, strict=True):
+        error_, scale = difference(first, second), scale_of(first)
+        if not error_ <= _tolerance(first) * max(scale, 1e-6):
+            return f"the graph is off by {error_:.3g}, at an output scale of {scale:.3g}"
+    return ""
+
+
+def _run(model: nn.Module, example: Example, *, training: bool = False) -> list[Tensor]:
+    """Copies of the tensors that a model gives, in evaluation mode or, throughout, in training mode."""
+    mode = _in_training if training else evaluating
+    with mode(model), keeping_buffers(model), private_random_state(0):
+        copied = example.mapped(torch.clone)  # code may write to its input
+        output = model(*copied.args, **copied.kwargs)
+        return [leaf.detach().clone() for leaf in _tensors(output)]
+
+
+@contextmanager
+def _in_training(module: nn.Module) -> Iterator[None]:
+    """Training mode without gradients; every module's own mode comes back."""
+    modes = {submodule: submodule.training for submodule in submodules(module).values()}
+    for submodule in modes:
+        submodule.training = True
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for submodule, mode in modes.items():
+            submodule.training = mode
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    found: list[Tensor] = []
+    for leaf in tree_leaves(value):
+        if isinstance(leaf, Tensor):
+            found.append(leaf)
+        elif is_dataclass(leaf):
+            found += _tensors([getattr(leaf, entry.name) for entry in fields(leaf)])
+        elif isinstance(leaf, Mapping):
+            found += _tensors(list(leaf.values()))
+    return found
+
+
+def _tolerance(tensor: Tensor) -> float:
+    return min(_MORE * TOLERANCES.get(tensor.dtype, 0.0), 5e-2)

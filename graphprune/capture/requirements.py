@@ -1,0 +1,37 @@
+"""Checks in a graph that was made for certain sizes: with others it would compute something else than the model."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+
+def require_sizes(graph: fx.Graph, inputs: Sequence[Any], *, first: int = 1) -> None:
+    """Makes a graph insist on the sizes of its inputs, and on arguments that are plain numbers.
+
+    Args:
+        graph: The graph.
+        inputs: What it was made with, in the order of its placeholders.
+        first: The dim to begin with; 1 leaves the batch free.
+    """
+    placeholders = graph.find_nodes(op="placeholder")
+    if not placeholders or len(placeholders) != len(inputs):
+        return
+    with graph.inserting_before(placeholders[-1].next):
+        for node, value in zip(placeholders, inputs, strict=True):
+            if isinstance(value, Tensor) and value.dim() > first:
+                shape = graph.call_function(getattr, (node, "shape"))
+                sizes = graph.call_function(operator.getitem, (shape, slice(first, None, None)))
+                dims = ", ".join(["batch"] * first + [str(size) for size in value.shape[first:]])
+                _require(graph, sizes, tuple(value.shape[first:]), f"'{node.target}' of the shape ({dims})")
+            elif isinstance(value, (bool, int, float, str)):
+                _require(graph, node, value, f"'{node.target}' = {value!r}")
+
+
+def _require(graph: fx.Graph, found: fx.Node, expected: Any, what: str) -> None:
+    same = graph.call_function(operator.eq, (found, expected))
+    graph.call_function(torch._assert, (same, f"this program was captured for {what}; capture it anew for others"))
