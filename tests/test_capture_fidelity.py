@@ -132,6 +132,12 @@ def test_a_graph_that_is_right_for_one_batch_size_refuses_others(forward: Forwar
         module(images(5))
 
 
+def test_batches_that_take_another_path_are_refused() -> None:
+    _, program = captured(by_many_samples)
+    with pytest.raises(AssertionError, match="was captured for batches of at most 2000"):
+        program.module(images(1).expand(2001, 3, 8, 8))
+
+
 def test_sizes_that_the_graph_relies_on_are_required() -> None:
     _, program = captured(padded)
     with pytest.raises(AssertionError, match=r"was captured for 'x' of the shape \(batch, 3, 8, 8\)"):

@@ -19,7 +19,7 @@ from graphprune.capture.functions import functions_refused
 from graphprune.capture.leaves import is_leaf, switches_with_mode
 from graphprune.capture.recurrent import raise_recurrent
 from graphprune.capture.regions import inline_regions
-from graphprune.capture.requirements import require_sizes
+from graphprune.capture.requirements import require_at_most, require_sizes
 from graphprune.program import Example
 
 
@@ -54,9 +54,19 @@ def export(model: nn.Module, example: Example) -> fx.Graph:
     raise_modules(graph, model)
     _adopt_constants(graph, module, model)
     require_sizes(graph, tree_leaves((example.args, example.kwargs)))
+    if (largest := _largest_batch(graph, exported)) is not None:
+        require_at_most(graph, largest)
     for node in graph.nodes:
         node.meta = {"source": _user_line(node.meta.get("stack_trace") or "")}
     return graph
+
+
+def _largest_batch(graph: fx.Graph, exported: torch.export.ExportedProgram) -> int | None:
+    """Up to which batch size torch.export found the code to take the same path; None where there is no limit."""
+    first = next(iter(graph.find_nodes(op="placeholder"))).meta.get("val")
+    size: Any = first.shape[0] if isinstance(first, torch.Tensor) and first.dim() > 0 else None
+    bounds = exported.range_constraints.get(size.node.expr) if isinstance(size, torch.SymInt) else None
+    return int(bounds.upper) if bounds is not None and bounds.upper.is_Integer else None
 
 
 def _user_line(trace: str) -> str:

@@ -35,3 +35,14 @@ def require_sizes(graph: fx.Graph, inputs: Sequence[Any], *, first: int = 1) -> 
 def _require(graph: fx.Graph, found: fx.Node, expected: Any, what: str) -> None:
     same = graph.call_function(operator.eq, (found, expected))
     graph.call_function(torch._assert, (same, f"this program was captured for {what}; capture it anew for others"))
+
+
+def require_at_most(graph: fx.Graph, batch_size: int) -> None:
+    """Makes a graph insist on batches that are no larger, counted along dim 0 of its first input."""
+    source = graph.find_nodes(op="placeholder")[0]
+    with graph.inserting_before(graph.find_nodes(op="placeholder")[-1].next):
+        shape = graph.call_function(getattr, (source, "shape"))
+        found = graph.call_function(operator.getitem, (shape, 0))
+        few = graph.call_function(operator.le, (found, batch_size))
+        what = f"this program was captured for batches of at most {batch_size}; capture it anew for larger ones"
+        graph.call_function(torch._assert, (few, what))
