@@ -11,6 +11,7 @@ from graphprune.compile import compile
 from graphprune.compiled import Compiled
 from graphprune.equivalence import Verification
 from graphprune.errors import GraphPruneError, InternalError, UserError
+from graphprune.latency import Profile, profile
 from graphprune.plan import Plan
 from graphprune.pruner import Pruner
 from graphprune.report import Report
@@ -24,6 +25,7 @@ __all__ = [
     "GraphPruneError",
     "InternalError",
     "Plan",
+    "Profile",
     "Pruner",
     "Report",
     "Runner",
@@ -31,6 +33,7 @@ __all__ = [
     "Verification",
     "compile",
     "load",
+    "profile",
 ]
 
 del _ops

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal, get_args
 
 from graphprune.errors import OptionError
@@ -37,27 +37,48 @@ class Budget:
     def __post_init__(self) -> None:
         """Checks the ranges."""
         if all(getattr(self, entry.name) is None for entry in fields(self)):
-            raise OptionError("the budget is empty; give at least one of channels=, params=, macs=")
-        for name in MEASURES:
+            raise OptionError("the budget is empty; give channels=, params=, macs=, latency= or latency_ms=")
+        for name in (*MEASURES, "latency"):
             share = getattr(self, name)
             if share is not None and not _is_share(share):
                 raise OptionError(f"budget {name}={share}: expected the share to remove, in [0, 1)")
-        if self.latency is not None or self.latency_ms is not None:
-            raise OptionError("latency budgets need a measured profile, which this version does not have; use macs=")
+        if self.latency_ms is not None and not self.latency_ms > 0:
+            raise OptionError(f"budget latency_ms={self.latency_ms}: expected milliseconds above 0")
 
     def shares(self) -> dict[Measure, float]:
         """The shares that were asked for, by measure."""
         return {name: share for name in MEASURES if (share := getattr(self, name)) is not None}
 
     @property
+    def is_timed(self) -> bool:
+        """Whether latency is a part of it."""
+        return self.latency is not None or self.latency_ms is not None
+
+    def timed_from(self, dense_ms: float) -> Budget:
+        """The budget with its cap on latency as a share of a dense network's; the stricter one of two counts.
+
+        Raises:
+            OptionError: the cap is no less than that.
+        """
+        if self.latency_ms is None:
+            return self
+        share = 1 - self.latency_ms / dense_ms
+        if share <= 0:
+            raise OptionError(
+                f"budget latency_ms={self.latency_ms}: the dense network takes {dense_ms:.4g} ms already; ask for less"
+            )
+        return replace(self, latency=max(share, self.latency or 0.0))
+
+    @property
     def sparsity(self) -> float:
         """The largest share asked for: what a schedule leads up to."""
-        return max(self.shares().values())
+        return max([*self.shares().values(), self.latency or 0.0])
 
     def scaled(self, sparsity: float) -> Budget:
         """The budget on the way, when the schedule has reached ``sparsity`` of `sparsity`."""
         part = sparsity / self.sparsity if self.sparsity else 0.0
-        return Budget(**{name: share * part for name, share in self.shares().items()})
+        shares = {name: share * part for name, share in self.shares().items()}
+        return Budget(**shares, latency=None if self.latency is None else self.latency * part)
 
 
 def _is_share(value: object) -> bool:

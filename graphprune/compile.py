@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from graphprune.budget import Budget
 from graphprune.compiled import Compiled
 from graphprune.criteria import Given
+from graphprune.latency.profiles import Profile
 from graphprune.pruner import Progress, Pruner
 from graphprune.runner import Runner
 from graphprune.schedule import Schedule
@@ -32,6 +33,7 @@ def compile(
     attention: str = "heads",
     min_channels: int | str | Callable[[int], int] = 1,
     align: int | str = 1,
+    target: Profile | None = None,
     verify: bool = True,
     strict: bool = False,
     seed: int = 0,
@@ -44,7 +46,8 @@ def compile(
         model: Any nn.Module, in any mode, on any device. It is never changed.
         example_input: A tensor, a tuple of arguments, or a dict of keyword arguments; dim 0 is the batch.
         sparsity: Share of the prunable channels to remove, in [0, 1); short for ``budget=Budget(channels=sparsity)``.
-        budget: Shares to remove, in [0, 1); half of the channels where nothing is said.
+        budget: Shares to remove, in [0, 1); half of the channels where nothing is said. A latency is predicted from a
+            profile of the target on the way, and measured at the end, until it fits.
         data: Batches ``(inputs, target)`` for scoring. Without it the example input is scored against the model's own
             prediction.
         loss: ``loss(output, target)``, a mean over the batch; cross-entropy by default.
@@ -61,7 +64,9 @@ def compile(
         attention: What goes of attention: whole ``"heads"``, or as many indices of every head (``"head_dim"``).
         min_channels: Channels that stay in every group: a number, ``"safe"`` (two or 2 %), or a function of the group's
             size.
-        align: Widths that shrink stay multiples of this.
+        align: Widths that shrink stay multiples of this; ``"auto"`` for those that suit the target, by operator.
+        target: Where latencies are measured: what `graphprune.profile` gives; by default this machine, one thread, and
+            the example's batch size.
         verify: Prove after each round that the compact program equals the masked one.
         strict: Raise `FrozenError` instead of freezing what could be pruned if graphprune knew more: an op without a
             rule, a rule that gives up on a form of its op, a node whose sizes cannot be rewritten. It lists all of
@@ -94,6 +99,7 @@ def compile(
         attention=attention,
         min_channels=min_channels,
         align=align,
+        target=target,
         verify=verify,
         strict=strict,
         seed=seed,

@@ -27,11 +27,9 @@ def limits_of(min_channels: int | str | Callable[[int], int], align: int | str) 
         min_channels = safe_floor
     if not callable(min_channels) and not is_count(min_channels):
         raise OptionError(f"min_channels={min_channels}: expected a whole number of at least 1")
-    if align == "auto":
-        raise OptionError("align='auto' needs a measured profile, which this version does not have; give a multiple")
-    if not is_count(align):
-        raise OptionError(f"align={align}: expected a whole number of at least 1")
-    return Limits(min_channels, align)
+    if align != "auto" and not is_count(align):
+        raise OptionError(f"align={align}: expected a whole number of at least 1, or 'auto'")
+    return Limits(min_channels, 1 if align == "auto" else int(align))
 
 
 def attention_of(given: str) -> Attention:

@@ -22,15 +22,18 @@ from graphprune.dependencies import Dependencies
 from graphprune.errors import InputError, NothingToPruneError
 from graphprune.explain import path_to_cause
 from graphprune.gaps import refuse_gaps
+from graphprune.latency.profiles import Profile
+from graphprune.latency.rounds import rounds_for
 from graphprune.optimizer import check_holds, follow
 from graphprune.options import attention_of, check_options, limits_of
 from graphprune.passes import pipelines
 from graphprune.plan import Plan
 from graphprune.program import Example, Kept, Program, device_of, stored_parameters
 from graphprune.report import Report, Round, build_report
+from graphprune.rounds import ByRank
 from graphprune.runner import Runner
 from graphprune.schedule import Schedule, targets_of
-from graphprune.selection import Goal, check_reachable
+from graphprune.selection import Goal, Limits, check_reachable
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, rounds done, and rounds in all."""
@@ -63,6 +66,7 @@ class Pruner:
         attention: str = "heads",
         min_channels: int | str | Callable[[int], int] = 1,
         align: int | str = 1,
+        target: Profile | None = None,
         verify: bool = True,
         strict: bool = False,
         seed: int = 0,
@@ -76,7 +80,7 @@ class Pruner:
                 reached, `FrozenError` where ``strict`` finds something frozen for want of a rule.
         """
         self._budget = budget_of(sparsity, budget)
-        self._limits = limits_of(min_channels, align)
+        limits = limits_of(min_channels, align)
         self._criterion = criterion_of(criterion)
         self._criterion_name = criterion if isinstance(criterion, str) else name_of(criterion)
         self._targets = targets_of(schedule, self._budget.sparsity)
@@ -90,7 +94,6 @@ class Pruner:
         assert self._original.dependencies is not None
         if strict:
             refuse_gaps(self._original)
-        self._limits = self._limits.at_first(self._original.dependencies)
         self._dropped = _dropped(model, self._original)
         self._program = self._original
         self._module: fx.GraphModule = self._original.module
@@ -101,7 +104,11 @@ class Pruner:
         self._plan_rounds: list[Kept] = []
         self._first_importance: Tensor | None = None
         self.rounds: list[Round] = []
-        self._check_feasible()
+        limits = limits.at_first(self._original.dependencies)
+        self._check_feasible(limits)
+        rank, batch_size = ByRank(self._costs_before, limits, verify), stream.example.batch_size
+        self._rounds, self._budget = rounds_for(self._original, self._budget, rank, align, target, batch_size)
+        self._targets = targets_of(schedule, self._budget.sparsity)
 
     @property
     def module(self) -> fx.GraphModule:
@@ -149,10 +156,9 @@ class Pruner:
         self._runner.forget()  # between rounds the module is the user's, who may train it
         started = time.perf_counter()
         target = self._budget.scaled(self._targets[len(self.rounds)])
-        goal = Goal.of(target, self._costs_before)
         before, loss = self._program, None
         bound: tuple[str, ...] = ()
-        if not goal.allows(self._costs):
+        if not self._rounds.is_met(target, self._costs):
             if before.dependencies is None:
                 before = self._run("analyse", pipelines.reanalysis(), before)
             scored = self._run("score", pipelines.scoring(self._criterion, sensitivity), before)
@@ -160,11 +166,10 @@ class Pruner:
             loss = scored.scores.loss
             if self._first_importance is None:
                 self._first_importance = scored.scores.importance
-            proof = pipelines.pruning(goal, self._limits, verify=self._verify, seed=self._seed + len(self.rounds))
-            selected = self._run("select", proof[:1], scored)
+            selected, pruned = self._rounds.prune(self._run, scored, target, self._seed + len(self.rounds))
             assert selected.selection is not None
             bound = selected.selection.bound
-            self._adopt(selected, self._run("prune", proof[1:], selected), optimizer)
+            self._adopt(selected, pruned, optimizer)
         removed = (before.channels_left or 0) - (self._program.channels_left or 0)
         verification = self._program.verification if removed and self._verify else None
         entry = Round(
@@ -210,6 +215,7 @@ class Pruner:
             costs={name: (self._costs_before[name], self._costs[name]) for name in MEASURES},
             rounds=tuple(self.rounds),
             dropped=self._dropped,
+            timing=self._rounds.timing,
             criterion=self._criterion_name,
             seconds_by_pass=dict(self._runner.seconds),
         )
@@ -236,19 +242,19 @@ class Pruner:
         before = self._costs_before
         return {name: 1 - self._costs[name] / before[name] for name in MEASURES if before[name]}
 
-    def _check_feasible(self) -> None:
+    def _check_feasible(self, limits: Limits) -> None:
         dependencies = self._program.dependencies
         assert dependencies is not None
         if not dependencies.groups:
             raise NothingToPruneError(_nothing_prunable(self._original, dependencies))
         goal = Goal.of(self._budget, self._costs_before)
-        if goal.allows(self._costs):
+        if not self._budget.is_timed and goal.allows(self._costs):
             shares = ", ".join(f"{name}={share}" for name, share in self._budget.shares().items())
             raise NothingToPruneError(
                 f"the budget {shares} would remove nothing of {self._model_name}; ask for more. Of {self._model_name} "
                 f"{dependencies.channels} channels can go at all; 'graphprune inspect' says why the rest is frozen"
             )
-        check_reachable(costs_of(self._program), goal, self._limits)
+        check_reachable(costs_of(self._program), goal, limits)
 
 
 def _become(module: fx.GraphModule, other: fx.GraphModule) -> fx.GraphModule:

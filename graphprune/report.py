@@ -13,6 +13,7 @@ from torch import Tensor
 
 from graphprune.budget import Measure
 from graphprune.dependencies import Dependencies
+from graphprune.deploy import TimingResult
 from graphprune.equivalence import Verification
 from graphprune.explain import path_to_cause, told
 from graphprune.program import Kept, Program
@@ -112,6 +113,7 @@ class Report:
         dropped: Parameters of the user's model that it does not read in evaluation mode; the compact module lacks them.
         criterion: What ranked the channels.
         seconds_by_pass: Time spent in each pass.
+        timing: Measured latency of the dense and the compact network, where the budget has one.
     """
 
     model: str
@@ -123,6 +125,7 @@ class Report:
     dropped: tuple[str, ...]
     criterion: str
     seconds_by_pass: dict[str, float]
+    timing: TimingResult | None = None
 
     @property
     def achieved(self) -> dict[Measure, float]:
@@ -141,6 +144,8 @@ class Report:
         console.print(self._group_table())
         if self.frozen:
             console.print(self._frozen_table())
+        if self.timing is not None:
+            console.print(str(self.timing))
         for name in self.dropped:
             console.print(f"dropped: {name} is not read in evaluation mode")
         for line in dict.fromkeys(line for entry in self.rounds for line in entry.bound):

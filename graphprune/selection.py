@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from math import ceil, gcd
+from math import ceil, gcd, lcm
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from graphprune.costs import CostModel
 from graphprune.dependencies import Dependencies
 from graphprune.errors import BudgetError, OptionError
 from graphprune.groups import Group
+
+Dims = frozenset[tuple[str, int]]
+"""Names and dims of a group's members."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +41,21 @@ class Limits:
         min_channels: Channels that stay in each group, or a function of the group's size before the first round.
         align: Widths of the layers stay multiples of this; 1 for no constraint.
         sizes: Channels that groups had before the first round, by their members; others count as they are.
+        steps: Channels that go together besides, by the members of the group.
     """
 
     min_channels: int | Callable[[int], int] = 1
     align: int = 1
-    sizes: Mapping[frozenset[tuple[str, int]], int] = field(default_factory=dict, repr=False)
+    sizes: Mapping[Dims, int] = field(default_factory=dict, repr=False)
+    steps: Mapping[Dims, int] = field(default_factory=dict, repr=False)
 
     def at_first(self, dependencies: Dependencies) -> Limits:
         """The limits for a model of which these are the first dependencies."""
         return replace(self, sizes={group.dims: group.channels for group in dependencies.groups})
+
+    def with_steps(self, dependencies: Dependencies, steps: Sequence[int]) -> Limits:
+        """The limits with a multiple for the channels of each group."""
+        return replace(self, steps={group.dims: step for group, step in zip(dependencies.groups, steps, strict=True)})
 
     def floor(self, group: Group) -> int:
         """Fewest channels that stay."""
@@ -58,7 +67,7 @@ class Limits:
 
     def step(self, group: Group) -> int:
         """Channels that go together, so that the width stays aligned."""
-        return self.align // gcd(self.align, group.indices_per_channel)
+        return lcm(self.align // gcd(self.align, group.indices_per_channel), self.steps.get(group.dims, 1))
 
     def counts(self, group: Group) -> range:
         """Permitted numbers of channels below all of them, descending."""
@@ -74,7 +83,7 @@ class Goal:
     limits: dict[Measure, int]
 
     @classmethod
-    def of(cls, budget: Budget, original: dict[Measure, int]) -> Goal:
+    def of(cls, budget: Budget, original: Mapping[Measure, int]) -> Goal:
         """From shares of the original costs; channels are rounded to the nearest, other costs down."""
         limits: dict[Measure, int] = {}
         for name, share in budget.shares().items():

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from graphprune.criteria.criterion import Criterion, Sensitivity
+from graphprune.latency.model import LatencyModel
 from graphprune.pass_protocol import Pass
 from graphprune.passes.build_dependencies import BuildDependencies
 from graphprune.passes.fix_channel_sizes import FixChannelSizes
 from graphprune.passes.prune_channels import PruneChannels
 from graphprune.passes.score_channels import ScoreChannels
 from graphprune.passes.select_channels import SelectChannels
+from graphprune.passes.select_widths import SelectWidths
 from graphprune.passes.verify_prune import VerifyPrune
 from graphprune.selection import Goal, Limits
 
@@ -28,6 +30,14 @@ def reanalysis() -> Sequence[Pass]:
 def scoring(criterion: Criterion, sensitivity: Sensitivity) -> Sequence[Pass]:
     """The first half of a round."""
     return (ScoreChannels(criterion, sensitivity),)
+
+
+def pruning_for_latency(
+    goal: Goal, limits: Limits, model: LatencyModel, limit_ms: float, *, verify: bool, seed: int
+) -> Sequence[Pass]:
+    """The second half of a round with a limit on the predicted latency."""
+    proof = (VerifyPrune(seed),) if verify else ()
+    return (SelectWidths(goal, limits, model, limit_ms), PruneChannels(), *proof)
 
 
 def pruning(goal: Goal, limits: Limits, *, verify: bool, seed: int) -> Sequence[Pass]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 import graphprune
 from graphprune.capture import capture
@@ -95,3 +97,24 @@ def test_rotary_heads_by_index_take_their_frequencies_along() -> None:
 def test_an_unknown_choice_is_refused() -> None:
     with pytest.raises(OptionError, match="attention='rows' is unknown; known are heads, head_dim"):
         graphprune.compile(fused(), torch.randn(2, 7, 6), attention="rows")
+
+
+class Windowed(nn.Module):
+    """Attention within windows, whose dim comes before that of the heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out, self.head = nn.Linear(16, 48), nn.Linear(16, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        samples, windows, length, _ = x.shape
+        query, key, value = self.qkv(x).view(samples, windows, length, 3, 4, 4).permute(3, 0, 1, 4, 2, 5)
+        y = functional.scaled_dot_product_attention(query, key, value)
+        return self.head(self.out(y.transpose(2, 3).flatten(3)))
+
+
+def test_attention_with_several_batch_dims_is_exported(tmp_path: Path) -> None:
+    compiled = graphprune.compile(
+        Windowed(), torch.randn(2, 3, 5, 16), sparsity=0.5, criterion="l2-norm", schedule="one-shot"
+    )
+    assert compiled.export_onnx(tmp_path / "windowed.onnx").max_rel_error < 1e-4

@@ -75,7 +75,7 @@ def command(
             named = build_model(model, input_shape, weights, seed)
             compiled = graphprune.compile(
                 named.module, named.example, budget=options.budget(sparsity, params, macs),
-                protect=tuple(protect or ()), align=1 if align is None else align, seed=seed, progress=phases.rounds,
+                protect=tuple(protect or ()), align=options.multiple(align), seed=seed, progress=phases.rounds,
             )  # fmt: skip
             phases("export", 0, 1)
             contest = _with_compiled(named, compiled, batch, Path(scratch))

@@ -12,6 +12,8 @@ from graphprune.cli import options
 from graphprune.cli.model_names import build_model
 from graphprune.cli.progress import Phases
 from graphprune.cli.tables import show, table
+from graphprune.latency import Profile
+from graphprune.program import Example
 from graphprune.runner import Runner
 
 NAME, SUMMARY = "compile", "Prune a model, print the report, save the result."
@@ -24,6 +26,7 @@ Channels are ranked on the example input, a random one, against the model's own 
 Examples:
   graphprune compile torchvision:resnet18 --sparsity 0.5 --out resnet18-half
   graphprune compile timm:convnext_tiny --macs 0.4 --protect 'stages.3.*' --align 8
+  graphprune compile torchvision:mobilenet_v2 --latency 0.5 --threads 1
   graphprune compile mypackage.models:make_net --input-shape 1,3,64,64 --weights net.safetensors
   graphprune compile paper:lenet5 --print-after prune-channels --time-passes
 """
@@ -46,6 +49,8 @@ def command(
     sparsity: options.Sparsity = None,
     params: options.Params = None,
     macs: options.Macs = None,
+    latency: options.Latency = None,
+    latency_ms: options.LatencyMs = None,
     input_shape: options.InputShape = None,
     weights: options.Weights = None,
     protect: options.Protect = None,
@@ -61,12 +66,15 @@ def command(
     time_passes: Annotated[bool, typer.Option("--time-passes", help="Print the time spent in each pass.")] = False,
     verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Prove each round.")] = True,
     strict: options.Strict = False,
+    provider: options.Provider = "auto",
+    threads: options.Threads = 1,
 ) -> None:
     """Compiles; with nothing said about how much, half of the channels go."""
     options.check_out(out)
     for name in print_after or ():
         options.check_pass("--print-after", name, options.pass_names())
-    budget = options.budget(sparsity, params, macs)
+    budget = options.budget(sparsity, params, macs, latency, latency_ms)
+    timed = budget.is_timed or align == "auto"
     runner = Runner(dump_dir, frozenset(print_after or ()), lambda text: typer.echo(text))
     named = build_model(model, input_shape, weights, seed)
     with Phases(bars=not print_after) as phases:
@@ -77,9 +85,10 @@ def command(
             protect=tuple(protect or ()),
             attention=attention,
             min_channels=options.floor(min_channels),
-            align=1 if align is None else align,
+            align=options.multiple(align),
             criterion=criterion,
             schedule=schedule,
+            target=Profile.here(provider, threads, Example.of(named.example).batch_size) if timed else None,
             verify=verify,
             strict=strict,
             seed=seed,

@@ -16,16 +16,17 @@ from graphprune.capture import capture
 from graphprune.cli import options
 from graphprune.cli.model_names import build_model
 from graphprune.cli.tables import show, table
-from graphprune.costs import CostModel
+from graphprune.costs import CostModel, costs_of
 from graphprune.dependencies import Dependencies
 from graphprune.errors import OptionError
 from graphprune.explain import path_to_cause, told
 from graphprune.gaps import refuse_gaps
 from graphprune.labels import Owner
+from graphprune.latency import LatencyModel, Profile
 from graphprune.manifest import Manifest
 from graphprune.options import attention_of
 from graphprune.passes import pipelines
-from graphprune.program import Program
+from graphprune.program import Example, Program
 from graphprune.report import frozen_rows
 from graphprune.runner import Runner
 
@@ -41,6 +42,7 @@ Examples:
   graphprune inspect torchvision:resnet18 --why fc.weight --why conv1.weight[1]
   graphprune inspect timm:volo_d1_224 --strict
   graphprune inspect timm:vit_giant_patch14_224 --meta --attention head_dim
+  graphprune inspect torchvision:resnet18 --cost --threads 1
   graphprune inspect resnet18-half
 """
 
@@ -62,6 +64,11 @@ def command(
     attention: options.Attention = "heads",
     strict: options.Strict = False,
     meta: options.Meta = False,
+    cost: Annotated[
+        bool, typer.Option("--cost", help="Also predict latency, from times of single operators on this machine.")
+    ] = False,
+    provider: options.Provider = "auto",
+    threads: options.Threads = 1,
 ) -> None:
     """Analyses the model; nothing is pruned."""
     if Path(model).is_dir():
@@ -78,6 +85,8 @@ def command(
             typer.echo("\n".join(explanation(program, name)))
     else:
         _print_tables(model, program, program.dependencies)
+    if cost:
+        _print_costs(program, Profile.here(provider, threads, Example.of(named.example).batch_size))
     if strict:
         refuse_gaps(program)
 
@@ -105,6 +114,25 @@ def _print_tables(model: str, program: Program, dependencies: Dependencies) -> N
     frozen = [(row.name, row.channels, row.why) for row in frozen_rows(program, dependencies)]
     if frozen:
         show(table(("frozen weight", "channels", "why"), frozen, numbers=("channels",)))
+
+
+def _print_costs(program: Program, profile: Profile) -> None:
+    """What each group has a part in: what would be saved if one of its channels were left."""
+    costs, latency = costs_of(program), LatencyModel(program, profile)
+    elements, ms = float(latency.elements(latency.full)), float(latency.ms(latency.full))
+    everything = torch.ones(costs.dependencies.channels, dtype=torch.bool)
+    show(f"{ms:.4g} ms predicted for convolutions and products, batch {profile.target.batch_size}; {profile.target}")
+    columns = ("group", "channels", "params", "macs", "activations", "ms", "suits", "first member")
+    rows = []
+    for index, (group, step) in enumerate(zip(costs.dependencies.groups, latency.steps(), strict=True)):
+        keep, counts = everything.clone(), latency.full
+        keep[group.start + 1 : group.stop] = False
+        counts[index] = 1
+        params, macs = costs.params(everything) - costs.params(keep), costs.macs(everything) - costs.macs(keep)
+        saved = elements - float(latency.elements(counts)), ms - float(latency.ms(counts))
+        rows.append((group.id, str(group.channels), f"{params:,}", f"{macs:,}", f"{saved[0]:,.0f}", f"{saved[1]:.4g}",
+                     f"multiples of {step}" if step > 1 else "any", group.name))  # fmt: skip
+    show(table(columns, rows, numbers=columns[1:6]))
 
 
 def _group_rows(costs: CostModel, dependencies: Dependencies, everything: torch.Tensor) -> Iterator[tuple[str, ...]]:

@@ -35,6 +35,12 @@ Params = Annotated[float | None, typer.Option(metavar="SHARE", help="Share of th
 Macs = Annotated[
     float | None, typer.Option(metavar="SHARE", help="Share of the multiply-accumulates to remove, in [0, 1).")
 ]
+Latency = Annotated[
+    float | None, typer.Option(metavar="SHARE", help="Share of the measured latency to remove, in [0, 1).")
+]
+LatencyMs = Annotated[
+    float | None, typer.Option(metavar="MS", help="Cap on the measured latency of one run, in milliseconds.")
+]
 Protect = Annotated[
     list[str] | None,
     typer.Option(metavar="PATTERN", help="Modules or parameters that stay, by shell wildcards; may be repeated."),
@@ -50,7 +56,13 @@ Meta = Annotated[
 MinChannels = Annotated[
     str, typer.Option(metavar="N|safe", help="Channels that stay in each group; 'safe' is two, or 2 % of them.")
 ]
-Align = Annotated[int | None, typer.Option(metavar="N", help="Widths that shrink stay multiples of this. Default: 1.")]
+Align = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|auto",
+        help="Widths that shrink stay multiples of this; 'auto' for those that suit this machine. Default: 1.",
+    ),
+]
 Criterion = Annotated[
     str, typer.Option(metavar="NAME", help=f"What ranks the channels: {', '.join(CRITERIA.names())}.")
 ]
@@ -67,16 +79,28 @@ Provider = Annotated[
 Threads = Annotated[int, typer.Option(metavar="N", help="Threads within an operator of onnxruntime.")]
 
 
-def budget(sparsity: float | None, params: float | None, macs: float | None) -> Budget:
-    """The shares that were asked for; half of the channels where nothing is."""
-    if sparsity is None and params is None and macs is None:
-        return Budget(channels=0.5)
-    return Budget(channels=sparsity, params=params, macs=macs)
+def budget(
+    sparsity: float | None, params: float | None, macs: float | None, latency: float | None = None,
+    latency_ms: float | None = None,
+) -> Budget:  # fmt: skip
+    """What was asked for; half of the channels where nothing is."""
+    asked = {"channels": sparsity, "params": params, "macs": macs, "latency": latency, "latency_ms": latency_ms}
+    given = {name: value for name, value in asked.items() if value is not None}
+    return Budget(**given) if given else Budget(channels=0.5)
+
+
+def multiple(align: str | None) -> int | str:
+    """``--align`` as `graphprune.compile` takes it."""
+    return 1 if align is None else _number_or_name(align)
+
+
+def _number_or_name(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
 
 
 def floor(min_channels: str) -> int | str:
     """``--min-channels`` as `graphprune.compile` takes it."""
-    return int(min_channels) if min_channels.isdecimal() else min_channels
+    return _number_or_name(min_channels)
 
 
 def pass_names() -> list[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from graphprune.rewrite.compact import copy_sharing_tensors
@@ -11,24 +13,35 @@ from graphprune.rewrite.compact import copy_sharing_tensors
 _FUSED = (functional.scaled_dot_product_attention, torch.ops.aten.scaled_dot_product_attention.default)
 
 
-def with_contiguous_attention(module: nn.Module) -> nn.Module:
-    """The module, a graph of which gets copies of its attention results that are contiguous.
-
-    The strides of fused attention depend on the kernel. The exporter decides by those of one kernel that a reshape
-    behind it is a view, then looks at those of another, and fails.
-    """
+def with_plain_attention(module: nn.Module) -> nn.Module:
+    """The module, a graph of which gets attention that the exporter knows: contiguous, with one batch dim."""
     if not isinstance(module, fx.GraphModule) or not _attentions(module.graph):
         return module
     copy = copy_sharing_tensors(module)
     for node in _attentions(copy.graph):
-        with copy.graph.inserting_after(node):
-            # clone and not contiguous(), which leaves nothing in the exporter's graph where it has nothing to do
-            cloned = copy.graph.call_function(torch.clone, (), {"memory_format": torch.contiguous_format})
-        node.replace_all_uses_with(cloned)
-        cloned.args = (node,)
+        node.target = plain_attention
     copy.recompile()
     return copy
 
 
 def _attentions(graph: fx.Graph) -> list[fx.Node]:
     return [node for node in graph.nodes if node.op == "call_function" and node.target in _FUSED]
+
+
+def plain_attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args: Any, **options: Any
+) -> Tensor:
+    """As `torch.nn.functional.scaled_dot_product_attention`, for any number of batch dims.
+
+    The exporter takes just one. The strides of fused attention depend on the kernel: it decides by those of one kernel
+    that a reshape behind it is a view, then looks at those of another, and fails. Hence a copy; ``contiguous()`` would
+    leave nothing in the exporter's graph where it has nothing to do.
+    """
+    batch = query.shape[:-3]
+    if len(batch) > 1:
+        if attn_mask is not None:
+            attn_mask = attn_mask.expand(*batch, *attn_mask.shape[-3:]).flatten(0, len(batch) - 1)
+        query, key, value = (tensor.flatten(0, len(batch) - 1) for tensor in (query, key, value))
+    result = functional.scaled_dot_product_attention(query, key, value, attn_mask, *args, **options)
+    result = result.clone(memory_format=torch.contiguous_format)
+    return result.unflatten(0, batch) if len(batch) > 1 else result

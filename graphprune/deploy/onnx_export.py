@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.utils._pytree import tree_leaves, tree_map
 
-from graphprune.deploy.attention import with_contiguous_attention
+from graphprune.deploy.attention import with_plain_attention
 from graphprune.deploy.isolation import isolated_in_eval_mode
 from graphprune.deploy.onnx_file import all_nodes, opset_version, publish, write_checked
 from graphprune.deploy.parity import BatchSizeError, check_parity, run_torch
@@ -234,7 +234,7 @@ def _translate(request: _Request, example: Example, dynamic_shapes: dict[str, An
     if args and isinstance(args[-1], dict) and not example.kwargs:
         args = (*args, {})  # torch.onnx.export takes a dict at the end for the keyword arguments
     program = torch.onnx.export(
-        with_contiguous_attention(request.module),
+        with_plain_attention(request.module),
         args,
         kwargs=example.kwargs,
         dynamo=True,

@@ -380,6 +380,23 @@ def test_inspect_shows_groups_costs_and_frozen_weights() -> None:
     assert "leaves the program" in out
 
 
+def test_inspect_predicts_latency_by_group(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAPHPRUNE_CACHE", str(here))
+    text = succeeds("inspect", "paper:mlp5", "--cost", "--provider", "cpu")
+    assert "ms predicted for convolutions and products, batch" in text
+    assert "1 thread, float32" in text
+    assert "activations" in text
+
+
+def test_compile_takes_a_latency(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAPHPRUNE_CACHE", str(here))
+    monkeypatch.setattr("graphprune.latency.stopwatch.REPEATS", 3)
+    monkeypatch.setattr("graphprune.latency.rounds.MOST", 10.0)  # what a busy machine measures is not tested here
+    text = succeeds("compile", "paper:mlp5", "--latency", "0.3", "--schedule", "one-shot", "--criterion", "l2-norm",
+                    "--provider", "cpu")  # fmt: skip
+    assert "compact against dense" in text
+
+
 def test_inspect_explains_names() -> None:
     out = succeeds("inspect", "paper:lenet5", "--why", "classifier.fc2.weight", "--why", "classifier.fc2.weight[1]")
     frozen, prunable = out.splitlines()[0], out.splitlines()[2]

@@ -1,0 +1,188 @@
+"""Rounds that meet a latency: predicted on the way, measured at the end and corrected until the measurement fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from graphprune.budget import Budget, Measure
+from graphprune.deploy import TimingResult
+from graphprune.errors import BudgetError
+from graphprune.latency.model import Calibration, LatencyModel
+from graphprune.latency.profiles import Profile
+from graphprune.latency.stopwatch import Stopwatch
+from graphprune.passes import pipelines
+from graphprune.program import Program
+from graphprune.rounds import ByRank, Rounds, Run
+
+TRIES = 6
+AIM = 0.98
+"""What is aimed at, as a share of the budget: measurements differ by about two percent."""
+
+LEAST, MOST = 0.95, 1.02
+"""Measured latencies that end the correction, as shares of the budget; those above 1 only where no try is below."""
+
+
+@dataclass(frozen=True)
+class Try:
+    """One way to do a round.
+
+    Attributes:
+        selected: The program with its selection.
+        pruned: The compact program.
+        limit_ms: What the prediction had to keep to.
+        timing: Its measurement.
+        share: Measured latency as a share of what is allowed.
+    """
+
+    selected: Program
+    pruned: Program
+    limit_ms: float
+    timing: TimingResult
+    share: float
+
+
+@dataclass
+class ByLatency:
+    """Chooses widths by the elasticity lost for the latency gained.
+
+    Attributes:
+        rank: For the other measures of the budget, which hold as well.
+        budget: What has to be met at last.
+        profile: Of the target.
+        stopwatch: Measures on the target.
+        calibration: Of the dense program.
+        dense_ms: Its measured latency.
+        timing: The last measurement.
+        bias: What was measured last, as a multiple of what was predicted.
+    """
+
+    rank: ByRank
+    budget: Budget
+    profile: Profile
+    stopwatch: Stopwatch
+    calibration: Calibration
+    dense_ms: float
+    timing: TimingResult | None = None
+    bias: float = 1.0
+    _met: float = 0.0
+
+    @classmethod
+    def of(cls, program: Program, budget: Budget, profile: Profile, rank: ByRank) -> ByLatency:
+        """Measures the dense program.
+
+        Raises:
+            ExportError: it cannot be exported.
+        """
+        stopwatch = Stopwatch(program.module, program.example, profile.target)
+        dense_ms = stopwatch.time().latencies["dense"].median_ms
+        calibration = LatencyModel(program, profile).calibrated(dense_ms)
+        return cls(rank, budget.timed_from(dense_ms), profile, stopwatch, calibration, dense_ms)
+
+    def is_met(self, budget: Budget, costs: Mapping[Measure, int]) -> bool:
+        """Whether a round has done as much, and every count is within the budget."""
+        return (budget.latency or 0.0) <= self._met and self.rank.is_met(budget, costs)
+
+    def prune(self, run: Run, scored: Program, budget: Budget, seed: int) -> tuple[Program, Program]:
+        """One round; the one that leads to the whole budget is done again with other predictions until it fits."""
+        assert budget.latency is not None and self.budget.latency is not None
+        model = LatencyModel(scored, self.profile, self.calibration)
+        allowed_ms = (1 - budget.latency) * self.dense_ms
+
+        def attempt(limit_ms: float) -> Try:
+            goal = self.rank.goal(budget)
+            passes = pipelines.pruning_for_latency(
+                goal, self.rank.limits, model, limit_ms, verify=self.rank.verify, seed=seed
+            )
+            selected = run("select", passes[:1], scored)
+            pruned = run("prune", passes[1:], selected)
+            run("measure", (), pruned)
+            timing = self.stopwatch.time(pruned.module)
+            share = self._measured_ms(timing) / allowed_ms
+            self.bias = share * allowed_ms / _predicted_ms(model, selected)
+            return Try(selected, pruned, limit_ms, timing, share)
+
+        tries = [attempt(AIM * allowed_ms / self.bias)]
+        at_last_ms = (1 - self.budget.latency) * self.dense_ms
+        # a round on the way need not be exact, but what it takes too much never comes back
+        if budget.latency >= self.budget.latency or tries[0].share * allowed_ms < at_last_ms:
+            tries = _corrected(tries, attempt)
+        best = min(tries, key=lambda each: (each.share > 1, abs(each.share - 1)))
+        self.timing, self._met = best.timing, budget.latency
+        return best.selected, best.pruned
+
+    def _measured_ms(self, timing: TimingResult) -> float:
+        """The compact network's latency in terms of the first measurement of the dense one, whatever the pace since."""
+        share = 1 / timing.speedup("dense", "compact").pairwise_median
+        if self.budget.latency_ms is not None:  # a cap is in milliseconds of now
+            share = max(share, timing.latencies["compact"].median_ms / self.dense_ms)
+        return share * self.dense_ms
+
+
+def _predicted_ms(model: LatencyModel, selected: Program) -> float:
+    assert selected.dependencies is not None and selected.selection is not None
+    return float(model.ms(np.array(selected.dependencies.left_of_groups(selected.selection.keep))))
+
+
+def _corrected(tries: list[Try], attempt: Callable[[float], Try]) -> list[Try]:
+    """Tries again until a measurement fits.
+
+    Raises:
+        BudgetError: none does.
+    """
+    while len(tries) < TRIES and not LEAST <= tries[-1].share <= 1:
+        limit_ms = _next_limit_ms(tries)
+        if any(abs(limit_ms - each.limit_ms) < 1e-3 * limit_ms for each in tries):
+            break
+        try:
+            tries.append(attempt(limit_ms))
+        except BudgetError:  # narrower than the limits permit: what was found has to do
+            break
+    best = min(each.share for each in tries)
+    if best > MOST:
+        raise BudgetError(
+            f"latency: {best:.1%} of the budget measured at best, in {len(tries)} tries. Ask for less, or lower "
+            "min_channels or align"
+        )
+    return tries
+
+
+def _next_limit_ms(tries: Sequence[Try]) -> float:
+    """Between the nearest measurements below and above what is aimed at, or in proportion to the nearest."""
+    below = max((each for each in tries if each.share <= AIM), key=lambda each: each.share, default=None)
+    above = min((each for each in tries if each.share > AIM), key=lambda each: each.share, default=None)
+    if below is None or above is None:
+        nearest = below or above or tries[-1]
+        return nearest.limit_ms * AIM / nearest.share
+    part = (AIM - below.share) / (above.share - below.share)
+    return below.limit_ms + part * (above.limit_ms - below.limit_ms)
+
+
+def rounds_for(
+    program: Program, budget: Budget, rank: ByRank, align: int | str, target: Profile | None, batch_size: int
+) -> tuple[Rounds, Budget]:
+    """How to meet a budget, and the budget with its latency as a share.
+
+    Args:
+        program: The analysed dense program.
+        budget: What has to be met.
+        rank: For what can be counted.
+        align: A multiple, which ``rank`` knows already, or ``"auto"``; latencies go by the target's own in any case.
+        target: Where latency is measured; this machine on one thread by default.
+        batch_size: Of the measurement, where there is no target.
+
+    Raises:
+        ExportError: the dense program cannot be exported to be measured.
+    """
+    if not budget.is_timed and align != "auto":
+        return rank, budget
+    assert program.dependencies is not None
+    profile = target or Profile.here(batch_size=batch_size)
+    steps = LatencyModel(program, profile).steps()
+    rank = replace(rank, limits=rank.limits.with_steps(program.dependencies, steps))
+    if not budget.is_timed:
+        return rank, budget
+    rounds = ByLatency.of(program, budget, profile, rank)
+    return rounds, rounds.budget

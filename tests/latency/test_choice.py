@@ -1,0 +1,75 @@
+"""Widths meet a latency, and lose about as little importance as any others would."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from graphprune.errors import BudgetError
+from graphprune.latency.choice import choose_widths, keep_of
+from graphprune.latency.model import LatencyModel
+from tests.latency.stepped import HERE, Stepped
+from tests.small_models import analysed
+
+
+def model_and_importance(*widths: int, step: int = 4) -> tuple[LatencyModel, Tensor]:
+    layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 3, padding=1)]
+    for before, after in zip(widths, [*widths[1:], 4], strict=True):
+        layers += [nn.ReLU(), nn.Conv2d(before, after, 3, padding=1)]
+    program, dependencies = analysed(nn.Sequential(*layers), torch.randn(2, 3, 8, 8))
+    importance = torch.rand(dependencies.channels, generator=torch.Generator().manual_seed(1))
+    return LatencyModel(program, Stepped(HERE, step=step)), importance
+
+
+def permitted(model: LatencyModel, step: int) -> list[range]:
+    return [range(step, group.channels, step) for group in model.dependencies.groups]
+
+
+def lost(model: LatencyModel, importance: Tensor, counts: list[int]) -> float:
+    return float(importance[~keep_of(model, importance, np.array(counts))].sum())
+
+
+@pytest.mark.parametrize("share", [0.9, 0.7, 0.5, 0.3])
+def test_near_the_best_of_all_widths(share: float) -> None:
+    model, importance = model_and_importance(16, 12, 16)
+    limit_ms = share * float(model.ms(model.full))
+    counts = choose_widths(model, importance, limit_ms, permitted(model, 4))
+    assert float(model.ms(counts)) <= limit_ms
+    every = product(*([*each, group.channels] for each, group in
+                      zip(permitted(model, 4), model.dependencies.groups, strict=True)))  # fmt: skip
+    best = min(
+        lost(model, importance, list(each)) for each in every if float(model.ms(np.array(each))) <= limit_ms
+    )
+    # greedy: at most one step of one group away from the best, which removes some tenths of all importance
+    assert lost(model, importance, counts.tolist()) <= best + 0.15 * float(importance.sum())
+
+
+def test_a_step_that_gains_nothing_is_taken_with_the_next() -> None:
+    model, importance = model_and_importance(16, 16, step=8)
+    counts = choose_widths(model, importance, 0.6 * float(model.ms(model.full)), permitted(model, 1))
+    assert all(count % 8 == 0 for count in counts.tolist()), counts
+
+
+def test_equal_channels_go_evenly() -> None:
+    model, _ = model_and_importance(32, 32, 32)
+    counts = choose_widths(model, torch.zeros(96), 0.4 * float(model.ms(model.full)), permitted(model, 4))
+    assert max(counts) - min(counts) <= 4
+
+
+def test_the_most_important_channels_stay() -> None:
+    model, importance = model_and_importance(16, 12)
+    keep = keep_of(model, importance, np.array([5, 7]))
+    for group, count in zip(model.dependencies.groups, (5, 7), strict=True):
+        of_group, kept = importance[group.start : group.stop], keep[group.start : group.stop]
+        assert int(kept.sum()) == count
+        assert float(of_group[kept].min()) >= float(of_group[~kept].max())
+
+
+def test_what_cannot_be_met_is_an_error() -> None:
+    model, importance = model_and_importance(16, 12)
+    with pytest.raises(BudgetError, match=r"latency: at most .* ms asked for; .* ms are predicted for the narrowest"):
+        choose_widths(model, importance, 1e-6, permitted(model, 4))

@@ -1,0 +1,107 @@
+"""A latency budget is predicted, measured and corrected until the measurement fits; the other budgets hold as well."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import fx, nn
+
+import graphprune
+from graphprune import Budget
+from graphprune.costs import count_macs
+from graphprune.deploy import Latency, TimingResult, describe_hardware
+from graphprune.errors import BudgetError, OptionError
+from graphprune.latency.profiles import Target
+from graphprune.program import Example
+from tests.latency.stepped import HERE, Stepped
+
+EXAMPLE = torch.randn(2, 3, 8, 8)
+
+
+class Counting:
+    """A stopwatch that shows multiply-accumulates, to a power: measurements that predictions do not foresee."""
+
+    power = 1.0
+
+    def __init__(self, dense: fx.GraphModule, example: Example, target: Target) -> None:
+        self.example, self.dense_ms, self.timed = example, self._ms(dense, example), 0
+
+    def _ms(self, module: fx.GraphModule, example: Example) -> float:
+        return float((1e-6 * count_macs(module, list(example.args), example.batch_size)) ** self.power)
+
+    def time(self, compact: fx.GraphModule | None = None) -> TimingResult:
+        """Latencies by count."""
+        self.timed += 1
+        times = {"dense": self.dense_ms}
+        if compact is not None:
+            times["compact"] = self._ms(compact, self.example)
+        return TimingResult(
+            "CPUExecutionProvider", "", 1, 1, 1, 3, describe_hardware(), {},
+            {name: Latency.of((ms,) * 3) for name, ms in times.items()}, {},
+        )  # fmt: skip
+
+
+@pytest.fixture(params=[1.0, 0.8, 1.2])
+def power(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> float:
+    monkeypatch.setattr(Counting, "power", request.param)
+    monkeypatch.setattr("graphprune.latency.rounds.Stopwatch", Counting)
+    return float(request.param)
+
+
+def network(width: int = 64) -> nn.Module:
+    layers: list[nn.Module] = [nn.Conv2d(3, width, 3, padding=1)]
+    for _ in range(4):
+        layers += [nn.ReLU(), nn.Conv2d(width, width, 3, padding=1)]
+    return nn.Sequential(*layers, nn.Conv2d(width, 4, 1))
+
+
+def compiled(budget: Budget, **options: Any) -> graphprune.Compiled:
+    defaults: dict[str, Any] = {"criterion": "l2-norm", "schedule": "one-shot", "target": Stepped(HERE, step=4)}
+    options = defaults | options
+    return graphprune.compile(network(), EXAMPLE, budget=budget, **options)
+
+
+def share_left(found: graphprune.Compiled) -> float:
+    timing = found.report.timing
+    assert timing is not None
+    return timing.latencies["compact"].median_ms / timing.latencies["dense"].median_ms
+
+
+@pytest.mark.parametrize("schedule", ["one-shot", "halving"])
+def test_the_measurement_is_what_was_asked_for(power: float, schedule: str) -> None:
+    found = compiled(Budget(latency=0.6), schedule=schedule)
+    assert 0.95 * 0.4 <= share_left(found) <= 0.4 * 1.02
+    assert found.verify().relative_error < 1e-5
+
+
+def test_a_cap_in_milliseconds(power: float) -> None:
+    first = compiled(Budget(latency=0.5)).report.timing
+    assert first is not None
+    dense_ms = first.latencies["dense"].median_ms
+    cap_ms = 0.3 * dense_ms
+    timing = compiled(Budget(latency_ms=cap_ms)).report.timing
+    assert timing is not None
+    assert 0.95 * cap_ms <= timing.latencies["compact"].median_ms <= 1.02 * cap_ms
+    with pytest.raises(OptionError, match="the dense network takes"):
+        compiled(Budget(latency_ms=10 * dense_ms))
+
+
+def test_other_budgets_hold_too(power: float) -> None:
+    found = compiled(Budget(latency=0.3, params=0.8))
+    assert found.report.achieved["params"] >= 0.8
+    assert share_left(found) <= 0.7 * 1.02
+
+
+def test_what_cannot_be_measured_is_an_error(power: float) -> None:
+    with pytest.raises(BudgetError, match="latency"):
+        compiled(Budget(latency=0.9), protect=("0", "2", "4", "6"))
+
+
+def test_widths_suit_the_target() -> None:
+    found = graphprune.compile(
+        network(), EXAMPLE, sparsity=0.4, criterion="random", schedule="one-shot", align="auto",
+        target=Stepped(HERE, step=8),
+    )  # fmt: skip
+    assert {layer.out_channels % 8 for layer in found.module.modules() if isinstance(layer, nn.Conv2d)} <= {0, 4}

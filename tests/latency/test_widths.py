@@ -1,0 +1,36 @@
+"""Widths as functions of the channels of each group are those that pruning gives."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+import pytest
+import torch
+
+from graphprune.costs import CostModel
+from graphprune.widths import Widths
+from tests.ops.cases import CASES
+from tests.small_models import analysed
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
+def test_loops_shrink_as_the_cost_model_says() -> None:
+    generator = torch.Generator().manual_seed(0)
+    seen = 0
+    for case in CASES:
+        program, dependencies = analysed(case.model(), case.inputs())
+        if not dependencies.groups:
+            continue
+        keep = torch.rand(dependencies.channels, generator=generator) < 0.5
+        keep[[group.start for group in dependencies.groups]] = True
+        widths = Widths(dependencies)
+        places = [widths.places(each.planes, len(each.loops)) for each in dependencies.contractions]
+        sizes = widths.sizes(np.array(dependencies.left_of_groups(keep)))
+        macs = sum(
+            prod(size if place is None else int(sizes[place]) for size, place in zip(each.loops, of, strict=True))
+            for each, of in zip(dependencies.contractions, places, strict=True)
+        )
+        assert macs // program.example.batch_size == CostModel(program, dependencies).macs(keep), case.name
+        seen += 1
+    assert seen > 100
