@@ -205,7 +205,8 @@ def _any(masks: Iterable[Tensor]) -> Tensor:
 def _keeps_zero(program: Program, dependencies: Dependencies, node: fx.Node) -> bool:
     """Whether channels that are zero in all inputs are zero in the result, found by running the node on zeros.
 
-    A node that cannot be run so (it wants other types) is taken to keep them.
+    Minus infinity counts as zero: it pads what a maximum is taken of, and no gate could be multiplied by it. A node that
+    cannot be run so (it wants other types) is taken to keep them.
     """
     device, values = device_of(program), dependencies.values
 
@@ -225,7 +226,7 @@ def _keeps_zero(program: Program, dependencies: Dependencies, node: fx.Node) -> 
         return True
     results = [leaf for leaf in torch.utils._pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
     return not any(
-        bool((leaf * (dependencies.channel_of[squash(plane)] >= 0).to(device)).any())
+        bool((leaf.where(leaf != float("-inf"), 0) * (dependencies.channel_of[squash(plane)] >= 0).to(device)).any())
         for leaf, operand in zip(results, leaf_operands(values[node.name]), strict=True)
         if operand.is_differentiable
         for plane in channel_planes(operand.planes)

@@ -79,6 +79,8 @@ ROWS = (
     Case("windows by tensor.unfold", around(lambda x: x.unfold(2, 2, 2).unfold(3, 2, 2).mean((-1, -2))), IMAGE, BOTH),
     Case("windows of channels", between_linear(lambda x: x.unfold(2, 4, 4).flatten(2)), TOKENS, frozen=("a.weight",),
          reason="by position"),
+    Case("max pooling with a padding of its own", around(lambda x: F.max_pool2d(
+        F.pad(x, (1, 0, 1, 0), value=float("-inf")), 3, 1)), IMAGE, BOTH),
     Case("max unpooling", around(_unpooled), IMAGE, BOTH),
     Case("deformable convolution", lambda: net(
         lambda self, x: self.head(deform_conv2d(self.a(x), self.offsets(x), self.kernel, padding=1)),
