@@ -205,8 +205,8 @@ def _any(masks: Iterable[Tensor]) -> Tensor:
 def _keeps_zero(program: Program, dependencies: Dependencies, node: fx.Node) -> bool:
     """Whether channels that are zero in all inputs are zero in the result, found by running the node on zeros.
 
-    Minus infinity counts as zero: it pads what a maximum is taken of, and no gate could be multiplied by it. A node that
-    cannot be run so (it wants other types) is taken to keep them.
+    Minus infinity counts as zero: it pads what a maximum is taken of, and no gate could be multiplied by it. A node
+    that cannot be run so (it wants other types) is taken to keep them.
     """
     device, values = device_of(program), dependencies.values
 
