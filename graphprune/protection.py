@@ -30,12 +30,13 @@ def protected_dims(module: nn.Module, patterns: Sequence[str]) -> dict[tuple[str
     found: dict[tuple[str, int], str] = {}
     missing = []
     for pattern in patterns:
-        dims = [(name, dim) for name in tensors if fnmatchcase(name, pattern) for dim in range(tensors[name].dim())]
+        named = [name for name in tensors if fnmatchcase(name, pattern)]
+        dims = [(name, dim) for name in named for dim in range(tensors[name].dim())]
         for name, tensor in tensors.items():
             home = name.rpartition(".")[0]
             if _matches_path(home, pattern) and tensor.dim():
                 dims.append((name, output_dim(module.get_submodule(home), tensor.dim())))
-        if not dims:
+        if not dims and not named:  # a number has no dims, and stays anyway
             missing.append(pattern)
         found.update({(known_as[id(tensors[name])], dim): pattern for name, dim in dims})
     if missing:

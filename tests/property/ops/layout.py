@@ -18,7 +18,7 @@ def image_to_tokens(b: Builder, x: int) -> int | None:
     name, compute = b.choose([
         ("flatten, transpose", lambda y: y.flatten(2).transpose(1, 2)),
         ("nhwc, reshape", lambda y: y.permute(0, 2, 3, 1).reshape(y.shape[0], -1, channels)),
-        ("view by sizes", lambda y: y.view(y.size(0), y.size(1), -1).permute(0, 2, 1)),
+        ("view by sizes", lambda y: y.contiguous().view(y.size(0), y.size(1), -1).permute(0, 2, 1)),
         ("literal", lambda y: y.reshape(-1, channels, height * width).mT),
     ])  # fmt: skip
     return b.add(name, [x], Value("tokens", (height * width, channels)), compute)

@@ -10,6 +10,11 @@ from tests.property.ops.parts import around
 from tests.property.programs import Builder, Value, op
 
 
+def _offsets(length: int) -> Tensor:
+    """What tells tokens apart: equal ones would leave a choice, or a variance of 0, to roundings."""
+    return 0.1 * torch.arange(length, dtype=torch.float64).view(1, length, 1)
+
+
 @op("image")
 def windows_as_columns(b: Builder, x: int) -> int | None:
     """``unfold``, and back by ``fold``."""
@@ -98,11 +103,12 @@ def written_by_index(b: Builder, x: int) -> int | None:
 @op("tokens")
 def sorted_positions(b: Builder, x: int) -> int | None:
     length, width = b.values[x].shape
+    offsets = _offsets(length)
     name, compute, left = b.choose([
         ("sort", lambda y: y.sort(1)[0], length), ("topk", lambda y: y.topk(1, 1)[0], 1),
         ("median", lambda y: y.median(1, keepdim=True)[0], 1), ("cummax", lambda y: y.cummax(1)[0], length),
         ("kthvalue", lambda y: y.kthvalue(1, 1, keepdim=True)[0], 1),
-        ("argmin", lambda y: y[:, :1] * y.argmin(1, keepdim=True), 1),
+        ("argmin", lambda y: y[:, :1] * (y + offsets).argmin(1, keepdim=True), 1),
     ])  # fmt: skip
     return b.add(name, [x], Value("tokens", (left, width)), compute)
 
@@ -125,10 +131,11 @@ def distances(b: Builder, x: int) -> int | None:
     """Between all pairs of positions."""
     length, width = b.values[x].shape
     other = b.choose([index for index, each in enumerate(b.values) if each.kind == "tokens" and each.shape[1] == width])
+    offsets = _offsets(b.values[other].shape[0])
     result = Value("tokens", (length, b.values[other].shape[0]))
     name, compute = b.choose([
         ("cdist", lambda y, z: torch.cdist(y, z.sigmoid())), ("product", lambda y, z: y.sigmoid() @ z.sigmoid().mT),
-        ("cosine", lambda y, z: F.normalize(y, dim=-1, eps=0.1) @ F.normalize(z, dim=-1, eps=0.1).mT),
+        ("cosine", lambda y, z: F.normalize(y, dim=-1, eps=0.1) @ F.normalize(z + offsets, dim=-1, eps=0.1).mT),
     ])  # fmt: skip
     return b.add(name, [x, other], result, compute)
 

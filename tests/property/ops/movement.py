@@ -105,9 +105,9 @@ def repeat(b: Builder, x: int) -> int | None:
     return b.add(name, [x], value.resized(2 * width), compute)
 
 
-@op("features")
+@op("features", mixing=True)
 def spread(b: Builder, x: int) -> int | None:
-    """Copies features to every position."""
+    """Copies features to every position; how many copies there are is free, and shows in a mean over them."""
     (width,) = b.values[x].shape
     name, kind, compute = b.choose([
         ("expand", "tokens", lambda y: y.unsqueeze(1).expand(-1, 3, -1)),
