@@ -96,7 +96,7 @@ def test_options_and_data(options: Options, error: type[UserError], message: str
 
 
 BUDGETS: list[tuple[Options, str]] = [
-    ({}, "the budget is empty; give at least one of channels=, params=, macs="),
+    ({}, "the budget is empty; give channels=, params=, macs=, latency= or latency_ms="),
     ({"channels": 1.0}, r"budget channels=1.0: expected the share to remove, in \[0, 1\)"),
     ({"params": -0.5}, "budget params=-0.5: expected"),
     ({"macs": float("nan")}, "budget macs=nan: expected"),
