@@ -12,6 +12,7 @@ from torch.nn import functional
 
 import graphprune
 from graphprune.capture import capture
+from graphprune.deploy.attention import plain_attention
 from graphprune.errors import OptionError
 from graphprune.passes import pipelines
 from graphprune.plan import Plan
@@ -118,3 +119,12 @@ def test_attention_with_several_batch_dims_is_exported(tmp_path: Path) -> None:
         Windowed(), torch.randn(2, 3, 5, 16), sparsity=0.5, criterion="l2-norm", schedule="one-shot"
     )
     assert compiled.export_onnx(tmp_path / "windowed.onnx").max_rel_error < 1e-4
+
+
+@pytest.mark.parametrize("shape", [(6, 5, 4), (2, 3, 5, 4), (2, 2, 3, 5, 4)], ids=str)
+@pytest.mark.parametrize("masked", [False, True])
+def test_plain_attention_is_attention(shape: tuple[int, ...], masked: bool) -> None:
+    query, key, value = torch.randn(3, *shape).unbind(0)
+    mask = torch.randn(*shape[:-1], shape[-2]) if masked else None
+    expected = functional.scaled_dot_product_attention(query, key, value, mask)
+    torch.testing.assert_close(plain_attention(query, key, value, mask), expected)

@@ -31,12 +31,16 @@ def _attentions(graph: fx.Graph) -> list[fx.Node]:
 def plain_attention(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args: Any, **options: Any
 ) -> Tensor:
-    """As `torch.nn.functional.scaled_dot_product_attention`, for any number of batch dims.
+    """As `torch.nn.functional.scaled_dot_product_attention`, for any number of batch dims, and for none.
 
-    The exporter takes just one. The strides of fused attention depend on the kernel: it decides by those of one kernel
-    that a reshape behind it is a view, then looks at those of another, and fails. Hence a copy; ``contiguous()`` would
-    leave nothing in the exporter's graph where it has nothing to do.
+    The exporter takes just one, and heads. The strides of fused attention depend on the kernel: it decides by those of
+    one kernel that a reshape behind it is a view, then looks at those of another, and fails. Hence a copy;
+    ``contiguous()`` would leave nothing in the exporter's graph where it has nothing to do.
     """
+    if query.dim() == 3:  # heads are among the samples
+        attn_mask = attn_mask.unsqueeze(1) if attn_mask is not None and attn_mask.dim() == 3 else attn_mask
+        one_head = (tensor.unsqueeze(1) for tensor in (query, key, value))
+        return plain_attention(*one_head, attn_mask, *args, **options).squeeze(1)
     batch = query.shape[:-3]
     if len(batch) > 1:
         if attn_mask is not None:
