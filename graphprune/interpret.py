@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from operator import attrgetter, getitem
 from typing import Any
 
@@ -113,17 +113,22 @@ class LabelInterpreter:
 
 
 @contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; every module's own mode comes back."""
-    in_training = [submodule for submodule in submodules(module).values() if submodule.training]
-    for submodule in in_training:
-        submodule.training = False
+def in_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
+    """Training or evaluation mode throughout, without gradients; every module's own mode comes back."""
+    changed = [submodule for submodule in submodules(module).values() if submodule.training is not training]
+    for submodule in changed:
+        submodule.training = training
     try:
         with torch.no_grad():
             yield
     finally:
-        for submodule in in_training:
-            submodule.training = True
+        for submodule in changed:
+            submodule.training = not training
+
+
+def evaluating(module: nn.Module) -> AbstractContextManager[None]:
+    """Evaluation mode without gradients; every module's own mode comes back."""
+    return in_mode(module, training=False)
 
 
 @contextmanager

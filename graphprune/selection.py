@@ -132,6 +132,16 @@ def select(costs: CostModel, importance: Tensor, goal: Goal, limits: Limits) -> 
     return Selection(keep, _bound(costs.dependencies, importance, keep, limits))
 
 
+def violations(costs: CostModel, keep: Tensor, goal: Goal, limits: Limits) -> list[str]:
+    """What of goal and limits a keep set does not respect."""
+    problems = [] if goal.is_met(costs, keep) else ["the goal is not met"]
+    groups = costs.dependencies.groups
+    for group, left in zip(groups, costs.dependencies.left_of_groups(keep), strict=True):
+        if left != group.channels and left not in limits.counts(group):
+            problems.append(f"group {group.id} keeps {left} of {group.channels} channels, which the limits forbid")
+    return problems
+
+
 def check_reachable(costs: CostModel, goal: Goal, limits: Limits) -> None:
     """Raises `BudgetError` if not even the smallest permitted network meets the goal."""
     smallest = torch.ones(costs.dependencies.channels, dtype=torch.bool)

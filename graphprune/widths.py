@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ class Widths:
         self._per_channel.append(counted[:-1] // of_group)
         return len(self._fixed) - 1
 
-    @property
+    @cached_property
     def _group_of_channel(self) -> Tensor:
         sizes = torch.tensor([group.channels for group in self.dependencies.groups] + [1])
         return torch.arange(len(sizes)).repeat_interleave(sizes)  # NOT_PRUNABLE, -1, is the last entry

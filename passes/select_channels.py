@@ -8,7 +8,7 @@ from typing import ClassVar
 from graphprune.costs import costs_of
 from graphprune.pass_protocol import Pass, PassResult
 from graphprune.program import Program
-from graphprune.selection import Goal, Limits, select
+from graphprune.selection import Goal, Limits, select, violations
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,5 @@ class SelectChannels(Pass):
 
     def ensures(self, before: Program, result: PassResult) -> list[str]:
         """The goal is met, and every group respects its floor and alignment."""
-        program = result.program
-        assert program.dependencies is not None and program.selection is not None
-        keep, problems = program.selection.keep, []
-        if not self.goal.is_met(costs_of(program), keep):
-            problems.append("the goal is not met")
-        for group, left in zip(program.dependencies.groups, program.dependencies.left_of_groups(keep), strict=True):
-            if left != group.channels and left not in self.limits.counts(group):
-                problems.append(f"group {group.id} keeps {left} of {group.channels} channels, which the limits forbid")
-        return problems
+        assert result.program.selection is not None
+        return violations(costs_of(result.program), result.program.selection.keep, self.goal, self.limits)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import numpy as np
 import torch
 
 from graphprune.costs import costs_of
@@ -12,7 +13,7 @@ from graphprune.latency.choice import choose_widths, keep_of
 from graphprune.latency.model import LatencyModel
 from graphprune.pass_protocol import Pass, PassResult
 from graphprune.program import Program
-from graphprune.selection import Goal, Limits, select
+from graphprune.selection import Goal, Limits, select, violations
 
 
 @dataclass(frozen=True)
@@ -47,14 +48,9 @@ class SelectWidths(Pass):
         """The predicted latency is within the limit, the goal is met, and every group respects the limits."""
         program = result.program
         assert program.dependencies is not None and program.selection is not None
-        keep, problems = program.selection.keep, []
-        left = program.dependencies.left_of_groups(keep)
-        predicted_ms = float(self.model.ms(torch.tensor(left).numpy()))
+        keep = program.selection.keep
+        problems = violations(costs_of(program), keep, self.goal, self.limits)
+        predicted_ms = float(self.model.ms(np.array(program.dependencies.left_of_groups(keep))))
         if predicted_ms > self.limit_ms * (1 + 1e-9):
             problems.append(f"{predicted_ms} ms predicted, {self.limit_ms} allowed")
-        if not self.goal.is_met(costs_of(program), keep):
-            problems.append("the goal is not met")
-        for group, count in zip(program.dependencies.groups, left, strict=True):
-            if count != group.channels and count not in self.limits.counts(group):
-                problems.append(f"group {group.id} keeps {count} of {group.channels} channels, which the limits forbid")
         return problems

@@ -7,8 +7,7 @@ copy, and the graph beside it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -18,8 +17,8 @@ from torch.utils._pytree import tree_leaves
 
 from graphprune.equivalence import TOLERANCES, difference, scale_of
 from graphprune.errors import InputError, first_line, is_out_of_memory
-from graphprune.interpret import evaluating, keeping_buffers
-from graphprune.program import CapturedBy, Example, Program, submodules
+from graphprune.interpret import in_mode, keeping_buffers
+from graphprune.program import CapturedBy, Example, Program
 from graphprune.randomness import private_random_state
 
 _BATCH_SIZES = (1, 2, 3)
@@ -120,33 +119,18 @@ def _difference(program: nn.Module, example: Example, expected: list[Tensor], *,
         shapes = [", ".join(str(tuple(tensor.shape)) for tensor in tensors) for tensors in (found, expected)]
         return f"the graph gives shapes {shapes[0]}, the model {shapes[1]}"
     for first, second in zip(expected, found, strict=True):
-        error_, scale = difference(first, second), scale_of(first)
-        if not error_ <= _tolerance(first) * max(scale, 1e-6):
-            return f"the graph is off by {error_:.3g}, at an output scale of {scale:.3g}"
+        off, scale = difference(first, second), scale_of(first)
+        if not off <= _tolerance(first) * max(scale, 1e-6):
+            return f"the graph is off by {off:.3g}, at an output scale of {scale:.3g}"
     return ""
 
 
 def _run(model: nn.Module, example: Example, *, training: bool = False) -> list[Tensor]:
     """Copies of the tensors that a model gives, in evaluation mode or, throughout, in training mode."""
-    mode = _in_training if training else evaluating
-    with mode(model), keeping_buffers(model), private_random_state(0):
+    with in_mode(model, training=training), keeping_buffers(model), private_random_state(0):
         copied = example.mapped(torch.clone)  # code may write to its input
         output = model(*copied.args, **copied.kwargs)
         return [leaf.detach().clone() for leaf in _tensors(output)]
-
-
-@contextmanager
-def _in_training(module: nn.Module) -> Iterator[None]:
-    """Training mode without gradients; every module's own mode comes back."""
-    modes = {submodule: submodule.training for submodule in submodules(module).values()}
-    for submodule in modes:
-        submodule.training = True
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for submodule, mode in modes.items():
-            submodule.training = mode
 
 
 def _tensors(value: Any) -> list[Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import gcd, prod
 
 import numpy as np
@@ -104,9 +105,14 @@ class LatencyModel:
             total = total + result.of(widths)
         return total
 
+    @cached_property
+    def _fixed_ms(self) -> float:
+        """Of contractions that cannot shrink."""
+        return sum(self.profile.ms(self.fixed_kernels))
+
     def _contractions_ms(self, counts: Counts) -> Times:
         widths = self.widths.sizes(counts)
-        total: Times = np.full(counts.shape[:-1], sum(self.profile.ms(self.fixed_kernels)))
+        total: Times = np.full(counts.shape[:-1], self._fixed_ms)
         for term in self.terms:
             total = total + term.ms(widths)
         return total
