@@ -248,8 +248,9 @@ class Pruner:
         if not dependencies.groups:
             raise NothingToPruneError(_nothing_prunable(self._original, dependencies))
         goal = Goal.of(self._budget, self._costs_before)
-        if not self._budget.is_timed and goal.allows(self._costs):
-            shares = ", ".join(f"{name}={share}" for name, share in self._budget.shares().items())
+        if not self._budget.latency and self._budget.latency_ms is None and goal.allows(self._costs):
+            asked: dict[str, float | None] = {**self._budget.shares(), "latency": self._budget.latency}
+            shares = ", ".join(f"{name}={share}" for name, share in asked.items() if share is not None)
             raise NothingToPruneError(
                 f"the budget {shares} would remove nothing of {self._model_name}; ask for more. Of {self._model_name} "
                 f"{dependencies.channels} channels can go at all; 'graphprune inspect' says why the rest is frozen"

@@ -9,7 +9,7 @@ import numpy as np
 
 from graphprune.budget import Budget, Measure
 from graphprune.deploy import TimingResult
-from graphprune.errors import BudgetError
+from graphprune.errors import BudgetError, OptionError
 from graphprune.latency.model import Calibration, LatencyModel
 from graphprune.latency.profiles import Profile
 from graphprune.latency.stopwatch import Stopwatch
@@ -174,8 +174,11 @@ def rounds_for(
         batch_size: Of the measurement, where there is no target.
 
     Raises:
+        OptionError: the target is something else than a profile.
         ExportError: the dense program cannot be exported to be measured.
     """
+    if target is not None and not isinstance(target, Profile):
+        raise OptionError(f"target={target!r}: expected what graphprune.profile() gives")
     if not budget.is_timed and align != "auto":
         return rank, budget
     assert program.dependencies is not None

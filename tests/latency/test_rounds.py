@@ -12,7 +12,7 @@ import graphprune
 from graphprune import Budget
 from graphprune.costs import count_macs
 from graphprune.deploy import Latency, TimingResult, describe_hardware
-from graphprune.errors import BudgetError, OptionError
+from graphprune.errors import BudgetError, NothingToPruneError, OptionError
 from graphprune.latency.profiles import Target
 from graphprune.program import Example
 from tests.latency.stepped import HERE, Stepped
@@ -97,6 +97,16 @@ def test_other_budgets_hold_too(power: float) -> None:
 def test_what_cannot_be_measured_is_an_error(power: float) -> None:
     with pytest.raises(BudgetError, match="latency"):
         compiled(Budget(latency=0.9), protect=("0", "2", "4", "6"))
+
+
+def test_a_latency_that_removes_nothing_is_an_error() -> None:
+    with pytest.raises(NothingToPruneError, match=r"the budget latency=0\.0 would remove nothing"):
+        compiled(Budget(latency=0.0))
+
+
+def test_a_target_is_a_profile() -> None:
+    with pytest.raises(OptionError, match=r"target=3: expected what graphprune\.profile\(\) gives"):
+        compiled(Budget(macs=0.5), target=3, align="auto")
 
 
 def test_widths_suit_the_target() -> None:
