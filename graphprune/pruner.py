@@ -249,7 +249,7 @@ class Pruner:
             raise NothingToPruneError(_nothing_prunable(self._original, dependencies))
         goal = Goal.of(self._budget, self._costs_before)
         if not self._budget.latency and self._budget.latency_ms is None and goal.allows(self._costs):
-            asked: dict[str, float | None] = {**self._budget.shares(), "latency": self._budget.latency}
+            asked = {name: getattr(self._budget, name) for name in (*MEASURES, "latency")}
             shares = ", ".join(f"{name}={share}" for name, share in asked.items() if share is not None)
             raise NothingToPruneError(
                 f"the budget {shares} would remove nothing of {self._model_name}; ask for more. Of {self._model_name} "
