@@ -16,6 +16,7 @@ from graphprune.plan import Plan
 from graphprune.pruner import Pruner
 from graphprune.report import Report
 from graphprune.runner import Runner
+from graphprune.sweep import Sweep, sweep, top_one
 
 __version__ = "0.1.0"
 
@@ -29,11 +30,14 @@ __all__ = [
     "Pruner",
     "Report",
     "Runner",
+    "Sweep",
     "UserError",
     "Verification",
     "compile",
     "load",
     "profile",
+    "sweep",
+    "top_one",
 ]
 
 del _ops

@@ -40,7 +40,7 @@ class Budget:
             raise OptionError("the budget is empty; give channels=, params=, macs=, latency= or latency_ms=")
         for name in (*MEASURES, "latency"):
             share = getattr(self, name)
-            if share is not None and not _is_share(share):
+            if share is not None and not is_share(share):
                 raise OptionError(f"budget {name}={share}: expected the share to remove, in [0, 1)")
         if self.latency_ms is not None and not self.latency_ms > 0:
             raise OptionError(f"budget latency_ms={self.latency_ms}: expected milliseconds above 0")
@@ -81,7 +81,8 @@ class Budget:
         return Budget(**shares, latency=None if self.latency is None else self.latency * part)
 
 
-def _is_share(value: object) -> bool:
+def is_share(value: object) -> bool:
+    """Whether a value is a share in [0, 1)."""
     return isinstance(value, (int, float)) and 0 <= value < 1
 
 
@@ -101,6 +102,6 @@ def budget_of(sparsity: float | None, budget: Budget | None) -> Budget:
         raise OptionError("give sparsity= or budget=, not both")
     if budget is not None:
         return _checked(budget)
-    if sparsity is not None and not _is_share(sparsity):
+    if sparsity is not None and not is_share(sparsity):
         raise OptionError(f"sparsity={sparsity}: expected the share of channels to remove, in [0, 1)")
     return Budget(channels=0.5 if sparsity is None else float(sparsity))

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import graphprune
-from graphprune.cli import bench, compile, demo, inspect, print
+from graphprune.cli import bench, compile, demo, inspect, print, sweep
 from graphprune.cli.exit_codes import Commands
 from graphprune.deploy import library_versions
 
@@ -40,7 +40,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )  # fmt: skip
 
-for _module in (demo, compile, inspect, print, bench):
+for _module in (demo, compile, inspect, print, bench, sweep):
     app.command(_module.NAME, help=_module.HELP, short_help=_module.SUMMARY)(_module.command)
 
 

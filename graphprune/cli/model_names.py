@@ -146,20 +146,36 @@ _SOURCES: dict[str, Callable[[str, Shape | None], _Built]] = {
 def _from_factory(module_name: str, attribute: str) -> _Built:
     """Imports a module and calls its factory; whatever the user's code raises becomes one line."""
     name = f"{module_name}:{attribute}"
-    module = _imported(module_name)
-    if not hasattr(module, attribute):
-        raise OptionError(f"'{name}': {module_name} has no '{attribute}'{_similar(attribute, vars(module))}")
-    factory = getattr(module, attribute)
-    if not callable(factory):
-        raise OptionError(f"'{name}' is {_kind(factory)}; expected a class or function that returns an nn.Module")
-    try:
-        made: Any = factory if isinstance(factory, nn.Module) else factory()
-    except Exception as error:  # the user's code may raise anything
-        raise OptionError(f"'{name}' failed when called without arguments: {_one_line(error)}") from error
+    made = named_object(name, f"'{name}'")
     module, example = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(module, nn.Module):
-        raise OptionError(f"'{name}' returned {_kind(made)}; expected an nn.Module, or (nn.Module, example_input)")
+        raise OptionError(f"'{name}' gives {_kind(made)}; expected an nn.Module, or (nn.Module, example_input)")
     return _Built(module, example=example)
+
+
+def named_object(name: str, what: str) -> Any:
+    """What ``package.module:name`` is, or gives when it is a class or function and called without arguments.
+
+    Args:
+        name: It is looked for in the current directory too.
+        what: It is called in messages.
+
+    Raises:
+        OptionError: there is none, or the call fails.
+    """
+    module_name, colon, attribute = name.partition(":")
+    if not colon or not module_name or not attribute:
+        raise OptionError(f"{what}: expected package.module:name")
+    module = _imported(module_name)
+    if not hasattr(module, attribute):
+        raise OptionError(f"{what}: {module_name} has no '{attribute}'{_similar(attribute, vars(module))}")
+    found = getattr(module, attribute)
+    if isinstance(found, nn.Module) or not callable(found):
+        return found
+    try:
+        return found()
+    except Exception as error:  # the user's code may raise anything
+        raise OptionError(f"{what} failed when called without arguments: {_one_line(error)}") from error
 
 
 def _imported(name: str) -> ModuleType:
@@ -219,4 +235,4 @@ def _hint(name: str) -> str:
 
 
 def _kind(value: Any) -> str:
-    return f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else f"of type {type(value).__name__}"
+    return f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else f"a value of type {type(value).__name__}"

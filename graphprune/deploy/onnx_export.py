@@ -2,41 +2,35 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
-import re
 import tempfile
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
+import onnx
 from torch import Tensor, nn
-from torch.export import Dim
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
-from graphprune.deploy.attention import with_plain_attention
 from graphprune.deploy.isolation import isolated_in_eval_mode
+from graphprune.deploy.lower_precision import Precision, lower, precision_of
 from graphprune.deploy.onnx_file import all_nodes, opset_version, publish, write_checked
-from graphprune.deploy.parity import BatchSizeError, check_parity, run_torch
-from graphprune.deploy.signature import onnx_feeds, output_names
+from graphprune.deploy.parity import (
+    HALF_RELATIVE_TOLERANCE,
+    INT8_RELATIVE_TOLERANCE,
+    BatchSizeError,
+    Parity,
+    check_parity,
+    fresh_examples,
+    run_torch,
+)
+from graphprune.deploy.signature import feed, onnx_feeds, output_names, tensor_leaves
+from graphprune.deploy.translate import Request, capture, quiet_exporter, summary
 from graphprune.errors import ExportError, InputError, OptionError
 from graphprune.program import Example
 
 _log = logging.getLogger(__name__)
-
-_NOISE = (
-    # An LSTM or GRU builds its list of flat weights while torch.export traces it, and gets the old list back.
-    (UserWarning, r"The tensor attributes? .* assigned during export"),
-    # torch's own decompositions of recurrent layers call what torch itself deprecates.
-    (FutureWarning, r"_check_is_size will be removed"),
-    # torch.export looks at the gradients of its own intermediate tensors.
-    (UserWarning, r"The \.grad attribute of a Tensor that is not a leaf"),
-)
-"""Warnings of the exporter that a user can do nothing about: category and beginning of the message."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +48,10 @@ class ExportResult:
         output_names: In the order of the module's outputs.
         max_abs_error: Largest difference to torch, in units of the output.
         max_rel_error: Largest difference as a share of the output's largest magnitude.
+        rms_rel_error: Root mean square of the difference, divided by that of the output; of the worst output.
         tolerance: What `max_rel_error` may be at most.
         batch_sizes: Batch sizes that were compared.
+        precision: Of weights and activations inside; inputs and outputs are the module's.
     """
 
     path: Path
@@ -68,22 +64,20 @@ class ExportResult:
     output_names: tuple[str, ...]
     max_abs_error: float
     max_rel_error: float
+    rms_rel_error: float
     tolerance: float
     batch_sizes: tuple[int, ...]
+    precision: Precision = "float32"
 
     def to_dict(self) -> dict[str, Any]:
         """The fields, ready for JSON."""
         return asdict(self) | {"path": str(self.path)}
 
 
-@dataclass(frozen=True)
-class _Request:
-    """What to export, under which names."""
+_RANDOM_CALIBRATION = 8
+"""Sets of random inputs that INT8 is calibrated on where there is no data."""
 
-    module: nn.Module
-    example: Example
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
+_LOWER_TOLERANCES: dict[str, float] = {"float16": HALF_RELATIVE_TOLERANCE, "int8": INT8_RELATIVE_TOLERANCE}
 
 
 def export_onnx(
@@ -93,6 +87,8 @@ def export_onnx(
     path: str | Path,
     *,
     dynamic_batch: bool = True,
+    precision: str = "float32",
+    calibration: Sequence[Example] = (),
     seed: int = 0,
 ) -> ExportResult:
     """Export `module` in eval mode, check the file, compare it with torch, and only then write it to `path`.
@@ -107,37 +103,42 @@ def export_onnx(
         path: Target file, in an existing directory.
         dynamic_batch: Leave the batch free. Where the module does not allow it, the batch is fixed to the example's and
             the result says why.
-        seed: Of the random inputs of the comparison.
+        precision: ``"float32"``: as the module is. ``"float16"``, which CUDA runs faster. ``"int8"``: convolutions and
+            products quantised statically, with the error that the result tells.
+        calibration: Inputs that show the ranges of activations, for INT8; the last one is kept for the comparison.
+            Without any, random inputs like the example's serve, which a log message says.
+        seed: Of random inputs.
 
     Raises:
         ExportError: If the module cannot be exported, or the file fails the checker or differs from torch.
         InputError: If the module fails on its example input.
-        OptionError: If `path` is a directory or lies in none.
+        OptionError: If `path` is a directory or lies in none, or the precision is unknown.
     """
-    target = _checked_target(path)
+    target, how = _checked_target(path), precision_of(precision)
     example = Example(tuple(args), dict(kwargs)).mapped(Tensor.detach)
-    with isolated_in_eval_mode(module), _quiet_exporter():
-        request = _request(module, example)
+    with isolated_in_eval_mode(module), quiet_exporter():
+        request = _request(module, example, how, tuple(calibration), seed)
         reason = _static_reason(request, dynamic_batch)
         try:
-            result = _write(request, target, reason, seed)
+            result = _write(request, target, reason)
         except BatchSizeError as error:
-            result = _write(request, target, str(error), seed)
+            result = _write(request, target, str(error))
     if result.batch_reason and dynamic_batch:
         _log.warning("%s: the batch is fixed to %d: %s", target.name, example.batch_size, result.batch_reason)
     return result
 
 
-def _write(request: _Request, target: Path, reason: str, seed: int) -> ExportResult:
+def _write(request: Request, target: Path, reason: str) -> ExportResult:
     """Export, check, compare, and move into place; `reason` is why the batch is fixed, empty to leave it free."""
-    program, reason = _capture(request, reason)
+    program, reason = capture(request, reason)
     batch_sizes = [request.example.batch_size] if reason else _batch_sizes(request.example)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
         draft = Path(scratch) / target.name
         proto = write_checked(program, draft, request.inputs)
-        parity = check_parity(
-            request.module, draft, request.inputs, request.outputs, request.example, batch_sizes, seed
-        )
+        parity = _compared(request, draft, fresh_examples(request.example, batch_sizes, request.seed))
+        if request.precision != "float32":
+            parity = _lowered(request, draft, batch_sizes)
+            proto = onnx.load(str(draft), load_external_data=False)
         size_bytes = publish(draft, target)
     return ExportResult(
         path=target,
@@ -148,8 +149,27 @@ def _write(request: _Request, target: Path, reason: str, seed: int) -> ExportRes
         batch_reason=reason,
         input_names=request.inputs,
         output_names=request.outputs,
+        precision=request.precision,
         **asdict(parity),
     )
+
+
+def _compared(request: Request, draft: Path, examples: Iterable[Example], **tolerance: float) -> Parity:
+    return check_parity(request.module, draft, request.inputs, request.outputs, examples, **tolerance)
+
+
+def _lowered(request: Request, draft: Path, batch_sizes: Sequence[int]) -> Parity:
+    """Brings the draft, which computes what the module does, to a lower precision, and measures what that costs."""
+    calibration = [*request.calibration]
+    held_out = [calibration.pop()] if len(calibration) > 1 else calibration[:]
+    if request.precision == "int8" and not calibration:
+        _log.warning("%s: no data to calibrate INT8 on; random inputs like the example's are used", draft.name)
+        sizes = [request.example.batch_size] * _RANDOM_CALIBRATION
+        calibration = [*fresh_examples(request.example, sizes, request.seed + 1)]
+    feeds = [feed(request.inputs, tensor_leaves((each.args, each.kwargs))) for each in calibration]
+    lower(draft, request.precision, feeds)
+    examples = held_out or fresh_examples(request.example, batch_sizes, request.seed)
+    return _compared(request, draft, examples, tolerance=_LOWER_TOLERANCES[request.precision])
 
 
 def _checked_target(path: str | Path) -> Path:
@@ -161,14 +181,16 @@ def _checked_target(path: str | Path) -> Path:
     return target
 
 
-def _request(module: nn.Module, example: Example) -> _Request:
+def _request(
+    module: nn.Module, example: Example, precision: Precision, calibration: tuple[Example, ...], seed: int
+) -> Request:
     """Name inputs and outputs; runs the module once to see what it returns."""
     if example.batch_size < 1:
         raise InputError("the example input has a batch of 0; give at least one sample")
     try:
         outputs = run_torch(module, example)
     except Exception as error:
-        raise InputError(f"the module fails on its example input: {_summary(error)}") from error
+        raise InputError(f"the module fails on its example input: {summary(error)}") from error
     inputs = tuple(onnx_feeds(module, example))
     names = output_names(outputs, taken=inputs)
     others = {type(leaf).__name__ for leaf in tree_leaves(outputs) if not isinstance(leaf, Tensor | None)}
@@ -177,10 +199,10 @@ def _request(module: nn.Module, example: Example) -> _Request:
             f"the module returns {', '.join(sorted(others)) or 'no tensor'}; an ONNX file returns tensors only: "
             "let the module return a tensor, or a tuple, list or dict of tensors"
         )
-    return _Request(module, example, inputs, names)
+    return Request(module, example, inputs, names, precision, calibration, seed)
 
 
-def _static_reason(request: _Request, dynamic_batch: bool) -> str:
+def _static_reason(request: Request, dynamic_batch: bool) -> str:
     """Why the batch has to be fixed, as far as torch alone can tell; empty where it may be free."""
     if not dynamic_batch:
         return "dynamic_batch=False"
@@ -190,106 +212,10 @@ def _static_reason(request: _Request, dynamic_batch: bool) -> str:
     try:
         run_torch(request.module, request.example.resized(other))
     except Exception as error:
-        return f"the module itself fails at batch {other}: {_summary(error)}"
+        return f"the module itself fails at batch {other}: {summary(error)}"
     return ""
 
 
 def _batch_sizes(example: Example) -> list[int]:
     """The example's batch and a small one, which is not the one that a batch of 1 is captured at either."""
     return [example.batch_size, 5 if example.batch_size == 3 else 3]
-
-
-def _capture(request: _Request, reason: str) -> tuple[torch.onnx.ONNXProgram, str]:
-    """Translate the module, with a free batch unless there is a reason against it; returns the reason that holds."""
-    if not reason:
-        # torch.export treats a size of 1 as a constant, so a single sample is captured as two.
-        example = request.example.resized(max(request.example.batch_size, 2))
-        try:
-            return _translate(request, example, _dynamic_shapes(request.module, example)), ""
-        except Exception as error:
-            reason = f"torch.export cannot leave it free: {_summary(error)}"
-            _log.debug("dynamic export failed", exc_info=error)
-    try:
-        return _translate(request, request.example, None), reason
-    except Exception as error:
-        raise ExportError(
-            f"torch.onnx.export cannot export {type(request.module).__name__}: {_summary(error)}; "
-            "rewrite the named operation, or keep it out of the exported module"
-        ) from error
-
-
-def _dynamic_shapes(module: nn.Module, example: Example) -> dict[str, Any]:
-    """A free dim 0 for every batched tensor, in the structure of forward's own arguments."""
-
-    def free_batch(leaf: Any) -> Any:
-        return {0: Dim.DYNAMIC} if isinstance(leaf, Tensor) and example.is_batched(leaf) else None
-
-    arguments = inspect.signature(module.forward).bind(*example.args, **example.kwargs).arguments
-    shapes: dict[str, Any] = tree_map(free_batch, dict(arguments))
-    return shapes
-
-
-def _translate(request: _Request, example: Example, dynamic_shapes: dict[str, Any] | None) -> torch.onnx.ONNXProgram:
-    args = example.args
-    if args and isinstance(args[-1], dict) and not example.kwargs:
-        args = (*args, {})  # torch.onnx.export takes a dict at the end for the keyword arguments
-    program = torch.onnx.export(
-        with_plain_attention(request.module),
-        args,
-        kwargs=example.kwargs,
-        dynamo=True,
-        verbose=False,
-        dynamic_shapes=dynamic_shapes,
-    )
-    assert program is not None  # None is for the exporter before dynamo
-    _assign_names(program.model.graph, request)
-    return program
-
-
-def _assign_names(graph: Any, request: _Request) -> None:
-    """Name inputs and outputs of an onnx_ir graph; an inner value of the same name gets another one.
-
-    torch.onnx.export can name them too, but does not look whether a weight or an inner value has that name already.
-    """
-    named = {"takes": (request.inputs, graph.inputs), "returns": (request.outputs, graph.outputs)}
-    for verb, (names, values) in named.items():
-        if len({id(value) for value in values}) != len(names):
-            raise ExportError(
-                f"the module {verb} the tensors {', '.join(names)}, the ONNX graph {len(values)} of them; "
-                "let the module take and return tensors, no sizes or other numbers that depend on them"
-            )
-    pairs = [(name, value) for names, values in named.values() for name, value in zip(names, values, strict=True)]
-    outer = {id(value) for _, value in pairs}
-    taken = {name for name, _ in pairs}
-    inner = [*graph.initializers.values(), *(value for node in graph.all_nodes() for value in node.outputs)]
-    for value in inner:
-        if value.name in taken and id(value) not in outer:
-            value.name = f"{value.name}_inner"
-    for name, value in pairs:
-        value.name = name
-
-
-def _summary(error: BaseException) -> str:
-    """The innermost cause in one short line, without the colours that torch puts into its messages."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    text = re.sub(r"\x1b\[\d*m", "", str(error))
-    line = " ".join(text.split())
-    return f"{type(error).__name__}: {line[:300]}{'...' if len(line) > 300 else ''}"
-
-
-@contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """Silence what the exporter says about its own internals; warnings that are not in `_NOISE` pass."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            for category, message in _NOISE:
-                warnings.filterwarnings("ignore", message=message, category=category)
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

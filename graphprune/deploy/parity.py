@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,10 @@ differs by far more than 1e-4.
 HALF_RELATIVE_TOLERANCE = 1e-2
 """The same for float16, whose rounding step is 1e-3."""
 
+INT8_RELATIVE_TOLERANCE = 1.0
+"""The same for INT8: an error as large as the output itself leaves nothing of it. How good a quantised network is, its
+root mean square error tells."""
+
 
 @dataclass(frozen=True)
 class Parity:
@@ -37,12 +41,14 @@ class Parity:
     Attributes:
         max_abs_error: In units of the output.
         max_rel_error: The absolute error divided by the largest magnitude of the output it occurs in.
+        rms_rel_error: Root mean square of the error, divided by that of the output; of the worst output.
         tolerance: What `max_rel_error` may be at most.
         batch_sizes: Batch sizes that were run.
     """
 
     max_abs_error: float
     max_rel_error: float
+    rms_rel_error: float
     tolerance: float
     batch_sizes: tuple[int, ...]
 
@@ -57,6 +63,7 @@ class _Difference:
 
     abs_error: float
     rel_error: float
+    rms_error: float
     tolerance: float
     problem: str
 
@@ -66,52 +73,60 @@ def check_parity(
     path: Path,
     inputs: Sequence[str],
     outputs: Sequence[str],
-    example: Example,
-    batch_sizes: Sequence[int],
-    seed: int,
+    examples: Iterable[Example],
+    tolerance: float = RELATIVE_TOLERANCE,
 ) -> Parity:
-    """Run the module and the file on fresh random inputs and compare every output.
+    """Run the module and the file on the same inputs and compare every output.
 
     Args:
         module: In eval mode.
         path: The ONNX file.
         inputs: Names of the file's inputs, in the order of the example's tensors.
         outputs: Names of the file's outputs, in the order of the module's.
-        example: Gives shapes, types and statistics of the inputs.
-        batch_sizes: Sizes of dim 0 to try, the example's first.
-        seed: Of the random inputs.
+        examples: Inputs to try.
+        tolerance: Largest error as a share of the output's largest magnitude; outputs in float16 are allowed more.
 
     Raises:
-        BatchSizeError: If onnxruntime runs the file at the first batch size and refuses it at another.
+        BatchSizeError: If onnxruntime runs the file on the first inputs and refuses it at another batch size.
         ExportError: If onnxruntime refuses the file, or an output differs; all outputs that differ are named.
     """
     try:
         session = open_session(path, CPU, torch.get_num_threads())
     except ArtifactError as error:
         raise ExportError(f"onnxruntime refuses the exported file: {error}") from error
-    generator = torch.Generator().manual_seed(seed)
     differences: list[_Difference] = []
-    for batch_size in batch_sizes:
-        with torch.no_grad():
-            fresh = example.fresh(batch_size, generator)
-        expected = tensor_leaves(run_torch(module, fresh))
+    batch_sizes: list[int] = []
+    for example in examples:
+        batch_size = example.batch_size
+        expected = tensor_leaves(run_torch(module, example))
         try:
-            got = _run_onnx(session, feed(inputs, tensor_leaves((fresh.args, fresh.kwargs))), outputs)
+            got = _run_onnx(session, feed(inputs, tensor_leaves((example.args, example.kwargs))), outputs)
         except Exception as error:  # onnxruntime's exceptions have no common base below Exception
             kind = BatchSizeError if differences else ExportError
             line = " ".join(str(error).split())
             raise kind(f"onnxruntime cannot run the exported file at batch {batch_size}: {line}") from error
+        batch_sizes.append(batch_size)
         differences += [
-            _compare(f"output '{name}' at batch {batch_size}", want, have)
+            _compare(f"output '{name}' at batch {batch_size}", want, have, tolerance)
             for name, want, have in zip(outputs, expected, got, strict=True)
         ]
     _raise_problems([difference.problem for difference in differences if difference.problem])
     return Parity(
         max_abs_error=max(difference.abs_error for difference in differences),
         max_rel_error=max(difference.rel_error for difference in differences),
+        rms_rel_error=max(difference.rms_error for difference in differences),
         tolerance=max(difference.tolerance for difference in differences),
-        batch_sizes=tuple(batch_sizes),
+        batch_sizes=tuple(dict.fromkeys(batch_sizes)),
     )
+
+
+def fresh_examples(example: Example, batch_sizes: Iterable[int], seed: int) -> Iterator[Example]:
+    """Random inputs with the shapes, types and statistics of the example's, one set for each batch size."""
+    generator = torch.Generator().manual_seed(seed)
+    for batch_size in batch_sizes:
+        with torch.no_grad():
+            fresh = example.fresh(batch_size, generator)
+        yield fresh
 
 
 def run_torch(module: nn.Module, example: Example) -> Any:
@@ -127,31 +142,33 @@ def _run_onnx(session: Any, feeds: Feeds, outputs: Sequence[str]) -> list[NDArra
     return list(session.run(list(outputs), feeds, options))
 
 
-def _compare(where: str, expected: Tensor, got: NDArray[Any]) -> _Difference:
+def _compare(where: str, expected: Tensor, got: NDArray[Any], tolerance: float) -> _Difference:
     """Compare one output; infinities and NaN must be at the same places."""
-    tolerance = HALF_RELATIVE_TOLERANCE if expected.dtype is torch.float16 else RELATIVE_TOLERANCE
+    if expected.dtype is torch.float16:
+        tolerance = max(tolerance, HALF_RELATIVE_TOLERANCE)
     want = expected.detach().cpu().to(torch.float64).numpy()
     if want.shape != got.shape:
         problem = f"{where}: expected shape {want.shape} (torch), got {got.shape} (onnxruntime)"
-        return _Difference(np.inf, np.inf, tolerance, problem)
+        return _Difference(np.inf, np.inf, np.inf, tolerance, problem)
     have = got.astype(np.float64)
     same = (want == have) | (np.isnan(want) & np.isnan(have))
     with np.errstate(invalid="ignore"):  # inf - inf, where `same` holds
         errors = np.where(same, 0.0, np.nan_to_num(np.abs(want - have), nan=np.inf))
     if not errors.any():
-        return _Difference(0.0, 0.0, tolerance, "")
+        return _Difference(0.0, 0.0, 0.0, tolerance, "")
     finite = np.abs(want[np.isfinite(want)])
     scale = float(finite.max()) if finite.size else 0.0
     abs_error = float(errors.max())
     rel_error = abs_error / scale if scale else np.inf
     if rel_error <= tolerance:
-        return _Difference(abs_error, rel_error, tolerance, "")
+        rms_error = float(np.sqrt(np.mean(errors**2) / np.mean(finite**2)))
+        return _Difference(abs_error, rel_error, rms_error, tolerance, "")
     index = tuple(int(i) for i in np.unravel_index(int(errors.argmax()), errors.shape))
     problem = (
         f"{where}: expected {want[index]:.6g} (torch), got {have[index]:.6g} (onnxruntime) at index {index}; "
         f"the difference is {rel_error:.3g} of the output's scale, the tolerance {tolerance:.0e}"
     )
-    return _Difference(abs_error, rel_error, tolerance, problem)
+    return _Difference(abs_error, rel_error, np.inf, tolerance, problem)
 
 
 def _raise_problems(problems: list[str]) -> None:

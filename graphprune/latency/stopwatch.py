@@ -46,7 +46,7 @@ class Stopwatch:
 
     def _exported(self, module: nn.Module, name: str) -> Path:
         path = self._folder / f"{name}.onnx"
-        export_onnx(module, self.example.args, self.example.kwargs, path)
+        export_onnx(module, self.example.args, self.example.kwargs, path, precision=self.target.dtype)
         return path
 
     def time(self, compact: nn.Module | None = None) -> TimingResult:

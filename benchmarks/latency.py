@@ -1,0 +1,147 @@
+"""Latency of what pruning tools make of the same models: at equal multiply-accumulates, and at equal latency.
+
+Every tool prunes in a process of its own with a time limit and leaves an ONNX file; then all files of a model are timed
+in turns in one run. A tool that fails, or does not end, is recorded with the reason. One JSON line for each model and
+measure; what is in the file is not run again.
+
+    python -m benchmarks.latency --measure macs --share 0.6667
+    python -m benchmarks.latency --measure latency --share 0.5 --models resnet18 vit_b_16
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import onnx
+from torch import nn
+
+from benchmarks.compile_time import append
+from benchmarks.latency_tools import TOOLS, image
+from benchmarks.onnx_macs import count_macs, count_parameters
+from graphprune.deploy import TimingResult, describe_hardware, library_versions, onnx_feeds, time_interleaved
+from graphprune.program import Example
+
+RESULTS = Path(__file__).resolve().parent / "results" / "latency.jsonl"
+MODELS = (
+    "resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0", "densenet121", "regnet_y_400mf", "convnext_tiny",
+    "vit_b_16", "swin_t",
+)  # fmt: skip
+
+Row = dict[str, Any]
+
+
+def prune_apart(tool: str, model: str, path: Path, options: argparse.Namespace) -> tuple[float, str]:
+    """Seconds, and why there is no file; empty where there is one."""
+    command = [sys.executable, "-m", "benchmarks.latency_tools", tool, model, str(path)]
+    command += ["--measure", options.measure, "--share", str(options.share)]
+    command += ["--provider", options.provider, "--threads", str(options.threads)]
+    started = time.perf_counter()
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=options.limit_s)
+    except subprocess.TimeoutExpired:
+        return options.limit_s, f"no end in {options.limit_s:.0f} s"
+    lines = done.stderr.strip().splitlines() or [f"ended with {done.returncode}"]
+    return time.perf_counter() - started, "" if done.returncode == 0 and path.exists() else lines[-1][:300]
+
+
+def measure(model: str, options: argparse.Namespace) -> Row:
+    """All tools on one model."""
+    with tempfile.TemporaryDirectory() as folder:
+        files: dict[str, Path] = {}
+        seconds: dict[str, float] = {}
+        errors: dict[str, str] = {}
+        for tool in TOOLS if options.measure == "macs" else [tool for tool in TOOLS if tool != "graphprune, align=1"]:
+            path = Path(folder) / f"{len(files)}.onnx"
+            seconds[tool], why = prune_apart(tool, model, path, options)
+            if why:
+                errors[tool] = why
+            else:
+                files[tool] = path
+        feeds = onnx_feeds(nn.Identity(), Example.of(image()))
+        timing = time_interleaved(
+            files, feeds, provider=options.provider, threads=options.threads, repeats=options.repeats
+        )
+        tools = {tool: _figures(tool, path, files["dense"], timing) for tool, path in files.items()}
+    for tool, figures in tools.items():
+        figures["tool_s"] = round(seconds[tool], 1)
+    return {
+        "model": model, "measure": options.measure, "share": options.share, "tools": tools, "errors": errors,
+        "provider": timing.provider, "threads": timing.threads, "batch": timing.batch_size, "repeats": timing.repeats,
+        "hardware": str(describe_hardware()), "versions": library_versions(),
+    }  # fmt: skip
+
+
+def _figures(tool: str, path: Path, dense: Path, timing: TimingResult) -> Row:
+    latency, speedup = timing.latencies[tool], timing.speedup("dense", tool)
+    macs = count_macs(dense) / count_macs(path)
+    return {
+        "median_ms": latency.median_ms, "p10_ms": latency.p10_ms, "p90_ms": latency.p90_ms,
+        "speedup": speedup.pairwise_median, "speedup_p10": speedup.pairwise_p10, "speedup_p90": speedup.pairwise_p90,
+        "macs_reduction": macs, "speedup_per_macs": speedup.pairwise_median / macs,
+        "params": count_parameters(path), "nodes": len(onnx.load(path).graph.node),
+    }  # fmt: skip
+
+
+def summary(rows: list[Row]) -> Row:
+    """By measure: what all models give together."""
+    found: Row = {}
+    for measured in dict.fromkeys(row["measure"] for row in rows):
+        of_measure = [row["tools"] for row in rows if row["measure"] == measured]
+        for tool in TOOLS:
+            figures = [tools[tool] for tools in of_measure if tool in tools]
+            if tool == "dense" or not figures:
+                continue
+            found[f"{measured}: {tool}"] = {
+                "models": len(figures),
+                "speedup": statistics.geometric_mean(each["speedup"] for each in figures),
+                "macs_reduction": statistics.geometric_mean(each["macs_reduction"] for each in figures),
+                "speedup_per_macs": statistics.geometric_mean(each["speedup_per_macs"] for each in figures),
+            }
+    return found
+
+
+def table(rows: list[Row]) -> str:
+    """A line for each model and tool."""
+    lines = [f"{'model':<17}{'measure':<9}{'tool':<28}{'ms':>9}{'speed-up':>10}{'MACs':>8}{'ratio':>7}{'nodes':>7}"]
+    for row in rows:
+        for tool, each in row["tools"].items():
+            lines.append(
+                f"{row['model']:<17}{row['measure']:<9}{tool:<28}{each['median_ms']:>9.3f}{each['speedup']:>9.2f}x"
+                f"{each['macs_reduction']:>7.2f}x{each['speedup_per_macs']:>7.2f}{each['nodes']:>7}"
+            )
+        lines += [f"{row['model']:<17}{row['measure']:<9}{tool:<28}{why}" for tool, why in row["errors"].items()]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measures what the results file does not have yet, then prints all of it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=MODELS)
+    parser.add_argument("--measure", choices=("macs", "latency"), default="macs")
+    parser.add_argument("--share", type=float, default=2 / 3, help="to be removed")
+    parser.add_argument("--provider", default="auto")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=31)
+    parser.add_argument("--limit-s", type=float, default=600, help="of one tool on one model")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    rows = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
+    done = {(row["model"], row["measure"], row["share"]) for row in rows}
+    for model in options.models:
+        if (model, options.measure, options.share) not in done:
+            rows.append(measure(model, options))
+            append(options.out, rows[-1])
+    print(table(rows))
+    print(json.dumps(summary(rows), indent=1))
+
+
+if __name__ == "__main__":
+    main()

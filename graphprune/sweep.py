@@ -1,0 +1,300 @@
+"""Accuracy against measured latency over a range of budgets, with the dense and evenly narrower networks beside it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from graphprune.budget import Budget, Measure, is_share
+from graphprune.compile import compile
+from graphprune.compiled import Compiled
+from graphprune.criteria import Given, Sensitivity, criterion_of, name_of
+from graphprune.criteria.criterion import scores_of
+from graphprune.deploy import Latency, TimingResult, export_onnx, onnx_feeds, time_interleaved
+from graphprune.deploy.sessions import CUDA
+from graphprune.errors import BudgetError, OptionError
+from graphprune.latency import Profile
+from graphprune.program import Example, Program
+from graphprune.pruner import Progress
+from graphprune.scores import Scores
+
+_log = logging.getLogger(__name__)
+
+Kind = Literal["dense", "pruned", "uniform"]
+DENSE: Kind = "dense"
+
+LATENCIES = (0.3, 0.5, 0.7)
+"""Shares of the latency that a sweep removes by default."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One network of a sweep.
+
+    Attributes:
+        name: Under which it was timed.
+        kind: ``"dense"``, ``"pruned"`` to a latency, or ``"uniform"``: every group loses the same share of channels,
+            as in a narrower network of the same family with as many multiply-accumulates as the pruned one before it.
+        requested: Share of the dense latency that had to go; None for the dense network.
+        latency: Measured, all networks in turns.
+        latency_left: Measured latency as a share of the dense network's.
+        costs: Channels, params and macs that it has.
+        accuracy: What ``evaluate`` gave; None without it.
+    """
+
+    name: str
+    kind: Kind
+    requested: float | None
+    latency: Latency
+    latency_left: float
+    costs: dict[Measure, int]
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """All networks of a sweep.
+
+    Attributes:
+        model: Class name of the model.
+        criterion: What ranked the channels.
+        points: The dense network, then for each budget the pruned and the uniform one.
+        timing: All that was measured, with provider, threads, hardware and versions.
+        unreachable: Why a budget has no point, by its share.
+        compiled: The pruned networks by the share that was asked for.
+    """
+
+    model: str
+    criterion: str
+    points: tuple[Point, ...]
+    timing: TimingResult
+    unreachable: dict[float, str]
+    compiled: dict[float, Compiled] = field(repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, ready for JSON."""
+        return {
+            "model": self.model, "criterion": self.criterion, "points": [asdict(point) for point in self.points],
+            "unreachable": self.unreachable, "timing": self.timing.to_dict(),
+        }  # fmt: skip
+
+    def save(self, directory: str | Path) -> Path:
+        """Writes ``sweep.json`` and ``sweep.svg`` into a directory, which is made where there is none.
+
+        Raises:
+            OptionError: matplotlib is missing; the JSON file is written all the same.
+        """
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "sweep.json").write_text(json.dumps(self.to_dict(), indent=1), encoding="utf-8")
+        return self.plot(directory / "sweep.svg")
+
+    def plot(self, path: str | Path) -> Path:
+        """Draws accuracy, or multiply-accumulates where there is none, against latency; the suffix says which format.
+
+        Raises:
+            OptionError: matplotlib is missing.
+        """
+        try:
+            from matplotlib.figure import Figure
+        except ImportError as error:
+            raise OptionError("a plot needs matplotlib; `pip install 'graphprune[plot]'`") from error
+        figure = Figure(figsize=(6.4, 4.8), layout="constrained")
+        axes = figure.add_subplot()
+        for kind, style in _STYLES.items():
+            of_kind = [point for point in self.points if point.kind == kind]
+            heights = [_height(point) for point in of_kind]
+            axes.plot([point.latency.median_ms for point in of_kind], heights, style, label=kind)
+        timing = self.timing
+        axes.set_xlabel(f"latency in ms, batch {timing.batch_size}, {timing.provider}, threads: {timing.threads}")
+        scored = self.points[0].accuracy is not None
+        axes.set_ylabel("accuracy" if scored else "multiply-accumulates of a sample, in millions")
+        axes.set_title(f"{self.model}, ranked by {self.criterion}")
+        axes.grid(alpha=0.3)
+        axes.legend()
+        figure.savefig(path)
+        return Path(path)
+
+
+_STYLES: dict[Kind, str] = {"dense": "ks", "pruned": "o-", "uniform": "^--"}
+
+
+def _height(point: Point) -> float:
+    return point.costs["macs"] / 1e6 if point.accuracy is None else point.accuracy
+
+
+def sweep(
+    model: nn.Module,
+    example_input: Any,
+    latencies: Sequence[float] = LATENCIES,
+    *,
+    evaluate: Callable[[nn.Module], float] | None = None,
+    finetune: Callable[[nn.Module], object] | None = None,
+    criterion: Given = "elasticity",
+    target: Profile | None = None,
+    repeats: int = 30,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Sweep:
+    """Prunes a model to several latencies, from one ranking of its channels.
+
+    The ranking is of the dense model, so every network is pruned in one round. For schedules of several rounds, which
+    rank anew in each, call `graphprune.compile` for each budget.
+
+    Args:
+        model: As of `graphprune.compile`; not changed.
+        example_input: The same.
+        latencies: Shares of the dense network's measured latency to remove, each in (0, 1).
+        evaluate: Gives the accuracy of a network, see `top_one`.
+        finetune: Trains a pruned or uniform network in place, before it is evaluated.
+        criterion: As of `graphprune.compile`.
+        target: What latency is measured on; this machine on one thread by default.
+        repeats: Samples of each latency.
+        progress: Called with what is being done, networks done, and networks in all.
+        **options: Others of `graphprune.compile`: data, loss, samples, protect, min_channels and so on.
+
+    Raises:
+        OptionError: a share is not in (0, 1), or there is none.
+        BudgetError: none of them can be reached.
+        UserError: as `graphprune.compile`.
+    """
+    _check(latencies)
+    example = Example.of(example_input)
+    target = target or Profile.here(batch_size=example.batch_size)
+    ranking, report = _Ranking(criterion), progress or (lambda stage, done, total: None)
+    found: dict[float, Compiled] = {}
+    evenly: dict[float, Compiled] = {}
+    unreachable: dict[float, str] = {}
+
+    def pruned(budget: Budget, by: Given) -> Compiled:
+        compiled = compile(
+            model, example_input, budget=budget, criterion=by, schedule="one-shot", target=target, **options
+        )
+        if finetune is not None:
+            finetune(compiled.module)
+        return compiled
+
+    for index, share in enumerate(latencies):
+        report(f"prune to {1 - share:.0%} of the latency", index, len(latencies))
+        try:
+            found[share] = pruned(Budget(latency=share), ranking)
+        except BudgetError as error:
+            unreachable[share] = str(error)
+            continue
+        try:
+            evenly[share] = pruned(Budget(macs=found[share].report.achieved["macs"]), ranking.evenly)
+        except BudgetError as error:  # what is frozen, or a floor, may leave the ranking more than an even hand
+            _log.warning("no uniform network beside %s: %s", _name("pruned", share), error)
+    if not found:
+        raise BudgetError("; ".join(unreachable.values()))
+    report("time all networks in turns", len(latencies), len(latencies))
+    timing = _timed(model, example, found, evenly, target, repeats)
+    points = _points(model, found, evenly, timing, evaluate)
+    return Sweep(type(model).__name__, ranking.__name__, points, timing, unreachable, found)
+
+
+def top_one(batches: Iterable[tuple[Any, Tensor]]) -> Callable[[nn.Module], float]:
+    """An ``evaluate`` for `sweep`: the share of samples whose largest logit is the target's.
+
+    Args:
+        batches: ``(inputs, target)``; gone through once for each network, so no generator.
+    """
+
+    @torch.no_grad()
+    def accuracy(module: nn.Module) -> float:
+        right, samples, training = 0, 0, module.training
+        module.eval()
+        for inputs, target in batches:
+            example = Example.of(inputs)
+            right += int((module(*example.args, **example.kwargs).argmax(1) == target).sum())
+            samples += len(target)
+        module.train(training)
+        if not samples:
+            raise OptionError("evaluate: there are no batches; give a list or a data loader, no generator")
+        return right / samples
+
+    return accuracy
+
+
+class _Ranking:
+    """A criterion that looks at the dense model once, and gives the same scores from then on."""
+
+    def __init__(self, given: Given) -> None:
+        self._criterion = criterion_of(given)
+        self.__name__ = given if isinstance(given, str) else name_of(given)
+        self._scores: Scores | None = None
+
+    def __call__(self, program: Program, sensitivity: Sensitivity) -> Scores:
+        if self._scores is None:
+            self._scores = scores_of(self._criterion, program, sensitivity)
+        return self._scores
+
+    def evenly(self, program: Program, sensitivity: Sensitivity) -> Tensor:
+        """The place of each channel in its own group, in (0, 1]: removes the same share of all groups."""
+        assert program.dependencies is not None
+        importance = self(program, sensitivity).importance
+        places = torch.empty_like(importance)
+        for group in program.dependencies.groups:
+            order = importance[group.start : group.stop].argsort(stable=True)
+            places[group.start + order] = torch.arange(1, group.channels + 1, dtype=places.dtype) / group.channels
+        return places
+
+
+def _check(latencies: Sequence[float]) -> None:
+    wrong = [share for share in latencies if not is_share(share) or not share]
+    if wrong or not latencies:
+        raise OptionError(f"latencies={[*latencies]}: expected shares of the latency to remove, each in (0, 1)")
+
+
+def _timed(
+    model: nn.Module, example: Example, found: dict[float, Compiled], evenly: dict[float, Compiled], target: Profile,
+    repeats: int,
+) -> TimingResult:  # fmt: skip
+    on = target.target
+    with tempfile.TemporaryDirectory() as folder:
+        files: dict[str, Path] = {DENSE: Path(folder) / "dense.onnx"}
+        export_onnx(model, example.args, example.kwargs, files[DENSE], precision=on.dtype)
+        for kind, networks in {"pruned": found, "uniform": evenly}.items():
+            for share, compiled in networks.items():
+                path = files[_name(kind, share)] = Path(folder) / f"{kind}-{share}.onnx"
+                compiled.export_onnx(path, precision=on.dtype)
+        feeds = onnx_feeds(model, example.resized(on.batch_size))
+        provider = "cuda" if on.provider == CUDA else "cpu"
+        return time_interleaved(files, feeds, provider=provider, threads=on.threads, repeats=repeats)
+
+
+def _name(kind: str, share: float) -> str:
+    return f"{kind} -{share:.0%}"
+
+
+def _points(
+    model: nn.Module, found: dict[float, Compiled], evenly: dict[float, Compiled], timing: TimingResult,
+    evaluate: Callable[[nn.Module], float] | None,
+) -> tuple[Point, ...]:  # fmt: skip
+    def point(name: str, kind: Kind, share: float | None, costs: dict[Measure, int], module: nn.Module) -> Point:
+        left = 1.0 if kind == DENSE else 1 / timing.speedup(DENSE, name).pairwise_median
+        accuracy = None if evaluate is None else float(evaluate(module))
+        return Point(name, kind, share, timing.latencies[name], left, costs, accuracy)
+
+    first = next(iter(found.values()))
+    points = [point(DENSE, DENSE, None, _costs(first, 0), model)]
+    networks: dict[Kind, dict[float, Compiled]] = {"pruned": found, "uniform": evenly}
+    for share in found:
+        for kind, by_share in networks.items():
+            if share in by_share:
+                compiled = by_share[share]
+                points.append(point(_name(kind, share), kind, share, _costs(compiled, 1), compiled.module))
+    return tuple(points)
+
+
+def _costs(compiled: Compiled, which: int) -> dict[Measure, int]:
+    """Before pruning, 0, or after, 1."""
+    return {measure: before_after[which] for measure, before_after in compiled.report.costs.items()}
