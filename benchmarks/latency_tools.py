@@ -60,6 +60,10 @@ class Task:
         """The model with the same random weights each time."""
         return make(f"torchvision:{self.model}")[0].eval()
 
+    def searched(self, prune: Callable[[float], _Pruned], left: Callable[[_Pruned], float]) -> _Pruned:
+        """See `searched`."""
+        return searched(prune, left, 1 - self.share, TRIES[self.measure])
+
 
 def image() -> torch.Tensor:
     """The example input."""
@@ -72,11 +76,13 @@ def export(module: nn.Module, path: Path) -> Path:
     return path
 
 
-def searched(task: Task, prune: Callable[[float], _Pruned], left: Callable[[_Pruned], float]) -> _Pruned:
+def searched(
+    prune: Callable[[float], _Pruned], left: Callable[[_Pruned], float], wanted: float, tries: int
+) -> _Pruned:
     """The result whose ratio leaves what is nearest to the share that should be left."""
-    wanted, low, high = 1 - task.share, 0.0, 0.98
+    low, high = 0.0, 0.98
     found: tuple[float, _Pruned] | None = None
-    for _ in range(TRIES[task.measure]):
+    for _ in range(tries):
         ratio = (low + high) / 2
         pruned = prune(ratio)
         share = left(pruned)
@@ -117,13 +123,12 @@ def by_torch_pruning(task: Task, path: Path, round_to: int | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         if task.measure == "macs":
             whole = torch_macs(task.network())
-            best = searched(task, prune, lambda model: torch_macs(model) / whole)
-            export(best, path)
+            export(task.searched(prune, lambda model: torch_macs(model) / whole), path)
             return
         dense = export(task.network(), Path(folder) / "dense.onnx")
         files = (Path(folder) / f"{number}.onnx" for number in range(99))
-        best_file = searched(
-            task, lambda ratio: export(prune(ratio), next(files)), lambda file: latency_left(task, dense, file)
+        best_file = task.searched(
+            lambda ratio: export(prune(ratio), next(files)), lambda file: latency_left(task, dense, file)
         )
         shutil.copy(best_file, path)
 
@@ -155,7 +160,7 @@ def by_onnxsim(task: Task, path: Path) -> None:
         def left(file: Path) -> float:
             return count_macs(file) / whole if task.measure == "macs" else latency_left(task, dense, file)
 
-        shutil.copy(searched(task, prune, left), path)
+        shutil.copy(task.searched(prune, left), path)
 
 
 TOOLS: dict[str, Callable[[Task, Path], object]] = {

@@ -90,6 +90,8 @@ def _translate(request: Request, example: Example, dynamic_shapes: dict[str, Any
         dynamic_shapes=dynamic_shapes,
     )
     assert program is not None  # None is for the exporter before dynamo
+    # some rewritings of the exporter put a node before what it reads, which the checker refuses
+    program.model.graph.sort()
     _assign_names(program.model.graph, request)
     return program
 

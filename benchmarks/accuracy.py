@@ -1,0 +1,249 @@
+"""Accuracy at equal measured latency: one trained network, pruned by each tool and criterion, then fine-tuned alike.
+
+Networks are trained dense first. Every method then prunes the same weights until the ONNX file takes 1/2 or 1/3 of the
+dense one's time, measured; all are fine-tuned by one recipe. Methods are graphprune with its own criteria, graphprune
+with torch-pruning's importance objects, and torch-pruning's own pruner, whose ratio is searched by bisection. One JSON
+line for each run; runs in the file are not made again.
+
+    python -m benchmarks.accuracy --networks lenet5 --data-dir DIR
+    python -m benchmarks.accuracy --networks resnet20 --data-dir DIR --weights-dir DIR --seeds 0 1 2
+    python -m benchmarks.accuracy --summary
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import itertools
+import json
+import statistics
+import tempfile
+import warnings
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import graphprune
+from benchmarks.compile_time import append
+from benchmarks.latency_tools import searched
+from benchmarks.trained_networks import SETTINGS, Setting
+from graphprune import Budget, Profile
+from graphprune.datasets import Dataset, sensitivity_batches
+from graphprune.deploy import TimingResult, describe_hardware, export_onnx, library_versions, time_interleaved
+from graphprune.training import accuracy, train
+
+RESULTS = Path(__file__).resolve().parent / "results" / "accuracy.jsonl"
+SPEEDUPS = (2.0, 3.0)
+SAMPLES = 2560
+"""That channels are ranked on, the same for all methods."""
+
+TRIES = 7
+"""Of the bisection for torch-pruning's ratio."""
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A dense network that is to be pruned to a latency.
+
+    Attributes:
+        dense: Trained; not changed.
+        setting: How it was trained.
+        data: Its data.
+        speedup: How many times faster the result has to be.
+        seed: Of ranking samples, of random rankings and of fine-tuning.
+        folder: For ONNX files.
+    """
+
+    dense: nn.Module
+    setting: Setting
+    data: Dataset
+    speedup: float
+    seed: int
+    folder: Path
+
+    @property
+    def example(self) -> Tensor:
+        """A batch of the size that is timed."""
+        return self.data.test.inputs[: self.setting.batch_size]
+
+    def batches(self) -> list[tuple[Tensor, Tensor]]:
+        """Training samples that channels are ranked on."""
+        return sensitivity_batches(self.data.train, SAMPLES, batch_size=128, seed=self.seed)
+
+    def timed(self, module: nn.Module, repeats: int) -> TimingResult:
+        """The module against the dense network."""
+        files = {name: self.folder / f"{name}.onnx" for name in ("dense", "compact")}
+        if not files["dense"].exists():
+            export_onnx(self.dense, (self.example,), {}, files["dense"])
+        export_onnx(module, (self.example,), {}, files["compact"])
+        return time_interleaved(files, {"input": self.example.numpy()}, repeats=repeats)
+
+    def left(self, module: nn.Module) -> float:
+        """Share of the dense network's latency."""
+        return 1 / self.timed(module, repeats=15).speedup("dense", "compact").pairwise_median
+
+
+Method = Callable[[Job], nn.Module]
+
+
+def by_graphprune(job: Job, criterion: Any, accumulate: str = "absolute") -> nn.Module:
+    """Widths by what they gain in latency, in seven rounds."""
+    budget = Budget(latency=1 - 1 / job.speedup)
+    target = Profile.here(batch_size=job.setting.batch_size)
+    return graphprune.compile(
+        job.dense, job.example, budget=budget, data=job.batches(), samples=SAMPLES, criterion=criterion,
+        accumulate=accumulate, target=target, seed=job.seed,
+    ).module  # fmt: skip
+
+
+def by_torch_pruning(job: Job, importance: Callable[[], Any], takes_gradients: bool = False) -> nn.Module:
+    """`BasePruner` with one ratio for all layers, as is its default."""
+    import torch_pruning as tp
+
+    def prune(ratio: float) -> nn.Module:
+        model = copy.deepcopy(job.dense).eval()
+        heads = [module for module in model.modules() if isinstance(module, nn.Linear) and module.out_features == 10]
+        pruner = tp.pruner.BasePruner(
+            model, job.example, importance=importance(), pruning_ratio=ratio, ignored_layers=heads
+        )
+        if takes_gradients:
+            for inputs, targets in job.batches():
+                functional.cross_entropy(model(inputs), targets).backward()
+        pruner.step()
+        model.zero_grad()
+        return model
+
+    torch.manual_seed(job.seed)
+    return searched(prune, job.left, 1 / job.speedup, TRIES)
+
+
+def methods() -> dict[str, Method]:
+    """Every tool with every criterion."""
+    import torch_pruning as tp
+
+    importance = tp.importance
+    theirs: dict[str, tuple[Callable[[], Any], bool]] = {
+        "random": (importance.RandomImportance, False),
+        "l1": (lambda: importance.MagnitudeImportance(p=1), False),
+        "group l2": (lambda: importance.GroupMagnitudeImportance(p=2), False),
+        "bn scale": (importance.BNScaleImportance, False),
+        "lamp": (importance.LAMPImportance, False),
+        "taylor": (importance.GroupTaylorImportance, True),
+    }
+    found: dict[str, Method] = {
+        "graphprune: elasticity": lambda job: by_graphprune(job, "elasticity"),
+        "graphprune: elasticity, signed": lambda job: by_graphprune(job, "elasticity", "signed"),
+        "graphprune: random": lambda job: by_graphprune(job, "random"),
+        "graphprune: l2-norm": lambda job: by_graphprune(job, "l2-norm"),
+        "graphprune: taylor of torch-pruning": lambda job: by_graphprune(job, importance.GroupTaylorImportance()),
+    }
+    for name, (make, takes_gradients) in theirs.items():
+
+        def method(job: Job, make: Callable[[], Any] = make, takes_gradients: bool = takes_gradients) -> nn.Module:
+            return by_torch_pruning(job, make, takes_gradients)
+
+        found[f"torch-pruning: {name}"] = method
+    return found
+
+
+def trained_dense(name: str, data: Dataset, options: argparse.Namespace, seed: int) -> nn.Module:
+    """The dense network of a seed, trained once and kept in the working directory."""
+    setting, path = SETTINGS[name], options.work / f"{name}-{seed}.pt"
+    model = setting.network(options.weights_dir, seed)
+    if path.exists():
+        model.load_state_dict(torch.load(path, weights_only=True))
+    else:
+        train(model, data.train, setting.dense, seed)
+        torch.save(model.state_dict(), path)
+    return model.eval()
+
+
+def run(name: str, method: str, job: Job) -> Row:
+    """Prunes, measures, fine-tunes, measures again."""
+    module = methods()[method](job)
+    timing = job.timed(module, repeats=41)
+    speedup = timing.speedup("dense", "compact")
+    pruned = accuracy(module, job.data.test)
+    train(module, job.data.train, job.setting.finetune, job.seed)
+    return {
+        "network": name, "method": method, "speedup_asked": job.speedup, "seed": job.seed,
+        "accuracy": accuracy(module, job.data.test), "accuracy_pruned": pruned,
+        "accuracy_dense": accuracy(job.dense, job.data.test), "speedup": speedup.pairwise_median,
+        "speedup_p10": speedup.pairwise_p10, "speedup_p90": speedup.pairwise_p90,
+        "latency_ms": timing.latencies["compact"].median_ms, "params": sum(p.numel() for p in module.parameters()),
+        "batch": timing.batch_size, "provider": timing.provider, "threads": timing.threads, "repeats": timing.repeats,
+        "hardware": str(describe_hardware()), "versions": library_versions(),
+    }  # fmt: skip
+
+
+def run_or_error(name: str, method: str, job: Job) -> Row:
+    """A row also where a tool fails."""
+    try:
+        return run(name, method, job)
+    except Exception as error:  # a tool may fail in any way; that is a result
+        key = {"network": name, "method": method, "speedup_asked": job.speedup, "seed": job.seed}
+        return key | {"error": f"{type(error).__name__}: {str(error)[:300]}"}
+
+
+def summary(rows: list[Row]) -> str:
+    """Mean accuracy over the seeds with its spread, by network, speed-up and method, the best first."""
+    groups: dict[tuple[str, float], dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        groups[row["network"], row["speedup_asked"]][row["method"]].append(row)
+    lines = []
+    for (network, speedup), by_method in groups.items():
+        worked = {method: [row for row in of if "error" not in row] for method, of in by_method.items()}
+        dense = [row["accuracy_dense"] for of in worked.values() for row in of]
+        lines.append(f"{network}, {speedup:g}x" + (f", dense {statistics.mean(dense):.2%}" if dense else ""))
+        means = {method: statistics.mean(row["accuracy"] for row in of) for method, of in worked.items() if of}
+        for method in sorted(means, key=lambda each: -means[each]):
+            values = [row["accuracy"] for row in worked[method]]
+            faster = statistics.mean(row["speedup"] for row in worked[method])
+            spread = f"{min(values):.2%} to {max(values):.2%}"
+            lines.append(f"  {method:<38}{means[method]:>8.2%}  {spread}  {len(values)} seeds  {faster:.2f}x")
+        lines += [f"  {m:<38}{of[0]['error']}" for m, of in by_method.items() if "error" in of[0]]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Makes the runs that the results file does not have yet, then prints the summary."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", choices=SETTINGS, default=["lenet5", "resnet20"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--speedups", nargs="+", type=float, default=SPEEDUPS)
+    parser.add_argument("--data-dir", type=Path, help="of the datasets; default: GRAPHPRUNE_DATA")
+    parser.add_argument("--weights-dir", type=Path, help="of the pretrained ResNets' safetensors files")
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()), help="keeps the dense networks")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--summary", action="store_true", help="print what the results file has, and run nothing")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    rows = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
+    keys = ("network", "seed", "speedup_asked", "method")
+    done = {tuple(row[key] for key in keys) for row in rows}
+    wanted = list(itertools.product(options.networks, options.seeds, options.speedups, methods()))
+    for (name, seed), runs in itertools.groupby([] if options.summary else wanted, key=lambda key: key[:2]):
+        left = [run for run in runs if run not in done]
+        if not left:
+            continue
+        data = SETTINGS[name].dataset(options.data_dir)
+        dense = trained_dense(name, data, options, seed)
+        with tempfile.TemporaryDirectory() as folder:
+            for _, _, speedup, method in left:
+                job = Job(dense, SETTINGS[name], data, speedup, seed, Path(folder))
+                rows.append(run_or_error(name, method, job))
+                append(options.out, rows[-1])
+    print(summary(rows))
+
+
+if __name__ == "__main__":
+    main()
