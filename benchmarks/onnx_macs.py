@@ -6,6 +6,7 @@ from math import prod
 from pathlib import Path
 
 import onnx
+import sympy
 from onnx import shape_inference
 
 
@@ -16,7 +17,7 @@ def count_macs(path: Path, batch_size: int = 1) -> int:
         ValueError: the shape of one of them is not known.
     """
     model = _with_batch(onnx.load(path), batch_size)
-    graph = shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
+    graph = shape_inference.infer_shapes(model, data_prop=True).graph
     shapes = {value.name: _shape(value) for value in (*graph.input, *graph.output, *graph.value_info)}
     shapes |= {entry.name: list(entry.dims) for entry in graph.initializer}
     return sum(_macs(node, shapes) for node in graph.node)
@@ -30,12 +31,11 @@ def count_parameters(path: Path) -> int:
 
 
 def _with_batch(model: onnx.ModelProto, batch_size: int) -> onnx.ModelProto:
-    """The model with the free dim 0 of its inputs set."""
-    for value in model.graph.input:
-        dims = value.type.tensor_type.shape.dim
-        if dims and dims[0].dim_param:
-            dims[0].dim_value = batch_size
-    del model.graph.value_info[:]
+    """The model with the free batch set, also where it is part of a product."""
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_value = int(sympy.sympify(dim.dim_param).subs("batch", batch_size))
     return model
 
 

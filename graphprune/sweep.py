@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from graphprune.budget import Budget, Measure, is_share
 from graphprune.compile import compile
 from graphprune.compiled import Compiled
-from graphprune.criteria import Given, Sensitivity, criterion_of, name_of
+from graphprune.criteria import Evenly, Given, Sensitivity, criterion_of, name_of
 from graphprune.criteria.criterion import scores_of
 from graphprune.deploy import Latency, TimingResult, export_onnx, onnx_feeds, time_interleaved
 from graphprune.deploy.sessions import CUDA
@@ -190,7 +190,7 @@ def sweep(
             unreachable[share] = str(error)
             continue
         try:
-            evenly[share] = pruned(Budget(macs=found[share].report.achieved["macs"]), ranking.evenly)
+            evenly[share] = pruned(Budget(macs=found[share].report.achieved["macs"]), Evenly(ranking))
         except BudgetError as error:  # what is frozen, or a floor, may leave the ranking more than an even hand
             _log.warning("no uniform network beside %s: %s", _name("pruned", share), error)
     if not found:
@@ -236,16 +236,6 @@ class _Ranking:
         if self._scores is None:
             self._scores = scores_of(self._criterion, program, sensitivity)
         return self._scores
-
-    def evenly(self, program: Program, sensitivity: Sensitivity) -> Tensor:
-        """The place of each channel in its own group, in (0, 1]: removes the same share of all groups."""
-        assert program.dependencies is not None
-        importance = self(program, sensitivity).importance
-        places = torch.empty_like(importance)
-        for group in program.dependencies.groups:
-            order = importance[group.start : group.stop].argsort(stable=True)
-            places[group.start + order] = torch.arange(1, group.channels + 1, dtype=places.dtype) / group.channels
-        return places
 
 
 def _check(latencies: Sequence[float]) -> None:

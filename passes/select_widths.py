@@ -9,16 +9,18 @@ import numpy as np
 import torch
 
 from graphprune.costs import costs_of
-from graphprune.latency.choice import choose_widths, keep_of
+from graphprune.errors import BudgetError
+from graphprune.latency.choice import Keeping, choose_widths
 from graphprune.latency.model import LatencyModel
 from graphprune.pass_protocol import Pass, PassResult
 from graphprune.program import Program
 from graphprune.selection import Goal, Limits, select, violations
+from graphprune.widths import Counts
 
 
 @dataclass(frozen=True)
 class SelectWidths(Pass):
-    """Narrows what loses the least importance for the latency gained, then what ranks lowest until the goal is met."""
+    """Narrows what loses the least importance for the latency gained, until goal and latency are met."""
 
     goal: Goal
     limits: Limits
@@ -35,11 +37,22 @@ class SelectWidths(Pass):
         """
         assert program.dependencies is not None and program.scores is not None
         importance, groups = program.scores.importance, program.dependencies.groups
-        counts = choose_widths(self.model, importance, self.limit_ms, [self.limits.counts(group) for group in groups])
-        keep = keep_of(self.model, importance, counts)
-        # what latency removed ranks lowest, so the ranking goes on from there
-        ranked = torch.where(keep, importance, float("-inf"))
-        selection = select(costs_of(program), ranked, self.goal, self.limits)
+        keeping, costs = Keeping.of(groups, importance), costs_of(program)
+
+        def is_enough(counts: Counts, ms: float) -> bool:
+            return ms <= self.limit_ms and self.goal.is_met(costs, keeping.keep(counts))
+
+        counts, _ = choose_widths(self.model, importance, is_enough, [self.limits.counts(group) for group in groups])
+        predicted_ms = float(self.model.ms(counts))
+        if predicted_ms > self.limit_ms * (1 + _ROUNDING):
+            raise BudgetError(
+                f"latency: at most {self.limit_ms:.4g} ms asked for; {predicted_ms:.4g} ms are predicted for the "
+                f"narrowest permitted widths, {float(self.model.ms(self.model.full)):.4g} ms for the present ones. Ask "
+                "for less, lower min_channels or align, or protect less"
+            )
+        keep = keeping.keep(counts)
+        # where latency has nothing more to gain, the ranking goes on; what went ranks lowest
+        selection = select(costs, torch.where(keep, importance, float("-inf")), self.goal, self.limits)
         selection = replace(selection, keep=selection.keep & keep)
         removed = int((~selection.keep).sum())
         return PassResult(replace(program, selection=selection), True, (f"{removed} of {len(keep)} channels go",))
@@ -51,6 +64,10 @@ class SelectWidths(Pass):
         keep = program.selection.keep
         problems = violations(costs_of(program), keep, self.goal, self.limits)
         predicted_ms = float(self.model.ms(np.array(program.dependencies.left_of_groups(keep))))
-        if predicted_ms > self.limit_ms * (1 + 1e-9):
+        if predicted_ms > self.limit_ms * (1 + _ROUNDING):
             problems.append(f"{predicted_ms} ms predicted, {self.limit_ms} allowed")
         return problems
+
+
+_ROUNDING = 1e-9
+"""Sums of latencies in another order differ by less."""

@@ -12,12 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import graphprune
-from graphprune import Budget, Sweep, sweep, top_one
+from graphprune import Sweep, sweep, top_one
 from graphprune.criteria import Sensitivity
 from graphprune.errors import BudgetError, OptionError
 from graphprune.program import Program
-from graphprune.sweep import _Ranking
 from tests.latency.counting import Counting
 from tests.latency.stepped import HERE, Stepped
 
@@ -81,16 +79,6 @@ def test_a_uniform_network_loses_the_same_share_everywhere(result: Sweep) -> Non
             assert 0.9 < point.costs["macs"] / pruned[point.requested].costs["macs"] <= 1.0  # to a channel of 32
     widths = [row.after for row in result.compiled[0.6].report.groups]
     assert widths[0] > min(widths)  # the ranking itself is not even
-
-
-def test_even_ranking() -> None:
-    compiled = graphprune.compile(
-        network(), EXAMPLE, budget=Budget(channels=0.5), schedule="one-shot",
-        criterion=_Ranking(ByIndex()).evenly,
-    )  # fmt: skip
-    assert [row.after for row in compiled.report.groups] == [16] * 4
-    kept = compiled.plan.kept["0.weight", 0]
-    assert kept.tolist() == list(range(16, 32))  # the most important of the group
 
 
 def test_networks_are_trained_before_they_are_evaluated(result: Sweep) -> None:

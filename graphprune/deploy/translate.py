@@ -90,10 +90,17 @@ def _translate(request: Request, example: Example, dynamic_shapes: dict[str, Any
         dynamic_shapes=dynamic_shapes,
     )
     assert program is not None  # None is for the exporter before dynamo
-    # some rewritings of the exporter put a node before what it reads, which the checker refuses
-    program.model.graph.sort()
+    _store_constants(program.model.graph)
     _assign_names(program.model.graph, request)
     return program
+
+
+def _store_constants(graph: Any) -> None:
+    """Stores constants that the exporter's own rewriting made and left out of the graph, which the checker refuses."""
+    for node in graph:
+        for value in node.inputs:
+            if value is not None and value.producer() is None and value.const_value is not None:
+                graph.initializers.setdefault(value.name, value)
 
 
 def _assign_names(graph: Any, request: Request) -> None:

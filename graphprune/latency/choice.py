@@ -1,9 +1,10 @@
-"""Which widths to take so that a predicted latency is met: the least elasticity lost for each microsecond gained."""
+"""Which widths to take: the least elasticity lost for each microsecond of predicted latency gained."""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,10 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from graphprune.errors import BudgetError
 from graphprune.groups import Group
 from graphprune.latency.model import LatencyModel
 from graphprune.widths import Counts
+
+Enough = Callable[[Counts, float], bool]
+"""Whether channels of each group, and a predicted latency in milliseconds, are few enough."""
 
 _ALIKE = 0.01
 """Prices that differ by less count as the same."""
@@ -51,15 +54,21 @@ class _Choice:
     def __post_init__(self) -> None:
         self.ms = float(self.model.ms(self.counts))
 
+    def gained(self, index: int, counts: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Milliseconds that other widths of a group would save."""
+        rows = np.repeat(self.counts[None], len(counts) + 1, axis=0)
+        rows[1:, index] = counts
+        ms = self.model.part_ms(index, rows)
+        saved: NDArray[np.float64] = ms[0] - ms[1:]
+        return saved
+
     def best_move(self, index: int) -> Move | None:
         """The best of all narrower widths of a group, for one step alone may gain nothing; None where none does."""
         counts = self.permitted[index]
         counts = counts[counts < self.counts[index]]
         if not len(counts):
             return None
-        candidates = np.repeat(self.counts[None], len(counts), axis=0)
-        candidates[:, index] = counts
-        gained = self.ms - self.model.ms(candidates)
+        gained = self.gained(index, counts)
         lost = self.lost[index][counts] - self.lost[index][self.counts[index]]
         with np.errstate(divide="ignore", invalid="ignore"):
             price = np.where(gained > 0, lost / gained, np.inf)
@@ -72,70 +81,106 @@ class _Choice:
 
     def set(self, index: int, count: int) -> None:
         """Gives a group a width."""
-        self.counts[index] = count
-        self.ms = float(self.model.ms(self.counts))
+        self.counts, self.ms = self.with_count(index, count)
 
-    def widen(self, limit_ms: float) -> None:
+    def narrow(self, is_enough: Enough) -> bool:
+        """Takes the best moves until it is enough; False where it never is.
+
+        The gains of one group fall as others shrink, so a price that was found earlier is a lower bound, and only the
+        best one has to be looked at again.
+        """
+        moves = [self.best_move(index) for index in range(len(self.groups))]
+        queue = [move for move in moves if move is not None]
+        heapq.heapify(queue)
+        last: tuple[int, int] | None = None
+        while not is_enough(self.counts, self.ms):
+            if not queue:
+                return False
+            found = heapq.heappop(queue)
+            move = self.best_move(found.index)
+            if move is not None and (not queue or move <= queue[0]):
+                last = move.index, int(self.counts[move.index])
+                self.set(move.index, move.count)
+                move = self.best_move(found.index)
+            if move is not None:
+                heapq.heappush(queue, move)
+        if last is not None:
+            self.replace_last(last, is_enough)
+        return True
+
+    def replace_last(self, last: tuple[int, int], is_enough: Enough) -> None:
+        """Takes, instead of the last move, the one that loses least of all that are enough after the others."""
+        index, count = last
+        taken = self.counts[index]
+        self.set(index, count)
+        best = self.lost[index][taken] - self.lost[index][count], index, int(taken)
+        for other, permitted in enumerate(self.permitted):
+            narrower = permitted[permitted < self.counts[other]]
+            lost = self.lost[other][narrower] - self.lost[other][self.counts[other]]
+            narrower = narrower[lost < best[0]]
+            # ascending, and what is enough comes first
+            fit = bisect_left(narrower, True, key=lambda count: not is_enough(*self.with_count(other, int(count))))
+            if fit:
+                widest = int(narrower[fit - 1])
+                best = self.lost[other][widest] - self.lost[other][self.counts[other]], other, widest
+        self.set(*best[1:])
+
+    def with_count(self, index: int, count: int) -> tuple[Counts, float]:
+        """The counts and the predicted latency with another width of a group."""
+        counts = self.counts.copy()
+        counts[index] = count
+        return counts, self.ms - float(self.gained(index, np.array([count]))[0])
+
+    def widen(self, is_enough: Enough) -> None:
         """Gives back what the last moves took too much: the most important step that fits, again and again."""
-        while True:
-            best: tuple[float, int, int] | None = None
-            for index, permitted in enumerate(self.permitted):
-                wider = permitted[permitted > self.counts[index]]
-                count = int(wider.min()) if len(wider) else self.groups[index].channels
-                regained = float(self.lost[index][self.counts[index]] - self.lost[index][count])
-                if count == self.counts[index] or (best is not None and regained <= best[0]):
-                    continue
-                candidate = self.counts.copy()
-                candidate[index] = count
-                if float(self.model.ms(candidate)) <= limit_ms:
-                    best = (regained, index, count)
-            if best is None:
-                return
-            self.set(*best[1:])
+        narrow = {index for index, group in enumerate(self.groups) if self.counts[index] < group.channels}
+        while narrow:
+            index = max(sorted(narrow), key=self.regained)
+            count = self.next_wider(index)
+            if not is_enough(*self.with_count(index, count)):
+                narrow.remove(index)  # nor will it be when others are wider
+                continue
+            self.set(index, count)
+            if count == self.groups[index].channels:
+                narrow.remove(index)
+
+    def regained(self, index: int) -> float:
+        """Importance that the next wider width of a group brings back."""
+        return float(self.lost[index][self.counts[index]] - self.lost[index][self.next_wider(index)])
+
+    def next_wider(self, index: int) -> int:
+        """The next width of a group that is permitted."""
+        wider = self.permitted[index][self.permitted[index] > self.counts[index]]
+        return int(wider.min()) if len(wider) else self.groups[index].channels
 
 
 def choose_widths(
-    model: LatencyModel, importance: Tensor, limit_ms: float, permitted: Sequence[Sequence[int]]
-) -> Counts:
+    model: LatencyModel, importance: Tensor, is_enough: Enough, permitted: Sequence[Sequence[int]]
+) -> tuple[Counts, bool]:
     """The channels that each group keeps.
 
     Greedy: the group whose next width costs least importance for the latency that it gains is narrowed, again and
-    again. The gains of one group fall as others shrink, so a price that was found earlier is a lower bound, and only
-    the best one has to be looked at again.
+    again, until it is enough.
 
     Args:
         model: Predicts latency.
         importance: Of each channel, shape ``(channels,)``.
-        limit_ms: Latency that must not be exceeded, in milliseconds.
+        is_enough: Tells by the channels of each group, and by the predicted latency in milliseconds; what is enough
+            stays so when groups are narrower.
         permitted: For each group the numbers of channels that it may keep besides all.
 
-    Raises:
-        BudgetError: the smallest permitted widths are too slow.
+    Returns:
+        The counts, and whether they are enough; where they are not, nothing that is permitted gains anything more.
     """
     groups = model.dependencies.groups
     choice = _Choice(
         model, groups, [np.array(sorted(counts), dtype=np.int64) for counts in permitted],
         [_lost(importance[group.start : group.stop]) for group in groups], model.full,
     )  # fmt: skip
-    queue = [move for index in range(len(groups)) if (move := choice.best_move(index)) is not None]
-    heapq.heapify(queue)
-    while choice.ms > limit_ms:
-        if not queue:
-            present_ms = float(model.ms(model.full))
-            raise BudgetError(
-                f"latency: at most {limit_ms:.4g} ms asked for; {choice.ms:.4g} ms are predicted for the narrowest "
-                f"permitted widths, {present_ms:.4g} ms for the present ones. Ask for less, lower min_channels or "
-                "align, or protect less"
-            )
-        found = heapq.heappop(queue)
-        move = choice.best_move(found.index)
-        if move is not None and (not queue or move <= queue[0]):
-            choice.set(move.index, move.count)
-            move = choice.best_move(found.index)
-        if move is not None:
-            heapq.heappush(queue, move)
-    choice.widen(limit_ms)
-    return choice.counts
+    if not choice.narrow(is_enough):
+        return choice.counts, False
+    choice.widen(is_enough)
+    return choice.counts, True
 
 
 def _lost(importance: Tensor) -> NDArray[np.float64]:
@@ -145,10 +190,27 @@ def _lost(importance: Tensor) -> NDArray[np.float64]:
     return lost
 
 
-def keep_of(model: LatencyModel, importance: Tensor, counts: Counts) -> Tensor:
-    """The keep set with the most important channels of each group, bool, shape ``(channels,)``."""
-    keep = torch.zeros(len(importance), dtype=torch.bool)
-    for group, count in zip(model.dependencies.groups, counts.tolist(), strict=True):
-        order = torch.argsort(importance[group.start : group.stop], descending=True, stable=True)
-        keep[group.start + order[:count]] = True
-    return keep
+@dataclass(frozen=True)
+class Keeping:
+    """Keep sets with the most important channels of each group.
+
+    Attributes:
+        places: Of each channel in its group by importance, from 0 for the most important, shape ``(channels,)``.
+        channels: Of each group, shape ``(groups,)``.
+    """
+
+    places: Tensor
+    channels: Tensor
+
+    @classmethod
+    def of(cls, groups: Sequence[Group], importance: Tensor) -> Keeping:
+        """For channels of such importance, shape ``(channels,)``."""
+        places = torch.empty(len(importance), dtype=torch.long)
+        for group in groups:
+            order = torch.argsort(importance[group.start : group.stop], descending=True, stable=True)
+            places[group.start + order] = torch.arange(group.channels)
+        return cls(places, torch.tensor([group.channels for group in groups]))
+
+    def keep(self, counts: Counts) -> Tensor:
+        """With so many channels of each group, bool, shape ``(channels,)``."""
+        return self.places < torch.from_numpy(counts).repeat_interleave(self.channels)

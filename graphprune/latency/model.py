@@ -97,13 +97,34 @@ class LatencyModel:
         others_ms = self.calibration.rest_ms_per_element * self.elements(counts)
         return self.calibration.scale * self._contractions_ms(counts) + others_ms
 
+    def part_ms(self, group: int, counts: Counts) -> Times:
+        """As `ms`, of the operators alone whose latency depends on the channels of one group, by its index."""
+        widths = self.widths.sizes(counts)
+        terms, results = self._of_group[group]
+        contractions_ms: Times = np.zeros(counts.shape[:-1])
+        for term in terms:
+            contractions_ms = contractions_ms + term.ms(widths)
+        elements = _sum(results, widths)
+        return self.calibration.scale * contractions_ms + self.calibration.rest_ms_per_element * elements
+
+    @cached_property
+    def _of_group(self) -> list[tuple[list[Term], list[Factor]]]:
+        """For each group the terms and the results that depend on it."""
+        found: list[tuple[list[Term], list[Factor]]] = [([], []) for _ in self.dependencies.groups]
+        for term in self.terms:
+            for group in self._groups_of(*term.sizes):
+                found[group][0].append(term)
+        for result in self.results:
+            for group in self._groups_of(result):
+                found[group][1].append(result)
+        return found
+
+    def _groups_of(self, *sizes: Factor) -> set[int]:
+        return {group for size in sizes for place in size.places for group in self.widths.groups_of(place)}
+
     def elements(self, counts: Counts) -> Times:
         """Elements that ops other than contractions write, of one sample."""
-        widths = self.widths.sizes(counts)
-        total: Times = np.zeros(counts.shape[:-1])
-        for result in self.results:
-            total = total + result.of(widths)
-        return total
+        return _sum(self.results, self.widths.sizes(counts))
 
     @cached_property
     def _fixed_ms(self) -> float:
@@ -172,14 +193,22 @@ class LatencyModel:
         return Factor(fixed, free)
 
     def _results(self, program: Program) -> list[Factor]:
-        """What the nodes write that are neither contractions nor other views of something."""
+        """What the nodes write that are neither contractions nor other views of something; alike ones are added up."""
         passed = {contraction.node for contraction in self.dependencies.contractions} | self.dependencies.views
-        found = []
+        found: dict[tuple[int, ...], int] = defaultdict(int)
         for node in program.module.graph.nodes:
             if node.op in ("placeholder", "get_attr", "output") or node.name in passed:
                 continue
             for operand in leaf_operands(self.dependencies.values[node.name]):
                 rank = len(operand.shape)
                 places = self.widths.places(operand.planes, rank)
-                found.append(self._factor(operand.shape, places, frozenset(range(rank)), frozenset({0})))
-        return found
+                written = self._factor(operand.shape, places, frozenset(range(rank)), frozenset({0}))
+                found[written.places] += written.fixed
+        return [Factor(fixed, places) for places, fixed in found.items()]
+
+
+def _sum(sizes: Sequence[Factor], widths: NDArray[np.int64]) -> Times:
+    total: Times = np.zeros(widths.shape[:-1])
+    for size in sizes:
+        total = total + size.of(widths)
+    return total

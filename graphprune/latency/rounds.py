@@ -44,6 +44,37 @@ class Try:
     share: float
 
 
+@dataclass(frozen=True)
+class ByWidths:
+    """Meets budgets that are counted, by what gains most latency for the elasticity lost, at widths that suit a target.
+
+    Attributes:
+        rank: Counts, limits, and whether results are proved.
+        profile: Of the target. Nothing is measured but single operators.
+    """
+
+    rank: ByRank
+    profile: Profile
+
+    @property
+    def timing(self) -> TimingResult | None:
+        """None."""
+        return None
+
+    def is_met(self, budget: Budget, costs: Mapping[Measure, int]) -> bool:
+        """Whether every count is within the budget."""
+        return self.rank.is_met(budget, costs)
+
+    def prune(self, run: Run, scored: Program, budget: Budget, seed: int) -> tuple[Program, Program]:
+        """See `Rounds`."""
+        model = LatencyModel(scored, self.profile)
+        passes = pipelines.pruning_for_latency(
+            self.rank.goal(budget), self.rank.limits, model, float("inf"), verify=self.rank.verify, seed=seed
+        )
+        selected = run("select", passes[:1], scored)
+        return selected, run("prune", passes[1:], selected)
+
+
 @dataclass
 class ByLatency:
     """Chooses widths by the elasticity lost for the latency gained.
@@ -68,18 +99,6 @@ class ByLatency:
     timing: TimingResult | None = None
     bias: float = 1.0
     _met: float = 0.0
-
-    @classmethod
-    def of(cls, program: Program, budget: Budget, profile: Profile, rank: ByRank) -> ByLatency:
-        """Measures the dense program.
-
-        Raises:
-            ExportError: it cannot be exported.
-        """
-        stopwatch = Stopwatch(program.module, program.example, profile.target)
-        dense_ms = stopwatch.time().latencies["dense"].median_ms
-        calibration = LatencyModel(program, profile).calibrated(dense_ms)
-        return cls(rank, budget.timed_from(dense_ms), profile, stopwatch, calibration, dense_ms)
 
     def is_met(self, budget: Budget, costs: Mapping[Measure, int]) -> bool:
         """Whether a round has done as much, and every count is within the budget."""
@@ -186,6 +205,9 @@ def rounds_for(
     steps = LatencyModel(program, profile).steps()
     rank = replace(rank, limits=rank.limits.with_steps(program.dependencies, steps))
     if not budget.is_timed:
-        return rank, budget
-    rounds = ByLatency.of(program, budget, profile, rank)
-    return rounds, rounds.budget
+        return ByWidths(rank, profile), budget
+    stopwatch = Stopwatch(program.module, program.example, profile.target)
+    dense_ms = stopwatch.time().latencies["dense"].median_ms
+    calibration = LatencyModel(program, profile).calibrated(dense_ms)
+    budget = budget.timed_from(dense_ms)
+    return ByLatency(rank, budget, profile, stopwatch, calibration, dense_ms), budget

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
@@ -9,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from graphprune.errors import BudgetError
-from graphprune.latency.choice import choose_widths, keep_of
-from graphprune.latency.model import LatencyModel
+from graphprune.latency.choice import Keeping, choose_widths
+from graphprune.latency.model import Calibration, LatencyModel
+from graphprune.widths import Counts
 from tests.latency.stepped import HERE, Stepped
 from tests.small_models import analysed
 
@@ -29,6 +30,16 @@ def permitted(model: LatencyModel, step: int) -> list[range]:
     return [range(step, group.channels, step) for group in model.dependencies.groups]
 
 
+def widths(model: LatencyModel, importance: Tensor, limit_ms: float, permitted: Sequence[range]) -> Counts:
+    counts, enough = choose_widths(model, importance, lambda _, ms: ms <= limit_ms, permitted)
+    assert enough
+    return counts
+
+
+def keep_of(model: LatencyModel, importance: Tensor, counts: Counts) -> Tensor:
+    return Keeping.of(model.dependencies.groups, importance).keep(counts)
+
+
 def lost(model: LatencyModel, importance: Tensor, counts: list[int]) -> float:
     return float(importance[~keep_of(model, importance, np.array(counts))].sum())
 
@@ -37,7 +48,7 @@ def lost(model: LatencyModel, importance: Tensor, counts: list[int]) -> float:
 def test_near_the_best_of_all_widths(share: float) -> None:
     model, importance = model_and_importance(16, 12, 16)
     limit_ms = share * float(model.ms(model.full))
-    counts = choose_widths(model, importance, limit_ms, permitted(model, 4))
+    counts = widths(model, importance, limit_ms, permitted(model, 4))
     assert float(model.ms(counts)) <= limit_ms
     every = product(*([*each, group.channels] for each, group in
                       zip(permitted(model, 4), model.dependencies.groups, strict=True)))  # fmt: skip
@@ -50,13 +61,13 @@ def test_near_the_best_of_all_widths(share: float) -> None:
 
 def test_a_step_that_gains_nothing_is_taken_with_the_next() -> None:
     model, importance = model_and_importance(16, 16, step=8)
-    counts = choose_widths(model, importance, 0.6 * float(model.ms(model.full)), permitted(model, 1))
+    counts = widths(model, importance, 0.6 * float(model.ms(model.full)), permitted(model, 1))
     assert all(count % 8 == 0 for count in counts.tolist()), counts
 
 
 def test_equal_channels_go_evenly() -> None:
     model, _ = model_and_importance(32, 32, 32)
-    counts = choose_widths(model, torch.zeros(96), 0.4 * float(model.ms(model.full)), permitted(model, 4))
+    counts = widths(model, torch.zeros(96), 0.4 * float(model.ms(model.full)), permitted(model, 4))
     assert max(counts) - min(counts) <= 4
 
 
@@ -69,7 +80,51 @@ def test_the_most_important_channels_stay() -> None:
         assert float(of_group[kept].min()) >= float(of_group[~kept].max())
 
 
-def test_what_cannot_be_met_is_an_error() -> None:
+def test_what_cannot_be_met_is_told() -> None:
     model, importance = model_and_importance(16, 12)
-    with pytest.raises(BudgetError, match=r"latency: at most .* ms asked for; .* ms are predicted for the narrowest"):
-        choose_widths(model, importance, 1e-6, permitted(model, 4))
+    counts, enough = choose_widths(model, importance, lambda _, ms: ms <= 1e-6, permitted(model, 4))
+    assert not enough and counts.tolist() == [4, 4]
+
+
+def test_a_part_is_what_a_group_changes_of_the_whole() -> None:
+    program, dependencies = analysed(network_with_residual(), torch.randn(2, 3, 8, 8))
+    model = LatencyModel(program, Stepped(HERE, step=4), Calibration(0.9, 1e-5))
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        first = np.array([rng.integers(1, group.channels + 1) for group in dependencies.groups])
+        index = int(rng.integers(len(first)))
+        second = first.copy()
+        second[index] = rng.integers(1, dependencies.groups[index].channels + 1)
+        parts = model.part_ms(index, np.stack([first, second]))
+        whole = model.ms(np.stack([first, second]))
+        np.testing.assert_allclose(parts[1] - parts[0], whole[1] - whole[0], rtol=1e-9, atol=1e-12)
+
+
+def test_latency_goes_along_while_widths_are_chosen() -> None:
+    model, importance = model_and_importance(16, 12, 16)
+    seen: list[tuple[Counts, float]] = []
+
+    def is_enough(counts: Counts, ms: float) -> bool:
+        seen.append((counts.copy(), ms))
+        return ms <= 0.4 * full_ms
+
+    full_ms = float(model.ms(model.full))
+    choose_widths(model, importance, is_enough, permitted(model, 4))
+    assert len(seen) > 5
+    for counts, ms in seen:
+        assert ms == pytest.approx(float(model.ms(counts)), rel=1e-9)
+
+
+def network_with_residual() -> nn.Module:
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 12, 3, padding=1), nn.Conv2d(12, 12, 3, padding=1)
+            self.norm, self.head = nn.BatchNorm2d(12), nn.Conv2d(12, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = torch.relu(self.first(x))
+            found: Tensor = self.head(torch.relu(self.norm(self.second(y)) + y))
+            return found
+
+    return Residual().eval()

@@ -1,0 +1,41 @@
+"""The same share of every group: channels are ranked within their own group, by any criterion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from graphprune.criteria.criterion import Sensitivity, name_of, scores_of
+from graphprune.criteria.given import Given, criterion_of
+from graphprune.program import Program
+
+
+@dataclass(frozen=True)
+class Evenly:
+    """Ranks each channel by its place in its own group, so that all groups lose the same share.
+
+    This is what tools with one ratio for all layers do. A budget in latency, or ``align="auto"``, weighs the places by
+    what each group gains.
+
+    Attributes:
+        by: What `graphprune.compile` takes as ``criterion``.
+    """
+
+    by: Given = "l2-norm"
+    __name__: str = field(init=False, default="evenly")
+
+    def __post_init__(self) -> None:
+        name = self.by if isinstance(self.by, str) else name_of(self.by)
+        object.__setattr__(self, "__name__", f"{name}, evenly")
+
+    def __call__(self, program: Program, sensitivity: Sensitivity) -> Tensor:
+        """Importances in (0, 1], float64, shape ``(channels,)``."""
+        assert program.dependencies is not None
+        importance = scores_of(criterion_of(self.by), program, sensitivity).importance
+        places = torch.empty_like(importance, dtype=torch.float64)
+        for group in program.dependencies.groups:
+            order = importance[group.start : group.stop].argsort(stable=True)
+            places[group.start + order] = torch.arange(1, group.channels + 1, dtype=torch.float64) / group.channels
+        return places
