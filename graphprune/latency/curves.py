@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +22,19 @@ STEPS = (1, 2, 4, 8, 16, 32)
 TOLERANCE = 0.1
 """A step is good enough if widths at its multiples take no more than this share above those at the largest step's."""
 
-_PARTS = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)
+_PARTS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)
 """Where along a width it is measured."""
+
+_curves: WeakKeyDictionary[Profile, dict[Family, Curve]] = WeakKeyDictionary()
+"""Those that were made for a profile: a program that became narrower needs no measurements of its own."""
+
+
+def curve_of(family: Family, largest: tuple[int, ...], profile: Profile) -> Curve:
+    """A curve up to these sizes at least."""
+    known = _curves.setdefault(profile, {})
+    if family not in known or any(size > covered for size, covered in zip(largest, known[family].largest, strict=True)):
+        known[family] = Curve(family, largest, profile)
+    return known[family]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.dependencies import Dependencies, leaf_operands
-from graphprune.latency.curves import Curve, Family
+from graphprune.latency.curves import Curve, Family, curve_of
 from graphprune.latency.kernels import Kernel, KernelLoops
 from graphprune.latency.profiles import Profile
 from graphprune.loops import Contraction
@@ -171,7 +171,7 @@ class LatencyModel:
         for family, members in found.items():
             widths = self.widths.sizes(self.full)
             largest = np.array([[int(size.of(widths)) for size in sizes] for _, sizes in members]).max(0)
-            curve = Curve(family, tuple(largest.tolist()), self.profile)
+            curve = curve_of(family, tuple(largest.tolist()), self.profile)
             terms += [Term(node, curve, sizes) for node, sizes in members]
         return terms, fixed
 

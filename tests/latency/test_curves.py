@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from graphprune.latency.curves import Curve, Family
+from graphprune.latency.curves import Curve, Family, curve_of
 from graphprune.loops import Window
 from tests.latency.stepped import HERE, Stepped
 
@@ -39,3 +39,11 @@ def test_aligned_widths_are_exact_where_latency_is_a_product() -> None:
 def test_one_size_alone() -> None:
     curve = Curve(Family("Conv", (1, None, 1, 1), WINDOW), (1,), Stepped(HERE, step=1))
     assert curve.ms(np.array([[1]])).shape == (1,)
+
+
+def test_a_narrower_program_needs_no_new_measurements() -> None:
+    profile = Stepped(HERE, step=8)
+    wide = curve_of(CONVOLUTION, (256, 192), profile)
+    assert curve_of(CONVOLUTION, (64, 192), profile) is wide
+    assert curve_of(CONVOLUTION, (64, 193), profile).largest == (64, 193)
+    assert curve_of(CONVOLUTION, (64, 64), Stepped(HERE, step=8)).largest == (64, 64)
