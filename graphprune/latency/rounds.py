@@ -25,6 +25,10 @@ LEAST, MOST = 0.95, 1.02
 """Measured latencies that end the correction, as shares of the budget; those above 1 only where no try is below."""
 
 
+MISTAKEN = 1.5
+"""Times that a prediction may be too high: what is beyond is not even tried."""
+
+
 @dataclass(frozen=True)
 class Try:
     """One way to do a round.
@@ -109,9 +113,17 @@ class ByLatency:
         assert budget.latency is not None and self.budget.latency is not None
         model = LatencyModel(scored, self.profile, self.calibration)
         allowed_ms = (1 - budget.latency) * self.dense_ms
+        at_last_ms = (1 - self.budget.latency) * self.dense_ms
+        narrowest_ms = self._narrowest_ms(model)
+        if narrowest_ms > MISTAKEN * at_last_ms:
+            raise BudgetError(
+                f"latency: at most {at_last_ms:.4g} ms asked for, {narrowest_ms:.4g} ms predicted for the narrowest "
+                f"permitted widths, {float(model.ms(model.full)):.4g} ms for the present ones. Ask for less, lower "
+                "min_channels or align, or protect less"
+            )
 
         def attempt(limit_ms: float) -> Try:
-            goal = self.rank.goal(budget)
+            goal, limit_ms = self.rank.goal(budget), max(limit_ms, narrowest_ms)
             passes = pipelines.pruning_for_latency(
                 goal, self.rank.limits, model, limit_ms, verify=self.rank.verify, seed=seed
             )
@@ -124,13 +136,17 @@ class ByLatency:
             return Try(selected, pruned, limit_ms, timing, share)
 
         tries = [attempt(AIM * allowed_ms / self.bias)]
-        at_last_ms = (1 - self.budget.latency) * self.dense_ms
         # a round on the way need not be exact, but what it takes too much never comes back
         if budget.latency >= self.budget.latency or tries[0].share * allowed_ms < at_last_ms:
             tries = _corrected(tries, attempt)
         best = min(tries, key=lambda each: (each.share > 1, abs(each.share - 1)))
         self.timing, self._met = best.timing, budget.latency
         return best.selected, best.pruned
+
+    def _narrowest_ms(self, model: LatencyModel) -> float:
+        """Predicted for the narrowest permitted widths: no less is asked for, and measurement has the last word."""
+        counts = [min(self.rank.limits.counts(group), default=group.channels) for group in model.dependencies.groups]
+        return float(model.ms(np.array(counts, dtype=np.int64)))
 
     def _measured_ms(self, timing: TimingResult) -> float:
         """The compact network's latency in terms of the first measurement of the dense one, whatever the pace since."""
