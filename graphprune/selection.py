@@ -257,10 +257,12 @@ def _unreachable(costs: CostModel, goal: Goal, limits: Limits, smallest: Tensor)
     for group in costs.dependencies.groups:
         least = min(limits.counts(group), default=group.channels)
         if least > 1:
-            binding.append(f"{group.id} ({group.name}): {least} of {group.channels}")
-    if limits.align > 1 or limits.min_channels != 1:
+            step = f" in steps of {limits.step(group)}" if group.dims in limits.steps else ""
+            binding.append(f"{group.id} ({group.name}): {least} of {group.channels}{step}")
+    if limits.align > 1 or limits.steps or limits.min_channels != 1:
         floors = getattr(limits.min_channels, "__name__", limits.min_channels)
-        lines.append(f"  min_channels={floors}, align={limits.align} keep " + "; ".join(binding[:8]))
+        align = "'auto'" if limits.steps else limits.align
+        lines.append(f"  min_channels={floors}, align={align} keep " + "; ".join(binding[:8]))
     else:
         lines.append(f"  each of the {len(costs.dependencies.groups)} groups keeps one channel; the rest is frozen")
     lines.append("  Lower the budget, the floors or the alignment, or protect less.")

@@ -166,7 +166,7 @@ def sweep(
         BudgetError: none of them can be reached.
         UserError: as `graphprune.compile`.
     """
-    _check(latencies)
+    shares = _checked(latencies, options)
     example = Example.of(example_input)
     target = target or Profile.here(batch_size=example.batch_size)
     ranking, report = _Ranking(criterion), progress or (lambda stage, done, total: None)
@@ -182,8 +182,8 @@ def sweep(
             finetune(compiled.module)
         return compiled
 
-    for index, share in enumerate(latencies):
-        report(f"prune to {1 - share:.0%} of the latency", index, len(latencies))
+    for index, share in enumerate(shares):
+        report(f"prune to {100 * (1 - share):.4g}% of the latency", index, len(shares))
         try:
             found[share] = pruned(Budget(latency=share), ranking)
         except BudgetError as error:
@@ -195,7 +195,7 @@ def sweep(
             _log.warning("no uniform network beside %s: %s", _name("pruned", share), error)
     if not found:
         raise BudgetError("; ".join(unreachable.values()))
-    report("time all networks in turns", len(latencies), len(latencies))
+    report("time all networks in turns", len(shares), len(shares))
     timing = _timed(model, example, found, evenly, target, repeats)
     points = _points(model, found, evenly, timing, evaluate)
     return Sweep(type(model).__name__, ranking.__name__, points, timing, unreachable, found)
@@ -238,10 +238,22 @@ class _Ranking:
         return self._scores
 
 
-def _check(latencies: Sequence[float]) -> None:
-    wrong = [share for share in latencies if not is_share(share) or not share]
-    if wrong or not latencies:
-        raise OptionError(f"latencies={[*latencies]}: expected shares of the latency to remove, each in (0, 1)")
+_OWN = ("sparsity", "budget", "schedule", "granularity")
+"""Options of `graphprune.compile` that a sweep decides itself."""
+
+
+def _checked(latencies: Sequence[float], options: dict[str, Any]) -> tuple[float, ...]:
+    """The shares, each once."""
+    taken = [f"{name}=" for name in _OWN if name in options]
+    if taken:
+        raise OptionError(f"sweep: {', '.join(taken)} cannot be given; latencies= says how much goes, in one round")
+    try:
+        shares = tuple(dict.fromkeys(latencies))
+    except TypeError as error:
+        raise OptionError(f"latencies={latencies!r}: expected several shares, such as (0.3, 0.5)") from error
+    if not shares or not all(is_share(share) and share for share in shares):
+        raise OptionError(f"latencies={[*shares]}: expected shares of the latency to remove, each in (0, 1)")
+    return shares
 
 
 def _timed(
@@ -254,7 +266,7 @@ def _timed(
         export_onnx(model, example.args, example.kwargs, files[DENSE], precision=on.dtype)
         for kind, networks in {"pruned": found, "uniform": evenly}.items():
             for share, compiled in networks.items():
-                path = files[_name(kind, share)] = Path(folder) / f"{kind}-{share}.onnx"
+                path = files[_name(kind, share)] = Path(folder) / f"{len(files)}.onnx"
                 compiled.export_onnx(path, precision=on.dtype)
         feeds = onnx_feeds(model, example.resized(on.batch_size))
         provider = "cuda" if on.provider == CUDA else "cpu"
@@ -262,7 +274,7 @@ def _timed(
 
 
 def _name(kind: str, share: float) -> str:
-    return f"{kind} -{share:.0%}"
+    return f"{kind} -{100 * share:.15g}%"
 
 
 def _points(

@@ -32,12 +32,12 @@ def scoring(criterion: Criterion, sensitivity: Sensitivity) -> Sequence[Pass]:
     return (ScoreChannels(criterion, sensitivity),)
 
 
-def pruning_for_latency(
-    goal: Goal, limits: Limits, model: LatencyModel, limit_ms: float, *, verify: bool, seed: int
+def pruning_by_widths(
+    goal: Goal, limits: Limits, model: LatencyModel, limit_ms: float, *, at_least: bool = True, verify: bool, seed: int
 ) -> Sequence[Pass]:
-    """The second half of a round with a limit on the predicted latency."""
+    """The second half of a round that goes by what widths gain in latency."""
     proof = (VerifyPrune(seed),) if verify else ()
-    return (SelectWidths(goal, limits, model, limit_ms), PruneChannels(), *proof)
+    return (SelectWidths(goal, limits, model, limit_ms, at_least), PruneChannels(), *proof)
 
 
 def pruning(goal: Goal, limits: Limits, *, verify: bool, seed: int) -> Sequence[Pass]:

@@ -14,18 +14,23 @@ from graphprune.latency.choice import Keeping, choose_widths
 from graphprune.latency.model import LatencyModel
 from graphprune.pass_protocol import Pass, PassResult
 from graphprune.program import Program
-from graphprune.selection import Goal, Limits, select, violations
+from graphprune.selection import Goal, Limits, Selection, select, violations
 from graphprune.widths import Counts
 
 
 @dataclass(frozen=True)
 class SelectWidths(Pass):
-    """Narrows what loses the least importance for the latency gained, until goal and latency are met."""
+    """Narrows what loses the least importance for the latency gained, until goal and latency are met.
+
+    With ``at_least=False`` it stops before, where the next step would go beyond: steps can be large, and a round on the
+    way must not take what the last one cannot give back.
+    """
 
     goal: Goal
     limits: Limits
     model: LatencyModel
     limit_ms: float
+    at_least: bool = True
     needs: ClassVar[frozenset[str]] = frozenset({"dependencies", "scores"})
     provides: ClassVar[frozenset[str]] = frozenset({"selection"})
 
@@ -42,9 +47,10 @@ class SelectWidths(Pass):
         def is_enough(counts: Counts, ms: float) -> bool:
             return ms <= self.limit_ms and self.goal.is_met(costs, keeping.keep(counts))
 
-        counts, _ = choose_widths(self.model, importance, is_enough, [self.limits.counts(group) for group in groups])
+        permitted = [self.limits.counts(group) for group in groups]
+        counts, _ = choose_widths(self.model, importance, is_enough, permitted, at_least=self.at_least)
         predicted_ms = float(self.model.ms(counts))
-        if predicted_ms > self.limit_ms * (1 + _ROUNDING):
+        if self.at_least and predicted_ms > self.limit_ms * (1 + _ROUNDING):
             raise BudgetError(
                 f"latency: at most {self.limit_ms:.4g} ms asked for; {predicted_ms:.4g} ms are predicted for the "
                 f"narrowest permitted widths, {float(self.model.ms(self.model.full)):.4g} ms for the present ones. Ask "
@@ -52,8 +58,10 @@ class SelectWidths(Pass):
             )
         keep = keeping.keep(counts)
         # where latency has nothing more to gain, the ranking goes on; what went ranks lowest
-        selection = select(costs, torch.where(keep, importance, float("-inf")), self.goal, self.limits)
-        selection = replace(selection, keep=selection.keep & keep)
+        selection = Selection(keep)
+        if self.at_least:
+            found = select(costs, torch.where(keep, importance, float("-inf")), self.goal, self.limits)
+            selection = replace(found, keep=found.keep & keep)
         removed = int((~selection.keep).sum())
         return PassResult(replace(program, selection=selection), True, (f"{removed} of {len(keep)} channels go",))
 
@@ -62,9 +70,10 @@ class SelectWidths(Pass):
         program = result.program
         assert program.dependencies is not None and program.selection is not None
         keep = program.selection.keep
-        problems = violations(costs_of(program), keep, self.goal, self.limits)
+        goal = self.goal if self.at_least else Goal({})
+        problems = violations(costs_of(program), keep, goal, self.limits)
         predicted_ms = float(self.model.ms(np.array(program.dependencies.left_of_groups(keep))))
-        if predicted_ms > self.limit_ms * (1 + _ROUNDING):
+        if self.at_least and predicted_ms > self.limit_ms * (1 + _ROUNDING):
             problems.append(f"{predicted_ms} ms predicted, {self.limit_ms} allowed")
         return problems
 

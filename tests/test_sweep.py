@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from graphprune import Sweep, sweep, top_one
+from graphprune import Budget, Sweep, sweep, top_one
 from graphprune.criteria import Sensitivity
 from graphprune.errors import BudgetError, OptionError
 from graphprune.program import Program
@@ -114,6 +114,27 @@ def test_a_latency_that_cannot_be_reached_is_told(monkeypatch: pytest.MonkeyPatc
 def test_wrong_shares(shares: Any) -> None:
     with pytest.raises(OptionError, match=r"expected shares of the latency to remove, each in \(0, 1\)"):
         sweep(network(), EXAMPLE, shares)
+
+
+def test_shares_that_are_close_or_given_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graphprune.latency.rounds.Stopwatch", Counting)
+    found = sweep(network(), EXAMPLE, iter((0.5, 0.504, 0.5)), target=Stepped(HERE, step=1), repeats=3)  # type: ignore[arg-type]
+    names = [point.name for point in found.points]
+    assert names == ["dense", "pruned -50%", "uniform -50%", "pruned -50.4%", "uniform -50.4%"]
+    assert len({id(point.latency) for point in found.points}) == 5
+
+
+@pytest.mark.parametrize(
+    ("shares", "options", "message"),
+    [
+        (0.5, {}, r"latencies=0\.5: expected several shares"),
+        ((0.5,), {"budget": Budget(macs=0.5)}, r"sweep: budget= cannot be given; latencies= says"),
+        ((0.5,), {"schedule": "halving", "sparsity": 0.5}, r"sweep: sparsity=, schedule= cannot be given"),
+    ],
+)
+def test_options_that_a_sweep_decides(shares: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        sweep(network(), EXAMPLE, shares, **options)
 
 
 def test_top_one() -> None:

@@ -49,7 +49,7 @@ def lower(path: Path, precision: Precision, calibration: Sequence[Feeds]) -> Non
     except Exception as error:  # tools of onnxruntime have no exceptions of their own
         raise ExportError(
             f"onnxruntime {onnxruntime.__version__} cannot bring the file to {precision}: {type(error).__name__}: "
-            f"{error}; export with precision='float32'"
+            f"{error}; check the data that it was calibrated on, or export with precision='float32'"
         ) from error
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -105,8 +107,8 @@ def export_onnx(
             the result says why.
         precision: ``"float32"``: as the module is. ``"float16"``, which CUDA runs faster. ``"int8"``: convolutions and
             products quantised statically, with the error that the result tells.
-        calibration: Inputs that show the ranges of activations, for INT8; the last one is kept for the comparison.
-            Without any, random inputs like the example's serve, which a log message says.
+        calibration: Inputs that show the ranges of activations, for INT8; of several the last one is kept for the
+            comparison. Without any, random inputs like the example's serve, which a log message says.
         seed: Of random inputs.
 
     Raises:
@@ -160,7 +162,7 @@ def _compared(request: Request, draft: Path, examples: Iterable[Example], **tole
 
 def _lowered(request: Request, draft: Path, batch_sizes: Sequence[int]) -> Parity:
     """Brings the draft, which computes what the module does, to a lower precision, and measures what that costs."""
-    calibration = [*request.calibration]
+    calibration = [_in_order(each, request.example) for each in request.calibration]
     held_out = [calibration.pop()] if len(calibration) > 1 else calibration[:]
     if request.precision == "int8" and not calibration:
         _log.warning("%s: no data to calibrate INT8 on; random inputs like the example's are used", draft.name)
@@ -170,6 +172,26 @@ def _lowered(request: Request, draft: Path, batch_sizes: Sequence[int]) -> Parit
     lower(draft, request.precision, feeds)
     examples = held_out or fresh_examples(request.example, batch_sizes, request.seed)
     return _compared(request, draft, examples, tolerance=_LOWER_TOLERANCES[request.precision])
+
+
+def _in_order(inputs: Example, example: Example) -> Example:
+    """Inputs with their keyword arguments in the example's order, in which the file's inputs are named.
+
+    Raises:
+        InputError: they are not the example's.
+    """
+    kwargs = {name: inputs.kwargs[name] for name in example.kwargs if name in inputs.kwargs}
+    ordered = Example(inputs.args, kwargs)
+    if len(kwargs) < len(inputs.kwargs) or len(ordered.tensors()) != len(example.tensors()):
+        raise InputError(
+            f"data: inputs {_told(inputs)} are not those of the example, {_told(example)}; an ONNX file takes the same "
+            "inputs each time"
+        )
+    return ordered
+
+
+def _told(example: Example) -> str:
+    return ", ".join([str(tuple(each.shape)) for each in example.tensors()] + [f"{name}=" for name in example.kwargs])
 
 
 def _checked_target(path: str | Path) -> Path:
@@ -210,7 +232,8 @@ def _static_reason(request: Request, dynamic_batch: bool) -> str:
         return "no tensor input has a batch dimension"
     other = _batch_sizes(request.example)[1]
     try:
-        run_torch(request.module, request.example.resized(other))
+        with contextlib.redirect_stderr(io.StringIO()):  # a graph module prints where it fails; this only asks
+            run_torch(request.module, request.example.resized(other))
     except Exception as error:
         return f"the module itself fails at batch {other}: {summary(error)}"
     return ""

@@ -83,8 +83,8 @@ class _Choice:
         """Gives a group a width."""
         self.counts, self.ms = self.with_count(index, count)
 
-    def narrow(self, is_enough: Enough) -> bool:
-        """Takes the best moves until it is enough; False where it never is.
+    def narrow(self, is_enough: Enough) -> tuple[int, int] | None:
+        """Takes the best moves until it is enough, or there are none; gives the last one's group and former width.
 
         The gains of one group fall as others shrink, so a price that was found earlier is a lower bound, and only the
         best one has to be looked at again.
@@ -93,9 +93,7 @@ class _Choice:
         queue = [move for move in moves if move is not None]
         heapq.heapify(queue)
         last: tuple[int, int] | None = None
-        while not is_enough(self.counts, self.ms):
-            if not queue:
-                return False
+        while queue and not is_enough(self.counts, self.ms):
             found = heapq.heappop(queue)
             move = self.best_move(found.index)
             if move is not None and (not queue or move <= queue[0]):
@@ -104,9 +102,7 @@ class _Choice:
                 move = self.best_move(found.index)
             if move is not None:
                 heapq.heappush(queue, move)
-        if last is not None:
-            self.replace_last(last, is_enough)
-        return True
+        return last
 
     def replace_last(self, last: tuple[int, int], is_enough: Enough) -> None:
         """Takes, instead of the last move, the one that loses least of all that are enough after the others."""
@@ -155,7 +151,12 @@ class _Choice:
 
 
 def choose_widths(
-    model: LatencyModel, importance: Tensor, is_enough: Enough, permitted: Sequence[Sequence[int]]
+    model: LatencyModel,
+    importance: Tensor,
+    is_enough: Enough,
+    permitted: Sequence[Sequence[int]],
+    *,
+    at_least: bool = True,
 ) -> tuple[Counts, bool]:
     """The channels that each group keeps.
 
@@ -168,6 +169,7 @@ def choose_widths(
         is_enough: Tells by the channels of each group, and by the predicted latency in milliseconds; what is enough
             stays so when groups are narrower.
         permitted: For each group the numbers of channels that it may keep besides all.
+        at_least: Stop where it is enough; otherwise before.
 
     Returns:
         The counts, and whether they are enough; where they are not, nothing that is permitted gains anything more.
@@ -177,9 +179,14 @@ def choose_widths(
         model, groups, [np.array(sorted(counts), dtype=np.int64) for counts in permitted],
         [_lost(importance[group.start : group.stop]) for group in groups], model.full,
     )  # fmt: skip
-    if not choice.narrow(is_enough):
+    last = choice.narrow(is_enough)
+    if not is_enough(choice.counts, choice.ms):
         return choice.counts, False
-    choice.widen(is_enough)
+    if last is not None and not at_least:
+        choice.set(*last)
+    elif last is not None:
+        choice.replace_last(last, is_enough)
+        choice.widen(is_enough)
     return choice.counts, True
 
 

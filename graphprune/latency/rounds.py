@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from graphprune.budget import Budget, Measure
 from graphprune.deploy import TimingResult
@@ -17,13 +18,14 @@ from graphprune.passes import pipelines
 from graphprune.program import Program
 from graphprune.rounds import ByRank, Rounds, Run
 
-TRIES = 6
+TRIES, LOOKS = 6, 16
+"""Networks that are measured at most in a round, and limits that are tried, some of which give the same network."""
+
 AIM = 0.98
 """What is aimed at, as a share of the budget: measurements differ by about two percent."""
 
 LEAST, MOST = 0.95, 1.02
 """Measured latencies that end the correction, as shares of the budget; those above 1 only where no try is below."""
-
 
 MISTAKEN = 1.5
 """Times that a prediction may be too high: what is beyond is not even tried."""
@@ -54,10 +56,12 @@ class ByWidths:
 
     Attributes:
         rank: Counts, limits, and whether results are proved.
+        budget: What has to be met at last; rounds on the way stay within theirs.
         profile: Of the target. Nothing is measured but single operators.
     """
 
     rank: ByRank
+    budget: Budget
     profile: Profile
 
     @property
@@ -72,9 +76,10 @@ class ByWidths:
     def prune(self, run: Run, scored: Program, budget: Budget, seed: int) -> tuple[Program, Program]:
         """See `Rounds`."""
         model = LatencyModel(scored, self.profile)
-        passes = pipelines.pruning_for_latency(
-            self.rank.goal(budget), self.rank.limits, model, float("inf"), verify=self.rank.verify, seed=seed
-        )
+        passes = pipelines.pruning_by_widths(
+            self.rank.goal(budget), self.rank.limits, model, float("inf"), at_least=budget == self.budget,
+            verify=self.rank.verify, seed=seed,
+        )  # fmt: skip
         selected = run("select", passes[:1], scored)
         return selected, run("prune", passes[1:], selected)
 
@@ -122,18 +127,24 @@ class ByLatency:
                 "min_channels or align, or protect less"
             )
 
+        measured: list[Try] = []
+
         def attempt(limit_ms: float) -> Try:
             goal, limit_ms = self.rank.goal(budget), max(limit_ms, narrowest_ms)
-            passes = pipelines.pruning_for_latency(
+            passes = pipelines.pruning_by_widths(
                 goal, self.rank.limits, model, limit_ms, verify=self.rank.verify, seed=seed
             )
             selected = run("select", passes[:1], scored)
+            for known in measured:
+                if _keeps_the_same(known.selected, selected):
+                    return replace(known, limit_ms=limit_ms)
             pruned = run("prune", passes[1:], selected)
             run("measure", (), pruned)
             timing = self.stopwatch.time(pruned.module)
             share = self._measured_ms(timing) / allowed_ms
             self.bias = share * allowed_ms / _predicted_ms(model, selected)
-            return Try(selected, pruned, limit_ms, timing, share)
+            measured.append(Try(selected, pruned, limit_ms, timing, share))
+            return measured[-1]
 
         tries = [attempt(AIM * allowed_ms / self.bias)]
         # a round on the way need not be exact, but what it takes too much never comes back
@@ -167,7 +178,9 @@ def _corrected(tries: list[Try], attempt: Callable[[float], Try]) -> list[Try]:
     Raises:
         BudgetError: none does.
     """
-    while len(tries) < TRIES and not LEAST <= tries[-1].share <= 1:
+    while len({each.share for each in tries}) < TRIES and len(tries) < LOOKS:
+        if LEAST <= tries[-1].share <= 1:
+            break
         limit_ms = _next_limit_ms(tries)
         if any(abs(limit_ms - each.limit_ms) < 1e-3 * limit_ms for each in tries):
             break
@@ -186,13 +199,21 @@ def _corrected(tries: list[Try], attempt: Callable[[float], Try]) -> list[Try]:
 
 def _next_limit_ms(tries: Sequence[Try]) -> float:
     """Between the nearest measurements below and above what is aimed at, or in proportion to the nearest."""
-    below = max((each for each in tries if each.share <= AIM), key=lambda each: each.share, default=None)
-    above = min((each for each in tries if each.share > AIM), key=lambda each: each.share, default=None)
+    ordered = sorted(tries, key=lambda each: (each.share, each.limit_ms))
+    below = next((each for each in reversed(ordered) if each.share <= AIM), None)
+    above = next((each for each in ordered if each.share > AIM), None)
     if below is None or above is None:
         nearest = below or above or tries[-1]
         return nearest.limit_ms * AIM / nearest.share
-    part = (AIM - below.share) / (above.share - below.share)
+    same = [each for each in tries if each.share in (below.share, above.share)]
+    # where a limit gave widths that were known already, halving finds the ones between, if there are any
+    part = 0.5 if len(same) > 2 else (AIM - below.share) / (above.share - below.share)
     return below.limit_ms + part * (above.limit_ms - below.limit_ms)
+
+
+def _keeps_the_same(first: Program, second: Program) -> bool:
+    assert first.selection is not None and second.selection is not None
+    return torch.equal(first.selection.keep, second.selection.keep)
 
 
 def rounds_for(
@@ -221,7 +242,7 @@ def rounds_for(
     steps = LatencyModel(program, profile).steps()
     rank = replace(rank, limits=rank.limits.with_steps(program.dependencies, steps))
     if not budget.is_timed:
-        return ByWidths(rank, profile), budget
+        return ByWidths(rank, budget, profile), budget
     stopwatch = Stopwatch(program.module, program.example, profile.target)
     dense_ms = stopwatch.time().latencies["dense"].median_ms
     calibration = LatencyModel(program, profile).calibrated(dense_ms)

@@ -9,12 +9,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 import graphprune
 from graphprune.compiled import Compiled
 from graphprune.deploy import export_onnx, lower_precision
-from graphprune.errors import ExportError, OptionError
+from graphprune.errors import ExportError, InputError, OptionError
 from graphprune.program import Example
 
 
@@ -97,7 +97,7 @@ def test_a_tool_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise ValueError("no such thing")
 
     monkeypatch.setitem(lower_precision._LOWERINGS, "int8", fails)
-    with pytest.raises(ExportError, match=r"cannot bring the file to int8: ValueError: no such thing; export with"):
+    with pytest.raises(ExportError, match=r"cannot bring the file to int8: ValueError: no such thing; check the data"):
         export_onnx(conv_net(), (images(2),), {}, tmp_path / "net.onnx", precision="int8")
 
 
@@ -125,3 +125,35 @@ def test_of_a_compact_network(compiled: Compiled, tmp_path: Path) -> None:
 def test_both_are_timed_in_the_precision(compiled: Compiled) -> None:
     timing = compiled.benchmark(precision="int8", repeats=3, provider="cpu")
     assert all(np.isfinite(latency.median_ms) for latency in timing.latencies.values())
+
+
+class Difference(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 6), nn.Linear(8, 6)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        found: Tensor = self.first(a) - 3 * self.second(b)
+        return found
+
+
+def test_data_goes_by_the_names_of_arguments(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    first, second = ({"a": torch.randn(4, 8), "b": scale * torch.randn(4, 8)} for scale in (9, 1))
+    turned = [Example.of(dict(reversed(each.items()))) for each in (first, first, second)]
+    result = export_onnx(Difference(), (), first, tmp_path / "net.onnx", precision="int8", calibration=turned)
+    assert result.rms_rel_error < 0.2
+    with pytest.raises(InputError, match=r"data: inputs \(4, 8\), a= are not those of the example, .* a=, b="):
+        export_onnx(
+            Difference(), (), first, tmp_path / "net.onnx", precision="int8",
+            calibration=[Example.of({"a": first["a"]})],
+        )  # fmt: skip
+
+
+def test_a_fixed_batch_is_found_out_quietly(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    class Fixed(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.relu().reshape(4, -1)
+
+    assert export_onnx(fx.symbolic_trace(Fixed()), (torch.randn(4, 6),), {}, tmp_path / "net.onnx").batch == "static"
+    assert "Traceback" not in capfd.readouterr().err

@@ -10,6 +10,7 @@ from torch import nn
 
 import graphprune
 from graphprune import Budget
+from graphprune.deploy import TimingResult
 from graphprune.errors import BudgetError, NothingToPruneError, OptionError
 from tests.latency.counting import Counting
 from tests.latency.stepped import HERE, Stepped
@@ -89,3 +90,40 @@ def test_widths_suit_the_target() -> None:
         target=Stepped(HERE, step=8),
     )  # fmt: skip
     assert {layer.out_channels % 8 for layer in found.module.modules() if isinstance(layer, nn.Conv2d)} <= {0, 4}
+
+
+@pytest.mark.parametrize("schedule", ["halving", "one-shot"])
+def test_coarse_steps_do_not_go_far_beyond_a_count(schedule: str) -> None:
+    found = graphprune.compile(
+        network(), EXAMPLE, budget=Budget(macs=0.5), criterion="l2-norm", schedule=schedule, align="auto",
+        target=Stepped(HERE, step=16),
+    )  # fmt: skip
+    # of 64 channels 16 go at once: a quarter of two layers' multiply-accumulates
+    assert 0.5 <= found.report.achieved["macs"] < 0.62
+
+
+def test_the_same_widths_are_not_measured_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graphprune.latency.rounds.Stopwatch", Counting)
+    monkeypatch.setattr(Counting, "power", 0.8)
+    seen: list[tuple[int, ...]] = []
+
+    def time(self: Counting, compact: nn.Module | None = None, measure: Any = Counting.time) -> TimingResult:
+        if compact is not None:
+            seen.append(tuple(layer.out_channels for layer in compact.modules() if isinstance(layer, nn.Conv2d)))
+        found: TimingResult = measure(self, compact)
+        return found
+
+    monkeypatch.setattr(Counting, "time", time)
+    graphprune.compile(
+        network(32), EXAMPLE, budget=Budget(latency=0.5), criterion="l2-norm", schedule="one-shot",
+        target=Stepped(HERE, step=16), verify=False,
+    )  # fmt: skip
+    assert len(seen) == len(set(seen))
+
+
+def test_steps_that_bind_are_named() -> None:
+    with pytest.raises(BudgetError, match=r"min_channels=50, align='auto' keep g0 .*: 64 of 64 in steps of 16;"):
+        graphprune.compile(
+            network(), EXAMPLE, sparsity=0.2, min_channels=50, align="auto", criterion="l2-norm",
+            target=Stepped(HERE, step=16),
+        )  # fmt: skip
