@@ -162,7 +162,8 @@ class LatencyModel:
             kernel, sizes = self._sizes(contraction)
             free = [bool(size.places) for size in sizes]
             if not any(free):
-                fixed.append(kernel.kernel([size.fixed for size in sizes]))
+                first, second, third, fourth = (size.fixed for size in sizes)
+                fixed.append(Kernel(kernel.op, (first, second, third, fourth), kernel.window))
                 continue
             entries, rows, columns, summed = (None if size.places else size.fixed for size in sizes)
             family = Family(kernel.op, (entries, rows, columns, summed), kernel.window)
