@@ -116,6 +116,8 @@ class Program:
         protect: Name patterns of parameters or modules that must stay as they are.
         attention: What goes of attention.
         kept: What is left of the user's model, under its names; empty before the first prune.
+        masks: Live weights of the parameters of `module` that have dead ones, bool, of their shapes.
+        dormant: Weights as they were when they died, where they can come back; empty where they cannot.
         dependencies: Channels and groups of `module`; None until they are built or after it changed shape.
         scores: Importance of each channel; None until scored.
         selection: Channels to keep in the next prune; None until selected.
@@ -135,6 +137,8 @@ class Program:
     protect: tuple[str, ...] = ()
     attention: Attention = "heads"
     kept: Kept = field(default_factory=dict)
+    masks: dict[str, Tensor] = field(default_factory=dict)
+    dormant: dict[str, Tensor] = field(default_factory=dict)
     dependencies: Dependencies | None = None
     scores: Scores | None = None
     selection: Selection | None = None

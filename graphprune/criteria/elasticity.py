@@ -19,11 +19,12 @@ from graphprune.program import Program, device_of
 from graphprune.randomness import private_random_state
 from graphprune.scores import Scores
 
-_ACCUMULATE: dict[Accumulate, Callable[[Tensor], Tensor]] = {
+ACCUMULATE: dict[Accumulate, Callable[[Tensor], Tensor]] = {
     "signed": lambda gradient: gradient,
     "absolute": torch.abs,
     "squared": torch.square,
 }
+"""What becomes of a sample's gradient before it is added up."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Elasticity:
         gated = insert_gates(program, dependencies, sites, per_sample=not signed and separable)
         batches = sensitivity.stream.draw(sensitivity.samples, device_of(program))
         if not signed and not separable:
-            batches = _single_samples(batches)
+            batches = single_samples(batches)
         # the channels that are left tell the rounds apart: each draws other random numbers
         seed = sensitivity.seed + dependencies.channels
         with private_random_state(seed), _untouched(gated.module, training=self.training):
@@ -77,7 +78,7 @@ CRITERIA.register("elasticity")(Elasticity())
 
 def _accumulate(gated: GatedModule, batches: Iterable[Batch], sensitivity: Sensitivity) -> tuple[Tensor, float, int]:
     """Sum over samples of the accumulated gate gradients, float64, shape ``(channels,)``; mean loss; samples."""
-    accumulate = _ACCUMULATE[sensitivity.accumulate]
+    accumulate = ACCUMULATE[sensitivity.accumulate]
     device = next(gated.module.parameters()).device
     total = torch.zeros(gated.channels, dtype=torch.float64, device=device)
     loss_sum, count = 0.0, 0
@@ -129,7 +130,7 @@ def _gradient(value: Tensor, gate: Tensor) -> Tensor | None:
         ) from error
 
 
-def _single_samples(batches: Iterable[Batch]) -> Iterator[Batch]:
+def single_samples(batches: Iterable[Batch]) -> Iterator[Batch]:
     """Batches of one: the fallback where samples cannot have gates of their own."""
     for batch in batches:
         for index in range(batch.size):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from graphprune.criteria.criterion import Sensitivity
+from graphprune.criteria.elasticity import single_samples
 from graphprune.data import Batch, evaluate_loss
 from graphprune.errors import LossError
 from graphprune.program import Program, device_of
@@ -63,8 +64,8 @@ def differentiate(program: Program, sensitivity: Sensitivity, *, squared: bool) 
     totals = [torch.zeros_like(parameter) for parameter in parameters]
     loss_sum, count = 0.0, 0
     batches: Iterable[Batch] = sensitivity.stream.draw(sensitivity.samples, device_of(program))
-    for batch in _single_samples(batches) if squared else batches:
-        gradients, loss = _gradients(module, parameters, batch, sensitivity.loss)
+    for batch in single_samples(batches) if squared else batches:
+        gradients, loss = gradients_of(module, parameters, batch, sensitivity.loss)
         for total, gradient in zip(totals, gradients, strict=True):
             if gradient is not None:
                 total += (gradient.square() if squared else gradient) * batch.size
@@ -75,13 +76,7 @@ def differentiate(program: Program, sensitivity: Sensitivity, *, squared: bool) 
     return Differentiated(module, loss_sum / count, count)
 
 
-def _single_samples(batches: Iterable[Batch]) -> Iterator[Batch]:
-    for batch in batches:
-        for index in range(batch.size):
-            yield batch.rows(index, index + 1)
-
-
-def _gradients(
+def gradients_of(
     module: nn.Module, parameters: list[nn.Parameter], batch: Batch, loss: Callable[[Any, Any], Any]
 ) -> tuple[tuple[Tensor | None, ...], float]:
     """Gradient of a batch's mean loss in each parameter, None in those that it does not depend on, and the loss."""
