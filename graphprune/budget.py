@@ -7,8 +7,9 @@ from typing import Literal, get_args
 
 from graphprune.errors import OptionError
 
-Measure = Literal["channels", "params", "macs"]
-"""What a budget counts: prunable channels, parameters, or multiply-accumulates per sample."""
+Measure = Literal["channels", "params", "weights", "macs"]
+"""What a budget counts: prunable channels, parameters, weights of convolutions and matrix products that are not zero,
+or multiply-accumulates per sample."""
 
 MEASURES: tuple[Measure, ...] = get_args(Measure)
 
@@ -20,6 +21,7 @@ class Budget:
     Attributes:
         channels: Of the prunable channels.
         params: Of all parameters.
+        weights: Of the weights of convolutions, linear layers and other matrix products; one that is zero is removed.
         macs: Of the multiply-accumulates per sample.
         latency: Of the measured latency.
         latency_ms: Cap on the measured latency, in milliseconds.
@@ -30,6 +32,7 @@ class Budget:
 
     channels: float | None = None
     params: float | None = None
+    weights: float | None = None
     macs: float | None = None
     latency: float | None = None
     latency_ms: float | None = None
@@ -37,7 +40,7 @@ class Budget:
     def __post_init__(self) -> None:
         """Checks the ranges."""
         if all(getattr(self, entry.name) is None for entry in fields(self)):
-            raise OptionError("the budget is empty; give channels=, params=, macs=, latency= or latency_ms=")
+            raise OptionError("the budget is empty; give channels=, params=, weights=, macs=, latency= or latency_ms=")
         for name in (*MEASURES, "latency"):
             share = getattr(self, name)
             if share is not None and not is_share(share):
@@ -92,8 +95,8 @@ def _checked(budget: object) -> Budget:
     return budget
 
 
-def budget_of(sparsity: float | None, budget: Budget | None) -> Budget:
-    """The budget that a user means; half of the channels where nothing is said.
+def budget_of(sparsity: float | None, budget: Budget | None, counted: Measure = "channels") -> Budget:
+    """The budget that a user means; half of what ``sparsity`` counts where nothing is said.
 
     Raises:
         OptionError: both are given, or the sparsity is out of range.
@@ -103,5 +106,5 @@ def budget_of(sparsity: float | None, budget: Budget | None) -> Budget:
     if budget is not None:
         return _checked(budget)
     if sparsity is not None and not is_share(sparsity):
-        raise OptionError(f"sparsity={sparsity}: expected the share of channels to remove, in [0, 1)")
-    return Budget(channels=0.5 if sparsity is None else float(sparsity))
+        raise OptionError(f"sparsity={sparsity}: expected the share of {counted} to remove, in [0, 1)")
+    return Budget(**{counted: 0.5 if sparsity is None else float(sparsity)})

@@ -14,6 +14,7 @@ from graphprune.latency.profiles import Profile
 from graphprune.pruner import Progress, Pruner
 from graphprune.runner import Runner
 from graphprune.schedule import Schedule
+from graphprune.weight_criteria import WeightCriterion
 
 
 def compile(
@@ -25,9 +26,10 @@ def compile(
     data: Iterable[Any] | None = None,
     loss: Callable[[Any, Any], Tensor] | None = None,
     samples: int = 2560,
-    accumulate: str = "absolute",
+    accumulate: str | None = None,
     granularity: str = "channel",
-    criterion: Given = "elasticity",
+    resurrect: bool = False,
+    criterion: Given | WeightCriterion = "elasticity",
     schedule: str | Schedule = "halving",
     protect: Sequence[str] = (),
     attention: str = "heads",
@@ -40,12 +42,13 @@ def compile(
     progress: Progress | None = None,
     runner: Runner | None = None,
 ) -> Compiled:
-    """Removes the least important channels of a model, round by round, and proves each round.
+    """Removes the least important channels or weights of a model, round by round, and proves each round.
 
     Args:
         model: Any nn.Module, in any mode, on any device. It is never changed.
         example_input: A tensor, a tuple of arguments, or a dict of keyword arguments; dim 0 is the batch.
-        sparsity: Share of the prunable channels to remove, in [0, 1); short for ``budget=Budget(channels=sparsity)``.
+        sparsity: Share to remove, in [0, 1): of the prunable channels, short for ``budget=Budget(channels=sparsity)``,
+            or, where single weights go, of the weights, short for ``Budget(weights=sparsity)``.
         budget: Shares to remove, in [0, 1); half of the channels where nothing is said. A latency is predicted from a
             profile of the target on the way, and measured at the end, until it fits.
         data: Batches ``(inputs, target)`` for scoring. Without it the example input is scored against the model's own
@@ -53,12 +56,16 @@ def compile(
         loss: ``loss(output, target)``, a mean over the batch; cross-entropy by default.
         samples: Sensitivity samples per round.
         accumulate: How samples add up: ``"signed"`` (the paper), ``"absolute"``, ``"squared"``; see
-            `graphprune.criteria.elasticity`.
-        granularity: ``"channel"``.
+            `graphprune.criteria.elasticity`. By default ``"absolute"`` for channels, else ``"signed"``.
+        granularity: What goes: whole channels (``"channel"``, SNAP-it), single weights of convolutions and matrix
+            products, which become zero and stay so in training (``"weight"``, SNIP-it), or both under one threshold
+            (``"mixed"``, CNIP-it).
+        resurrect: Weights that died are ranked as well in later rounds and can come back (FORCE); not for channels.
         criterion: What ranks the channels: a name (see `graphprune.criteria`); an importance object of torch-pruning
             (``torch_pruning.importance``), which gets gradients where it needs them; or a function of your own: of the
             weights of a group, ``{"conv1.weight[0]": (channels, values), ...}``, that gives a tensor ``(channels,)``,
-            or of ``(program, sensitivity)`` for all channels at once.
+            or of ``(program, sensitivity)`` for all channels at once. Weights are ranked by a name or function of
+            `graphprune.weight_criteria`.
         schedule: A name (see `graphprune.schedule`) or a function from the final sparsity to that of each round.
         protect: Name patterns (shell wildcards) of modules whose outputs, or parameters that as a whole, must stay.
         attention: What goes of attention: whole ``"heads"``, or as many indices of every head (``"head_dim"``).
@@ -93,6 +100,7 @@ def compile(
         samples=samples,
         accumulate=accumulate,
         granularity=granularity,
+        resurrect=resurrect,
         criterion=criterion,
         schedule=schedule,
         protect=protect,

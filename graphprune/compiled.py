@@ -16,8 +16,9 @@ from graphprune.artifact import save as save_artifact
 from graphprune.data import SampleStream
 from graphprune.deploy import ExportResult, TimingResult, export_onnx, onnx_feeds, time_interleaved
 from graphprune.equivalence import MaskedProgram, Verification, verify_compact
+from graphprune.errors import VerificationError
 from graphprune.plan import Plan, on_device_of
-from graphprune.program import Example, Kept, Program, device_of, stored_tensors
+from graphprune.program import Example, Kept, Program, device_of, stored_parameters, stored_tensors
 from graphprune.report import Report, kept_labels
 
 
@@ -62,6 +63,7 @@ class Compiled:
         """
         dependencies = self._original.dependencies
         assert dependencies is not None
+        self._check_masks()
         labels = kept_labels(dependencies, self.plan.kept)
         dense, compact = self._dense(), stored_tensors(self.module)
         values = {
@@ -70,6 +72,17 @@ class Compiled:
         }
         program = replace(self._compact, example=on_device_of(self.module, self._compact.example))
         return verify_compact(MaskedProgram(dense, dependencies.space, labels, values), program, seed)
+
+    def _check_masks(self) -> None:
+        """What was set by hand since the last forward pass counts, so nothing is put right before."""
+        parameters = stored_parameters(self.module)
+        alive = {
+            name: int((parameters[name].detach()[~mask.to(parameters[name].device)] != 0).sum())
+            for name, mask in self.plan.masks.items()
+        }
+        wrong = [f"{name}: {count} dead weights are not zero" for name, count in alive.items() if count]
+        if wrong:
+            raise VerificationError("\n".join(wrong))
 
     def export_onnx(
         self, path: str | Path, *, precision: str = "float32", data: Iterable[Any] | None = None, samples: int = 256

@@ -1,8 +1,8 @@
-"""Parameters and multiply-accumulates of a program under a keep set, without building it."""
+"""Parameters, weights and multiply-accumulates of a program under a keep set, without building it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 
@@ -12,11 +12,12 @@ from torch.nn.utils.stateless import _reparametrize_module
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
-from graphprune.budget import Measure
+from graphprune.budget import MEASURES, Measure
 from graphprune.dependencies import Dependencies
 from graphprune.interpret import evaluating
 from graphprune.planes import channel_planes, squash
-from graphprune.program import Program, stored_parameters, stored_tensors
+from graphprune.program import Program, stored_parameters, stored_tensors, take
+from graphprune.weight_pool import pool_of
 
 
 @dataclass(frozen=True)
@@ -27,13 +28,13 @@ class CostModel:
     dependencies: Dependencies
 
     @cached_property
-    def _dims_of_parameters(self) -> list[list[int]]:
+    def _dims_of_parameters(self) -> dict[str, list[int]]:
         """For each parameter with labels, the places of its dims among the stored ones."""
         places: dict[str, list[int]] = {name: [] for name in stored_parameters(self.program.module)}
         for place, owner in enumerate(self.dependencies.stored):
             if owner.name in places:
                 places[owner.name].append(place)
-        return [dims for dims in places.values() if dims]
+        return {name: dims for name, dims in places.items() if dims}
 
     @cached_property
     def _fixed_parameters(self) -> int:
@@ -55,13 +56,34 @@ class CostModel:
         return {
             "channels": self.dependencies.channels,
             "params": count_parameters(self.program.module),
+            "weights": sum(weight.numel() for weight in self._pool.values()),
             "macs": macs // self.program.example.batch_size,
         }
 
     def params(self, keep: Tensor) -> int:
         """Parameters left."""
         sizes: list[int] = self.dependencies.kept_sizes(keep).tolist()
-        return self._fixed_parameters + sum(prod([sizes[place] for place in dims]) for dims in self._dims_of_parameters)
+        return self._fixed_parameters + sum(
+            prod([sizes[place] for place in dims]) for dims in self._dims_of_parameters.values()
+        )
+
+    @cached_property
+    def _pool(self) -> dict[str, torch.nn.Parameter]:
+        return pool_of(self.program)
+
+    def weights(self, keep: Tensor) -> int:
+        """Weights of the pool that are left and live."""
+        sizes: list[int] = self.dependencies.kept_sizes(keep).tolist()
+        kept = self.dependencies.kept(keep) if self.program.masks else {}
+        total = 0
+        for name in self._pool:
+            mask = self.program.masks.get(name)
+            if mask is None:
+                total += prod([sizes[place] for place in self._dims_of_parameters[name]])
+            else:
+                cuts = [(dim, indices) for (owner, dim), indices in kept.items() if owner == name]
+                total += int(take(mask, cuts).sum())
+        return total
 
     def macs(self, keep: Tensor) -> int:
         """Multiply-accumulates per sample of convolutions, linear layers and other matrix products."""
@@ -103,6 +125,21 @@ def costs_of(program: Program) -> CostModel:
     if known is None or known.program.module is not program.module:
         known = remembered["_costs"] = CostModel(program, program.dependencies)
     return known
+
+
+def weights_left(selected: Program) -> int:
+    """Weights that are left and live once a selection is carried out."""
+    assert selected.dependencies is not None and selected.selection is not None
+    masked = replace(selected, masks=dict(selected.selection.masks))
+    return CostModel(masked, selected.dependencies).weights(selected.selection.keep)
+
+
+def costs_under(selected: Program) -> dict[Measure, int]:
+    """All costs of a program once its selection is carried out."""
+    assert selected.dependencies is not None and selected.selection is not None
+    keep, costs = selected.selection.keep, costs_of(selected)
+    counted: dict[Measure, int] = {name: getattr(costs, name)(keep) for name in MEASURES if name != "weights"}
+    return counted | {"weights": weights_left(selected)}
 
 
 def count_parameters(module: torch.nn.Module) -> int:

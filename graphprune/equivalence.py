@@ -23,6 +23,7 @@ from graphprune.planes import gather
 from graphprune.precision import as_double, in_double
 from graphprune.program import Example, Kept, Program, device_of, stored_tensors
 from graphprune.randomness import private_random_state
+from graphprune.weight_pool import full_weights
 
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 5e-3}
 """Largest error as a share of the output's scale: some hundred roundings of each type, summed in another order."""
@@ -69,9 +70,14 @@ class MaskedProgram:
     values: Mapping[str, Tensor]
 
     @classmethod
-    def of(cls, program: Program, dependencies: Dependencies, keep: Tensor) -> MaskedProgram:
-        """Masks the channels of a program that ``keep`` (bool per channel) does not name."""
-        values = masked_tensors(stored_tensors(program.module), dependencies.kept(keep))
+    def of(
+        cls, program: Program, dependencies: Dependencies, keep: Tensor, masks: Mapping[str, Tensor] | None = None
+    ) -> MaskedProgram:
+        """Masks the channels of a program that ``keep`` (bool per channel) does not name, and dead weights."""
+        tensors = stored_tensors(program.module) | (full_weights(program) if program.dormant else {})
+        for name, mask in (masks or {}).items():
+            tensors[name] = torch.where(mask.to(tensors[name].device), tensors[name].detach(), 0)
+        values = masked_tensors(tensors, dependencies.kept(keep))
         return cls(program, dependencies.space, dependencies.keep_labels(keep), values)
 
     def run(self, example: Example, record: Callable[[fx.Node, Any], None] = lambda node, result: None) -> Any:

@@ -58,6 +58,25 @@ def follow(
     _carry_gradients(before, after, cuts)
 
 
+@torch.no_grad()
+def clear_dead(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter], masks: Mapping[str, Tensor]) -> None:
+    """Zeroes what the optimizer remembers of dead weights, and gradients that wait for its step.
+
+    Factored moments, which have size 1 in some dims, belong to dead and live weights together and stay.
+
+    Args:
+        optimizer: Any torch optimizer; changed in place.
+        parameters: By name.
+        masks: Live weights, bool, of the parameters' shapes.
+    """
+    for name, mask in masks.items():
+        parameter = parameters[name]
+        remembered = [value for value in optimizer.state.get(parameter, {}).values() if isinstance(value, Tensor)]
+        for value in (*remembered, *([] if parameter.grad is None else [parameter.grad])):
+            if value.shape == parameter.shape:
+                value.mul_(mask.to(value.device))
+
+
 def _sliced_state(
     state: dict[str, object], name: str, old: Tensor, cuts: list[tuple[int, Tensor]]
 ) -> dict[str, object]:

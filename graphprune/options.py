@@ -48,10 +48,8 @@ def is_count(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def check_options(granularity: str, samples: int, protect: object, seed: object, progress: object) -> None:
+def check_options(samples: int, protect: object, seed: object, progress: object) -> None:
     """Raises `OptionError` for what cannot work whatever the model is."""
-    if granularity != "channel":
-        raise OptionError(f"granularity='{granularity}' is not available; this version prunes 'channel'")
     if not is_count(samples):
         raise OptionError(f"samples={samples}: expected a whole number of at least 1")
     if isinstance(protect, str):

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from graphprune.program import Program
 
-ANALYSES = ("dependencies", "scores", "selection", "origin")
+ANALYSES = ("dependencies", "scores", "weight_scores", "selection", "origin")
 """Fields of `Program` that passes fill in for later ones."""
 
 

@@ -14,9 +14,12 @@ from graphprune.capture import capture, unshare
 from graphprune.dependencies import Dependencies
 from graphprune.errors import ArtifactError, InputError, UserError
 from graphprune.options import attention_of
-from graphprune.program import Attention, Example, Kept, Program, compose_kept, stored_tensors
+from graphprune.packed_masks import pack, unpack
+from graphprune.program import Attention, Example, Kept, Program, compose_kept, stored_parameters, stored_tensors
 from graphprune.rewrite.compact import compact_module
 from graphprune.trees import READ_ERRORS, decode, decode_example, encode, encode_example, explained
+from graphprune.weight_masks import hold
+from graphprune.weight_pool import Masks
 
 FORMAT = "graphprune-plan"
 VERSION = 1
@@ -41,6 +44,7 @@ class Plan:
         protect: Name patterns that were protected.
         sizes: Sizes before pruning of the dims in ``kept``; empty where they are not known.
         attention: What went of attention.
+        masks: Live weights of the compact parameters that have dead ones, bool, of their shapes.
     """
 
     model: str
@@ -50,6 +54,7 @@ class Plan:
     protect: tuple[str, ...] = ()
     sizes: Sizes = field(default_factory=dict)
     attention: Attention = "heads"
+    masks: Masks = field(default_factory=dict)
 
     def with_sizes(self, dense: nn.Module) -> Plan:
         """The plan with the sizes that the model had before pruning, so that it refuses a wider or narrower one."""
@@ -79,12 +84,12 @@ class Plan:
             "kept": _kept_to_json(self.kept),
             "sizes": _by_name(self.sizes),
             "rounds": [_kept_to_json(kept) for kept in self.rounds],
-        }
+        } | ({"masks": pack(self.masks)} if self.masks else {})
         return json.dumps(content, separators=(",", ":"), allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """Reads a plan; ``rounds``, ``sizes`` and ``protect`` may be missing, for plans from elsewhere.
+        """Reads a plan; ``rounds``, ``sizes``, ``masks`` and ``protect`` may be missing, for plans from elsewhere.
 
         Raises:
             ArtifactError: not a plan, or of another version, or inconsistent.
@@ -121,8 +126,21 @@ class Plan:
             ) from error
         for kept in self._steps(program):
             program = _without(program, kept)
+        self._check_masks(program.module)
         unshare(program.module, model)
+        hold(program.module, self.masks)
         return program.module
+
+    def _check_masks(self, module: nn.Module) -> None:
+        parameters = stored_parameters(module)
+        problems = [
+            f"{name}: the plan masks {tuple(mask.shape)}, the compact model has "
+            f"{tuple(parameters[name].shape) if name in parameters else 'no such parameter'}"
+            for name, mask in self.masks.items()
+            if name not in parameters or parameters[name].shape != mask.shape
+        ]
+        if problems:
+            raise ArtifactError(f"the plan does not fit the model:\n  {listed(problems)}")
 
     def _check_sizes(self, model: nn.Module) -> None:
         """Refuses a model in which a dim that shrank has another size; the other dims (classes, say) may differ."""
@@ -265,7 +283,8 @@ def _plan_of(content: dict[str, Any]) -> Plan:
         raise ValueError("its rounds do not lead to the indices that it keeps")
     sizes = _sizes_from_json(content.get("sizes", {}), kept)
     attention = attention_of(content.get("attention", "heads"))
-    return Plan(content["model"], Example(args, kwargs), kept, rounds, tuple(protect), sizes, attention)
+    masks = unpack(content.get("masks", {}))
+    return Plan(content["model"], Example(args, kwargs), kept, rounds, tuple(protect), sizes, attention, masks)
 
 
 def _by_name(entries: dict[tuple[str, int], Any]) -> dict[str, dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from graphprune.equivalence import Verification
     from graphprune.scores import Scores
     from graphprune.selection import Selection
+    from graphprune.weight_criteria.criterion import WeightScores
 
 Kept = dict[tuple[str, int], Tensor]
 """Kept indices of each (parameter or buffer name, dim) that shrank; int64, ascending, shape ``(kept,)``."""
@@ -120,6 +121,7 @@ class Program:
         dormant: Weights as they were when they died, where they can come back; empty where they cannot.
         dependencies: Channels and groups of `module`; None until they are built or after it changed shape.
         scores: Importance of each channel; None until scored.
+        weight_scores: Importance of each weight; None until scored.
         selection: Channels to keep in the next prune; None until selected.
         shapes: Shapes of each node's result as they were recorded or, after a prune, foretold.
         pins: Nodes whose sizes cannot be rewritten, with the reason; None until they were looked for.
@@ -141,6 +143,7 @@ class Program:
     dormant: dict[str, Tensor] = field(default_factory=dict)
     dependencies: Dependencies | None = None
     scores: Scores | None = None
+    weight_scores: WeightScores | None = None
     selection: Selection | None = None
     shapes: dict[str, Any] | None = None
     pins: tuple[tuple[str, str], ...] | None = None
@@ -161,7 +164,8 @@ class Program:
 
     def with_module(self, module: fx.GraphModule, **changes: Any) -> Program:
         """The program with another module, without the analyses of the old one."""
-        fresh: dict[str, Any] = {"dependencies": None, "scores": None, "selection": None, "shapes": None}
+        analyses = ("dependencies", "scores", "weight_scores", "selection", "shapes")
+        fresh: dict[str, Any] = dict.fromkeys(analyses)
         return replace(self, module=module, **(fresh | changes))
 
     def pruned(self, module: fx.GraphModule, kept: Kept, **changes: Any) -> Program:
@@ -169,7 +173,20 @@ class Program:
         classes = self.classes
         if classes is not None:
             classes = classes | _selected({key: classes[key] for key in kept}, kept)
-        return self.with_module(module, kept=compose_kept(self.kept, kept), classes=classes, **changes)
+        cuts: dict[str, list[tuple[int, Tensor]]] = {}
+        for (name, dim), indices in kept.items():
+            cuts.setdefault(name, []).append((dim, indices))
+        masks = {name: take(mask, cuts.get(name, ())) for name, mask in self.masks.items()}
+        dormant = {name: take(weight, cuts.get(name, ())) for name, weight in self.dormant.items()}
+        kept = compose_kept(self.kept, kept)
+        return self.with_module(module, kept=kept, classes=classes, masks=masks, dormant=dormant, **changes)
+
+
+def take(tensor: Tensor, cuts: Iterable[tuple[int, Tensor]]) -> Tensor:
+    """What is left of a tensor at the kept indices of some of its dims."""
+    for dim, indices in cuts:
+        tensor = tensor.index_select(dim, indices.to(tensor.device))
+    return tensor
 
 
 def _selected(tables: Kept, indices: Kept) -> Kept:

@@ -14,26 +14,24 @@ from torch.optim import Optimizer
 from graphprune.budget import MEASURES, Budget, Measure, budget_of
 from graphprune.capture import capture, unshare
 from graphprune.compiled import Compiled
-from graphprune.costs import costs_of
-from graphprune.criteria import Given, Sensitivity, criterion_of, name_of
-from graphprune.criteria.criterion import check_accumulate
+from graphprune.costs import costs_of, costs_under
+from graphprune.criteria import Given, Sensitivity, name_of
 from graphprune.data import SampleStream, cross_entropy
-from graphprune.dependencies import Dependencies
 from graphprune.errors import InputError, NothingToPruneError
-from graphprune.explain import path_to_cause
 from graphprune.gaps import refuse_gaps
+from graphprune.granularity import accumulate_of, counted_by, granularity_of, rounds_of
 from graphprune.latency.profiles import Profile
 from graphprune.latency.rounds import rounds_for
-from graphprune.optimizer import check_holds, follow
+from graphprune.optimizer import check_holds, clear_dead, follow
 from graphprune.options import attention_of, check_options, limits_of
 from graphprune.passes import pipelines
 from graphprune.plan import Plan
 from graphprune.program import Example, Kept, Program, device_of, stored_parameters
 from graphprune.report import Report, Round, build_report
-from graphprune.rounds import ByRank
 from graphprune.runner import Runner
 from graphprune.schedule import Schedule, targets_of
-from graphprune.selection import Goal, Limits, check_reachable
+from graphprune.weight_criteria import WeightCriterion
+from graphprune.weight_masks import hold, settle
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, rounds done, and rounds in all."""
@@ -58,9 +56,10 @@ class Pruner:
         data: Iterable[Any] | None = None,
         loss: Callable[[Any, Any], Tensor] | None = None,
         samples: int = 2560,
-        accumulate: str = "absolute",
+        accumulate: str | None = None,
         granularity: str = "channel",
-        criterion: Given = "elasticity",
+        resurrect: bool = False,
+        criterion: Given | WeightCriterion = "elasticity",
         schedule: str | Schedule = "halving",
         protect: Sequence[str] = (),
         attention: str = "heads",
@@ -79,12 +78,13 @@ class Pruner:
             UserError: the model, the example or an option cannot work; `BudgetError` where the budget cannot be
                 reached, `FrozenError` where ``strict`` finds something frozen for want of a rule.
         """
-        self._budget = budget_of(sparsity, budget)
+        goes = granularity_of(granularity)
+        self._budget = budget_of(sparsity, budget, counted_by(goes))
         limits = limits_of(min_channels, align)
-        self._criterion = criterion_of(criterion)
+        rounds_of(goes, criterion, {}, limits, resurrect=resurrect, verify=verify)  # refuses what cannot work
         self._criterion_name = criterion if isinstance(criterion, str) else name_of(criterion)
         self._targets = targets_of(schedule, self._budget.sparsity)
-        check_options(granularity, samples, protect, seed, progress)
+        check_options(samples, protect, seed, progress)
         self._verify, self._seed, self._progress = verify, seed, progress or (lambda stage, done, total: None)
         self._runner = runner or Runner()
         self._progress("analyse", 0, len(self._targets))
@@ -99,15 +99,17 @@ class Pruner:
         self._module: fx.GraphModule = self._original.module
         self._shares_with: nn.Module | None = model
         stream = SampleStream(data, Example.of(example_input))
-        self._sensitivity = Sensitivity(stream, loss or cross_entropy, samples, check_accumulate(accumulate), seed)
+        self._sensitivity = Sensitivity(stream, loss or cross_entropy, samples, accumulate_of(accumulate, goes), seed)
         self._costs_before = self._costs = costs_of(self._program).before()
         self._plan_rounds: list[Kept] = []
         self._first_importance: Tensor | None = None
         self.rounds: list[Round] = []
         limits = limits.at_first(self._original.dependencies)
-        self._check_feasible(limits)
-        rank, batch_size = ByRank(self._costs_before, limits, verify), stream.example.batch_size
-        self._rounds, self._budget = rounds_for(self._original, self._budget, rank, align, target, batch_size)
+        how = rounds_of(goes, criterion, self._costs_before, limits, resurrect=resurrect, verify=verify)
+        how.check(self._original, self._budget)
+        self._rounds, self._budget = rounds_for(
+            self._original, self._budget, how, align, target, stream.example.batch_size
+        )
         self._targets = targets_of(schedule, self._budget.sparsity)
 
     @property
@@ -156,24 +158,27 @@ class Pruner:
         self._runner.forget()  # between rounds the module is the user's, who may train it
         started = time.perf_counter()
         target = self._budget.scaled(self._targets[len(self.rounds)])
-        before, loss = self._program, None
+        before, loss, weights_before = self._program, None, self._costs["weights"]
         bound: tuple[str, ...] = ()
         if not self._rounds.is_met(target, self._costs):
             if before.dependencies is None:
                 before = self._run("analyse", pipelines.reanalysis(), before)
-            scored = self._run("score", pipelines.scoring(self._criterion, sensitivity), before)
-            assert scored.scores is not None
-            loss = scored.scores.loss
-            if self._first_importance is None:
+            settle(self._module)
+            scored = self._rounds.score(self._run, before, sensitivity)
+            scores = scored.scores or scored.weight_scores
+            assert scores is not None
+            loss = scores.loss
+            if self._first_importance is None and scored.scores is not None:
                 self._first_importance = scored.scores.importance
             selected, pruned = self._rounds.prune(self._run, scored, target, self._seed + len(self.rounds))
             assert selected.selection is not None
             bound = selected.selection.bound
             self._adopt(selected, pruned, optimizer)
         removed = (before.channels_left or 0) - (self._program.channels_left or 0)
-        verification = self._program.verification if removed and self._verify else None
+        zeroed = weights_before - self._costs["weights"]
+        verification = self._program.verification if (removed or zeroed) and self._verify else None
         entry = Round(
-            target.shares(), self._achieved(), removed, loss, bound, verification, time.perf_counter() - started
+            target.shares(), self._achieved(), removed, zeroed, loss, bound, verification, time.perf_counter() - started
         )
         self.rounds.append(entry)
         self._progress("done", len(self.rounds), len(self._targets))
@@ -185,7 +190,7 @@ class Pruner:
         Raises:
             NothingToPruneError: no round has removed anything.
         """
-        if not self._program.kept:
+        if not self._program.kept and not self._program.masks:
             raise NothingToPruneError("nothing was removed; call step() before finish()")
         plan = Plan(
             self._model_name,
@@ -194,7 +199,9 @@ class Pruner:
             tuple(self._plan_rounds),
             self._original.protect,
             attention=self._original.attention,
+            masks=self._program.masks,
         )
+        settle(self._module)
         batch_size = self._sensitivity.stream.example.batch_size
         return Compiled(self.module, plan, self._reporting(), self._original, self._program, batch_size)
 
@@ -228,34 +235,25 @@ class Pruner:
         """Puts the compact program into the module that the user holds."""
         assert before.dependencies is not None and before.selection is not None
         kept = before.dependencies.kept(before.selection.keep)
-        self._costs = _costs(before, before.selection.keep)  # while the module is still what the dependencies describe
+        self._costs = costs_under(before)  # while the module is still what the dependencies describe
         old = {} if optimizer is None else dict(self._module.named_parameters())
         former = _become(self._module, after.module)
         if self._original.module is self._module:
             self._original = replace(self._original, module=former)
         if optimizer is not None:
-            follow(optimizer, old, dict(self._module.named_parameters()), kept)
-        self._plan_rounds.append(kept)
-        self._program = replace(after, module=self._module, origin=None)
+            new = dict(self._module.named_parameters())
+            follow(optimizer, old, new, kept)
+            clear_dead(optimizer, new, after.masks)
+        if kept:
+            self._plan_rounds.append(kept)
+        hold(self._module, after.masks)
+        self._program = replace(
+            after, module=self._module, origin=None, scores=None, weight_scores=None, selection=None
+        )
 
     def _achieved(self) -> dict[Measure, float]:
         before = self._costs_before
         return {name: 1 - self._costs[name] / before[name] for name in MEASURES if before[name]}
-
-    def _check_feasible(self, limits: Limits) -> None:
-        dependencies = self._program.dependencies
-        assert dependencies is not None
-        if not dependencies.groups:
-            raise NothingToPruneError(_nothing_prunable(self._original, dependencies))
-        goal = Goal.of(self._budget, self._costs_before)
-        if not self._budget.latency and self._budget.latency_ms is None and goal.allows(self._costs):
-            asked = {name: getattr(self._budget, name) for name in (*MEASURES, "latency")}
-            shares = ", ".join(f"{name}={share}" for name, share in asked.items() if share is not None)
-            raise NothingToPruneError(
-                f"the budget {shares} would remove nothing of {self._model_name}; ask for more. Of {self._model_name} "
-                f"{dependencies.channels} channels can go at all; 'graphprune inspect' says why the rest is frozen"
-            )
-        check_reachable(costs_of(self._program), goal, limits)
 
 
 def _become(module: fx.GraphModule, other: fx.GraphModule) -> fx.GraphModule:
@@ -277,21 +275,6 @@ def _become(module: fx.GraphModule, other: fx.GraphModule) -> fx.GraphModule:
     return former
 
 
-def _costs(program: Program, keep: Tensor) -> dict[Measure, int]:
-    """Costs of a program under a keep set."""
-    costs = costs_of(program)
-    return {name: getattr(costs, name)(keep) for name in MEASURES}
-
-
 def _dropped(model: nn.Module, program: Program) -> tuple[str, ...]:
     known = {name for name, _ in program.module.named_parameters(remove_duplicate=False)}
     return tuple(name for name in stored_parameters(model) if name not in known)
-
-
-def _nothing_prunable(program: Program, dependencies: Dependencies) -> str:
-    lines = [f"{type(program.module).__name__} has no channels that can be removed:"]
-    for owner in dependencies.frozen_dims()[:8]:
-        steps = path_to_cause(program, owner.name, owner.dim)
-        if owner.dim == 0 and steps:
-            lines.append(f"  {owner.name}: {steps[-1].cause}")
-    return "\n".join(lines)

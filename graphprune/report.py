@@ -26,8 +26,9 @@ class Round:
 
     Attributes:
         requested: Share to be removed by the end of the round, by measure, in [0, 1).
-        achieved: Share removed of channels, params and macs.
+        achieved: Share removed of channels, params, weights and macs.
         removed: Channels removed in the round.
+        zeroed: Weights of convolutions and matrix products fewer, those of removed channels among them.
         loss: Mean loss of the sensitivity samples before it; None without data.
         bound: Groups that a floor or the alignment held back.
         verification: What the proof compared; None where it was switched off.
@@ -37,6 +38,7 @@ class Round:
     requested: dict[Measure, float]
     achieved: dict[Measure, float]
     removed: int
+    zeroed: int
     loss: float | None
     bound: tuple[str, ...]
     verification: Verification | None
@@ -106,7 +108,7 @@ class Report:
     Attributes:
         model: Class name of the model.
         captured_by: Front end, and why not the other one.
-        costs: ``{measure: (before, after)}`` for channels, params, macs.
+        costs: ``{measure: (before, after)}`` for channels, params, weights, macs.
         rounds: One entry per round.
         groups: Prunable groups.
         frozen: Weights of which output channels cannot be removed.

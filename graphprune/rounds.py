@@ -7,11 +7,16 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from graphprune.budget import Budget, Measure
+from graphprune.costs import costs_of
+from graphprune.criteria.criterion import Criterion, Sensitivity
+from graphprune.dependencies import Dependencies
 from graphprune.deploy import TimingResult
+from graphprune.errors import NothingToPruneError
+from graphprune.explain import path_to_cause
 from graphprune.pass_protocol import Pass
 from graphprune.passes import pipelines
 from graphprune.program import Program
-from graphprune.selection import Goal, Limits
+from graphprune.selection import Goal, Limits, check_reachable
 
 Run = Callable[[str, Sequence[Pass], Program], Program]
 """Runs a pipeline on a program, under the name of a stage that the user is told."""
@@ -27,6 +32,13 @@ class Rounds(Protocol):
     def is_met(self, budget: Budget, costs: Mapping[Measure, int]) -> bool:
         """Whether a program of these costs meets the budget."""
 
+    def score(self, run: Run, program: Program, sensitivity: Sensitivity) -> Program:
+        """The program with the importance of what may go.
+
+        Raises:
+            UserError: data or loss do not fit, or the criterion does not.
+        """
+
     def prune(self, run: Run, scored: Program, budget: Budget, seed: int) -> tuple[Program, Program]:
         """The program with its selection, and the compact one.
 
@@ -40,11 +52,13 @@ class ByRank:
     """Removes the least important channels until every count is within the budget.
 
     Attributes:
+        criterion: Ranks the channels.
         original: Costs of the dense program.
         limits: Floors and alignment.
         verify: Whether the result is proved.
     """
 
+    criterion: Criterion
     original: Mapping[Measure, int]
     limits: Limits
     verify: bool
@@ -62,8 +76,41 @@ class ByRank:
         """Whether every count is within the budget."""
         return self.goal(budget).allows(costs)
 
+    def check(self, program: Program, budget: Budget) -> None:
+        """Refuses a budget that asks for nothing, or for more than can go.
+
+        Raises:
+            NothingToPruneError: nothing would be removed, or nothing can be.
+            BudgetError: not even the smallest permitted network meets the budget.
+        """
+        dependencies, goal = program.dependencies, self.goal(budget)
+        assert dependencies is not None
+        if not dependencies.groups:
+            raise NothingToPruneError(_nothing_prunable(program, dependencies))
+        if not budget.is_timed and goal.allows(self.original):
+            shares = ", ".join(f"{name}={share}" for name, share in budget.shares().items())
+            model = type(program.module).__name__
+            raise NothingToPruneError(
+                f"the budget {shares} would remove nothing of {model}; ask for more. Of {model} "
+                f"{dependencies.channels} channels can go at all; 'graphprune inspect' says why the rest is frozen"
+            )
+        check_reachable(costs_of(program), goal, self.limits)
+
+    def score(self, run: Run, program: Program, sensitivity: Sensitivity) -> Program:
+        """See `Rounds`."""
+        return run("score", pipelines.scoring(self.criterion, sensitivity), program)
+
     def prune(self, run: Run, scored: Program, budget: Budget, seed: int) -> tuple[Program, Program]:
         """See `Rounds`."""
         passes = pipelines.pruning(self.goal(budget), self.limits, verify=self.verify, seed=seed)
         selected = run("select", passes[:1], scored)
         return selected, run("prune", passes[1:], selected)
+
+
+def _nothing_prunable(program: Program, dependencies: Dependencies) -> str:
+    lines = [f"{type(program.module).__name__} has no channels that can be removed:"]
+    for owner in dependencies.frozen_dims()[:8]:
+        steps = path_to_cause(program, owner.name, owner.dim)
+        if owner.dim == 0 and steps:
+            lines.append(f"  {owner.name}: {steps[-1].cause}")
+    return "\n".join(lines)

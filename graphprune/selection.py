@@ -27,10 +27,12 @@ class Selection:
     Attributes:
         keep: Bool, shape ``(channels,)``.
         bound: Groups that had to keep a channel which the ranking alone would have removed, and why.
+        masks: Weights to keep, by parameter, bool, of its shape; parameters that are missing keep all.
     """
 
     keep: Tensor
     bound: tuple[str, ...] = ()
+    masks: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

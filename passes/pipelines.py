@@ -9,12 +9,17 @@ from graphprune.latency.model import LatencyModel
 from graphprune.pass_protocol import Pass
 from graphprune.passes.build_dependencies import BuildDependencies
 from graphprune.passes.fix_channel_sizes import FixChannelSizes
+from graphprune.passes.mask_weights import MaskWeights
 from graphprune.passes.prune_channels import PruneChannels
 from graphprune.passes.score_channels import ScoreChannels
+from graphprune.passes.score_weights import ScoreWeights
 from graphprune.passes.select_channels import SelectChannels
+from graphprune.passes.select_jointly import SelectJointly
+from graphprune.passes.select_weights import SelectWeights
 from graphprune.passes.select_widths import SelectWidths
 from graphprune.passes.verify_prune import VerifyPrune
 from graphprune.selection import Goal, Limits
+from graphprune.weight_criteria import WeightCriterion
 
 
 def analysis() -> Sequence[Pass]:
@@ -30,6 +35,23 @@ def reanalysis() -> Sequence[Pass]:
 def scoring(criterion: Criterion, sensitivity: Sensitivity) -> Sequence[Pass]:
     """The first half of a round."""
     return (ScoreChannels(criterion, sensitivity),)
+
+
+def scoring_weights(criterion: WeightCriterion, sensitivity: Sensitivity) -> Sequence[Pass]:
+    """The first half of a round that zeroes weights."""
+    return (ScoreWeights(criterion, sensitivity),)
+
+
+def masking(allowed: int, *, resurrect: bool, verify: bool, seed: int) -> Sequence[Pass]:
+    """The second half of a round that zeroes weights."""
+    proof = (VerifyPrune(seed),) if verify else ()
+    return (SelectWeights(allowed), MaskWeights(resurrect), *proof)
+
+
+def pruning_jointly(allowed: int, limits: Limits, *, resurrect: bool, verify: bool, seed: int) -> Sequence[Pass]:
+    """The second half of a round that removes channels and zeroes weights."""
+    proof = (VerifyPrune(seed),) if verify else ()
+    return (SelectJointly(allowed, limits), MaskWeights(resurrect), PruneChannels(), *proof)
 
 
 def pruning_by_widths(

@@ -17,7 +17,7 @@ class PruneChannels(Pass):
 
     needs: ClassVar[frozenset[str]] = frozenset({"dependencies", "selection"})
     provides: ClassVar[frozenset[str]] = frozenset({"origin"})
-    drops: ClassVar[frozenset[str]] = frozenset({"dependencies", "scores", "selection"})
+    drops: ClassVar[frozenset[str]] = frozenset({"dependencies", "scores", "weight_scores", "selection"})
 
     def run(self, program: Program) -> PassResult:
         """Gives the compact program; nothing changes where the selection keeps everything."""
@@ -30,7 +30,7 @@ class PruneChannels(Pass):
             dependencies.kept(selection.keep),
             shapes=foretold_shapes(dependencies, selection.keep),
             channels_left=program.channels_left - removed,
-            origin=replace(program, origin=None),
+            origin=program.origin or replace(program, origin=None),
         )
         return PassResult(compact, True, (f"{removed} channels removed",))
 

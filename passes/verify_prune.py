@@ -26,7 +26,7 @@ class VerifyPrune(Pass):
         """
         origin = program.origin
         assert origin is not None and origin.dependencies is not None and origin.selection is not None
-        masked = MaskedProgram.of(origin, origin.dependencies, origin.selection.keep)
+        masked = MaskedProgram.of(origin, origin.dependencies, origin.selection.keep, origin.selection.masks)
         verification = verify_compact(masked, program, self.seed)
         remark = f"max abs error {verification.max_abs_error:.2g} at scale {verification.scale:.2g}"
         return PassResult(replace(program, origin=None, verification=verification), True, (remark,))

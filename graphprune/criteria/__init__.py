@@ -2,12 +2,12 @@
 
 from graphprune.criteria import elasticity, norm, random
 from graphprune.criteria.by_group import ByGroup
-from graphprune.criteria.criterion import CRITERIA, Criterion, Sensitivity, name_of
+from graphprune.criteria.criterion import CRITERIA, Accumulate, Criterion, Sensitivity, name_of
 from graphprune.criteria.evenly import Evenly
 from graphprune.criteria.given import Given, criterion_of
 from graphprune.criteria.torch_pruning import TorchPruning
 
 __all__ = [
-    "CRITERIA", "ByGroup", "Criterion", "Evenly", "Given", "Sensitivity", "TorchPruning", "criterion_of", "elasticity",
-    "name_of", "norm", "random",
+    "CRITERIA", "Accumulate", "ByGroup", "Criterion", "Evenly", "Given", "Sensitivity", "TorchPruning", "criterion_of",
+    "elasticity", "name_of", "norm", "random",
 ]  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import torch
@@ -37,6 +37,11 @@ class Sensitivity:
     samples: int
     accumulate: Accumulate
     seed: int
+
+    def drawn(self, device: torch.device) -> Sensitivity:
+        """The same with the samples of one draw, for several criteria that are to see the same ones."""
+        batches = [(batch.inputs, batch.target) for batch in self.stream.draw(self.samples, device)]
+        return replace(self, stream=SampleStream(batches, self.stream.example))
 
 
 @runtime_checkable

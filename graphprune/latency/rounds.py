@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from graphprune.budget import Budget, Measure
+from graphprune.criteria import Sensitivity
 from graphprune.deploy import TimingResult
 from graphprune.errors import BudgetError, OptionError
 from graphprune.latency.model import Calibration, LatencyModel
@@ -73,6 +74,10 @@ class ByWidths:
         """Whether every count is within the budget."""
         return self.rank.is_met(budget, costs)
 
+    def score(self, run: Run, program: Program, sensitivity: Sensitivity) -> Program:
+        """As by rank."""
+        return self.rank.score(run, program, sensitivity)
+
     def prune(self, run: Run, scored: Program, budget: Budget, seed: int) -> tuple[Program, Program]:
         """See `Rounds`."""
         model = LatencyModel(scored, self.profile)
@@ -112,6 +117,10 @@ class ByLatency:
     def is_met(self, budget: Budget, costs: Mapping[Measure, int]) -> bool:
         """Whether a round has done as much, and every count is within the budget."""
         return (budget.latency or 0.0) <= self._met and self.rank.is_met(budget, costs)
+
+    def score(self, run: Run, program: Program, sensitivity: Sensitivity) -> Program:
+        """As by rank."""
+        return self.rank.score(run, program, sensitivity)
 
     def prune(self, run: Run, scored: Program, budget: Budget, seed: int) -> tuple[Program, Program]:
         """One round; the one that leads to the whole budget is done again with other predictions until it fits."""
@@ -217,15 +226,15 @@ def _keeps_the_same(first: Program, second: Program) -> bool:
 
 
 def rounds_for(
-    program: Program, budget: Budget, rank: ByRank, align: int | str, target: Profile | None, batch_size: int
+    program: Program, budget: Budget, how: Rounds, align: int | str, target: Profile | None, batch_size: int
 ) -> tuple[Rounds, Budget]:
     """How to meet a budget, and the budget with its latency as a share.
 
     Args:
         program: The analysed dense program.
         budget: What has to be met.
-        rank: For what can be counted.
-        align: A multiple, which ``rank`` knows already, or ``"auto"``; latencies go by the target's own in any case.
+        how: For what can be counted.
+        align: A multiple, which ``how`` knows already, or ``"auto"``; latencies go by the target's own in any case.
         target: Where latency is measured; this machine on one thread by default.
         batch_size: Of the measurement, where there is no target.
 
@@ -236,11 +245,13 @@ def rounds_for(
     if target is not None and not isinstance(target, Profile):
         raise OptionError(f"target={target!r}: expected what graphprune.profile() gives")
     if not budget.is_timed and align != "auto":
-        return rank, budget
+        return how, budget
+    if not isinstance(how, ByRank):
+        raise OptionError("latency and align='auto' are about widths: they go with granularity='channel'")
     assert program.dependencies is not None
     profile = target or Profile.here(batch_size=batch_size)
     steps = LatencyModel(program, profile).steps()
-    rank = replace(rank, limits=rank.limits.with_steps(program.dependencies, steps))
+    rank = replace(how, limits=how.limits.with_steps(program.dependencies, steps))
     if not budget.is_timed:
         return ByWidths(rank, budget, profile), budget
     stopwatch = Stopwatch(program.module, program.example, profile.target)

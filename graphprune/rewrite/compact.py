@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -126,23 +126,29 @@ def slice_tensors(module: nn.Module, kept: Kept, take: Take = torch.index_select
     by_tensor: dict[str, list[tuple[int, Tensor]]] = {}
     for (name, dim), indices in kept.items():
         by_tensor.setdefault(name, []).append((dim, indices))
-    smaller: dict[int, Tensor] = {}
-    for name, tensor in stored_tensors(module).items():
-        if name in by_tensor:
-            smaller[id(tensor)] = _sliced(tensor, by_tensor[name], take)
+    tensors = stored_tensors(module)
+    replace_tensors(module, {name: _sliced(tensors[name], cuts, take) for name, cuts in by_tensor.items()})
+
+
+def replace_tensors(module: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Puts other values in the place of parameters and buffers; ties stay ties, ``requires_grad`` stays."""
+    tensors = stored_tensors(module)
+    others: dict[int, Tensor] = {}
+    for name, value in values.items():
+        old = tensors[name]
+        is_parameter = isinstance(old, nn.Parameter)
+        others[id(old)] = nn.Parameter(value, requires_grad=old.requires_grad) if is_parameter else value
     for submodule in submodules(module).values():
         for home in (submodule._parameters, submodule._buffers):
-            for key, value in home.items():
-                if value is not None and id(value) in smaller:
-                    home[key] = smaller[id(value)]  # type: ignore[assignment]
+            for key, tensor in home.items():
+                if tensor is not None and id(tensor) in others:
+                    home[key] = others[id(tensor)]  # type: ignore[assignment]
 
 
 def _sliced(tensor: Tensor, cuts: list[tuple[int, Tensor]], take: Take) -> Tensor:
     result = tensor.detach()
     for dim, indices in cuts:
         result = take(result, dim, indices.to(tensor.device))
-    if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(result, requires_grad=tensor.requires_grad)
     return result
 
 

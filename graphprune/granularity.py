@@ -1,0 +1,84 @@
+"""What goes: whole channels, single weights, or both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+from graphprune.budget import Measure
+from graphprune.criteria import CRITERIA, Accumulate, Given, criterion_of
+from graphprune.criteria.criterion import check_accumulate
+from graphprune.errors import OptionError
+from graphprune.rounds import ByRank
+from graphprune.selection import Limits
+from graphprune.weight_criteria import WEIGHT_CRITERIA, WeightCriterion
+from graphprune.weight_rounds import ByWeights, Jointly
+
+Granularity = Literal["channel", "weight", "mixed"]
+
+
+def granularity_of(given: str) -> Granularity:
+    """What goes, by name.
+
+    Raises:
+        OptionError: the name is unknown.
+    """
+    if given not in get_args(Granularity):
+        raise OptionError(f"granularity='{given}' is unknown; known are {', '.join(get_args(Granularity))}")
+    return given  # type: ignore[return-value]
+
+
+def counted_by(granularity: Granularity) -> Measure:
+    """What ``sparsity=`` is a share of."""
+    return "channels" if granularity == "channel" else "weights"
+
+
+def accumulate_of(given: str | None, granularity: Granularity) -> Accumulate:
+    """How samples add up; by default what suits the granularity.
+
+    Gradients of single weights for each sample take a backward pass each, so the default is the paper's there.
+
+    Raises:
+        OptionError: the name is unknown.
+    """
+    if given is None:
+        return "absolute" if granularity == "channel" else "signed"
+    return check_accumulate(given)
+
+
+def rounds_of(
+    granularity: Granularity, criterion: Given | WeightCriterion, original: Mapping[Measure, int], limits: Limits, *,
+    resurrect: bool, verify: bool,
+) -> ByRank | ByWeights | Jointly:  # fmt: skip
+    """How rounds go that take what is to go.
+
+    Raises:
+        OptionError: the criterion does not rank that, or an option means nothing there.
+    """
+    if granularity == "channel":
+        if resurrect:
+            raise OptionError("resurrect=True: channels are removed for real and cannot come back; weights can")
+        return ByRank(criterion_of(criterion), original, limits, verify)
+    by_weights = ByWeights(_weight_criterion_of(criterion), original, resurrect, verify)
+    if granularity == "weight":
+        if limits.min_channels != 1 or limits.align != 1:
+            raise OptionError("min_channels and align are about channels; granularity='weight' removes none")
+        return by_weights
+    if not isinstance(criterion, str) or criterion not in CRITERIA.names():
+        both = sorted(set(CRITERIA.names()) & set(WEIGHT_CRITERIA.names()))
+        raise OptionError(
+            f"criterion={criterion!r}: granularity='mixed' needs one that ranks channels and weights alike; known are "
+            f"{', '.join(both)}"
+        )
+    return Jointly(ByRank(criterion_of(criterion), original, limits, verify), by_weights)
+
+
+def _weight_criterion_of(given: object) -> WeightCriterion:
+    if isinstance(given, str):
+        return WEIGHT_CRITERIA[given]
+    if isinstance(given, type) or not isinstance(given, WeightCriterion):
+        raise OptionError(
+            f"criterion={given!r}: expected a name or a function (program, sensitivity) -> WeightScores; known are "
+            f"{', '.join(WEIGHT_CRITERIA.names())}"
+        )
+    return given

@@ -1,0 +1,109 @@
+"""Rounds that make single weights zero, alone or together with channels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from graphprune.budget import Budget, Measure
+from graphprune.criteria.criterion import Sensitivity
+from graphprune.deploy import TimingResult
+from graphprune.errors import NothingToPruneError, OptionError
+from graphprune.passes import pipelines
+from graphprune.program import Program, device_of
+from graphprune.rounds import ByRank, Run
+from graphprune.selection import Goal
+from graphprune.weight_criteria import WeightCriterion
+
+
+@dataclass(frozen=True)
+class ByWeights:
+    """Zeroes the least important weights until exactly as many are left as the budget allows: SNIP-it.
+
+    Attributes:
+        criterion: Ranks the weights.
+        original: Costs of the dense program.
+        resurrect: Whether dead weights are ranked too and can come back: FORCE.
+        verify: Whether results are proved.
+    """
+
+    criterion: WeightCriterion
+    original: Mapping[Measure, int]
+    resurrect: bool
+    verify: bool
+
+    @property
+    def timing(self) -> TimingResult | None:
+        """None."""
+        return None
+
+    def check(self, program: Program, budget: Budget) -> None:
+        """See `Rounds`."""
+        if budget.shares().keys() != {"weights"} or budget.is_timed:
+            raise OptionError(
+                f"{budget}: where single weights go, weights are what is counted; give sparsity= or Budget(weights=)"
+            )
+        if self.allowed(budget) >= self.original["weights"]:
+            raise NothingToPruneError(
+                f"the budget weights={budget.weights} would make none of {self.original['weights']} weights zero: ask "
+                "for more, or protect less"
+            )
+
+    def allowed(self, budget: Budget) -> int:
+        """Weights that may be left."""
+        return Goal.of(budget, self.original).limits["weights"]
+
+    def is_met(self, budget: Budget, costs: Mapping[Measure, int]) -> bool:
+        """Whether no more weights are left; weights that can come back are looked at in every round."""
+        return costs["weights"] <= self.allowed(budget) and not self.resurrect
+
+    def score(self, run: Run, program: Program, sensitivity: Sensitivity) -> Program:
+        """See `Rounds`."""
+        return run("score", pipelines.scoring_weights(self.criterion, sensitivity), program)
+
+    def prune(self, run: Run, scored: Program, budget: Budget, seed: int) -> tuple[Program, Program]:
+        """See `Rounds`."""
+        passes = pipelines.masking(self.allowed(budget), resurrect=self.resurrect, verify=self.verify, seed=seed)
+        selected = run("select", passes[:1], scored)
+        return selected, run("prune", passes[1:], selected)
+
+
+@dataclass(frozen=True)
+class Jointly:
+    """Removes channels and zeroes weights under one threshold: CNIP-it.
+
+    Attributes:
+        rank: Ranks the channels, and holds their limits.
+        weights: Ranks the weights, and counts them.
+    """
+
+    rank: ByRank
+    weights: ByWeights
+
+    @property
+    def timing(self) -> TimingResult | None:
+        """None."""
+        return None
+
+    def check(self, program: Program, budget: Budget) -> None:
+        """See `Rounds`."""
+        self.weights.check(program, budget)
+
+    def is_met(self, budget: Budget, costs: Mapping[Measure, int]) -> bool:
+        """As of weights alone."""
+        return self.weights.is_met(budget, costs)
+
+    def score(self, run: Run, program: Program, sensitivity: Sensitivity) -> Program:
+        """Channels and weights on the same samples; see `Rounds`."""
+        same = sensitivity.drawn(device_of(program))
+        channels = self.rank.score(run, program, same)
+        return self.weights.score(run, channels, same)
+
+    def prune(self, run: Run, scored: Program, budget: Budget, seed: int) -> tuple[Program, Program]:
+        """See `Rounds`."""
+        passes = pipelines.pruning_jointly(
+            self.weights.allowed(budget), self.rank.limits, resurrect=self.weights.resurrect,
+            verify=self.weights.verify, seed=seed,
+        )  # fmt: skip
+        selected = run("select", passes[:1], scored)
+        return selected, run("prune", passes[1:], selected)

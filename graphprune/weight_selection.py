@@ -1,0 +1,144 @@
+"""Which weights to keep: an exact number of them by one global ranking, alone or together with channels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from graphprune.dependencies import Dependencies
+from graphprune.groups import Group
+from graphprune.program import Program
+from graphprune.selection import Limits, Selection
+from graphprune.weight_pool import Masks, live_of, pool_of
+
+_GONE = float("-inf")
+"""Rank of weights that are dead for good: they go first."""
+
+_STAYS = float("inf")
+
+
+def select_weights(program: Program, allowed: int) -> Selection:
+    """Keeps the most important weights; of equally important ones those that come last.
+
+    Args:
+        program: With its weights scored. Dead ones stay dead unless they can come back.
+        allowed: Weights that may stay, of the whole pool.
+    """
+    assert program.dependencies is not None
+    ranks = _Ranks.of(program)
+    everything = torch.ones(program.dependencies.channels, dtype=torch.bool)
+    return Selection(everything, masks=ranks.masks(ranks.lowest(ranks.own, len(ranks.own) - allowed)))
+
+
+def select_jointly(program: Program, allowed: int, limits: Limits) -> Selection:
+    """Removes channels and weights under one threshold, until exactly so many weights are left.
+
+    A weight goes with its channel. A channel that would take more weights than should go stays, and so do those that
+    floors or the alignment hold back; the next in the ranking go instead.
+
+    Source: CNIP-it, section 3.3 of the SNIP-it paper.
+
+    Args:
+        program: With channels and weights scored on the same samples.
+        allowed: Weights that may stay, of the whole pool.
+        limits: Floors and alignment of the channels.
+    """
+    assert program.dependencies is not None and program.scores is not None
+    dependencies, ranks = program.dependencies, _Ranks.of(program)
+    groups, importance = dependencies.groups, program.scores.importance.double().clone()
+    for group in groups:
+        importance[_most_important(importance, group, limits.floor(group))] = _STAYS
+    count = len(ranks.own) - allowed
+    while True:  # ends: every time round at least one channel more stays
+        effective = ranks.with_channels(dependencies, importance)
+        dead = ranks.lowest(effective, count)
+        threshold = float(effective[dead].max()) if count > 0 else _GONE
+        removed = importance <= threshold
+        if int((effective <= threshold).sum()) > count:
+            at_threshold = (importance == threshold).nonzero().flatten()
+            if len(at_threshold):
+                importance[at_threshold[len(at_threshold) // 2 :]] = _STAYS
+                continue
+        held = _held_back(groups, removed, importance, limits)
+        if not len(held):
+            return Selection(~removed, masks=ranks.masks(dead))
+        importance[held] = _STAYS
+
+
+def _most_important(importance: Tensor, group: Group, count: int) -> Tensor:
+    """Indices of the so many most important channels of a group; of equal ones the last."""
+    order = torch.argsort(importance[group.start : group.stop], stable=True)
+    return group.start + order[group.channels - count :]
+
+
+def _held_back(groups: Sequence[Group], removed: Tensor, importance: Tensor, limits: Limits) -> Tensor:
+    """Indices of removed channels that have to stay, so that each group has a permitted number."""
+    held = [torch.empty(0, dtype=torch.long)]
+    for group in groups:
+        gone = removed[group.start : group.stop].nonzero().flatten() + group.start
+        left = group.channels - len(gone)
+        if len(gone) and left not in limits.counts(group):
+            wider = min((count for count in limits.counts(group) if count > left), default=group.channels)
+            order = torch.argsort(importance[gone], stable=True)
+            held.append(gone[order[len(gone) - (wider - left) :]])
+    return torch.cat(held)
+
+
+@dataclass(frozen=True)
+class _Ranks:
+    """The pool in one row.
+
+    Attributes:
+        shapes: Of each parameter, in the order of the row.
+        own: Importance of each weight, float64, shape ``(weights,)``.
+    """
+
+    shapes: Mapping[str, torch.Size]
+    own: Tensor
+
+    @classmethod
+    def of(cls, program: Program) -> _Ranks:
+        scores, pool = program.weight_scores, pool_of(program)
+        assert scores is not None
+        parts = []
+        for name, weight in pool.items():
+            importance = scores.importance[name].detach().double()
+            stays_dead = ~live_of(program, name, weight) & (name not in program.dormant)
+            parts.append(torch.where(stays_dead.to(importance.device), _GONE, importance).flatten())
+        return cls({name: weight.shape for name, weight in pool.items()}, torch.cat(parts))
+
+    def with_channels(self, dependencies: Dependencies, importance: Tensor) -> Tensor:
+        """Importance of each weight or of the least important channel that it belongs to, whichever is lower."""
+        channels, classes = torch.cat([importance, torch.tensor([_STAYS])]).to(self.own.device), dependencies.classes()
+        parts = []
+        for part, (name, shape) in zip(self._split(self.own), self.shapes.items(), strict=True):
+            lowest = part.view(shape)
+            for dim in range(len(shape)):
+                if (name, dim) in classes:  # the last entry stands for what is frozen
+                    of_index = channels[classes[name, dim].to(channels.device)]
+                    lowest = lowest.minimum(of_index.view([-1 if other == dim else 1 for other in range(len(shape))]))
+            parts.append(lowest.flatten())
+        return torch.cat(parts)
+
+    def _split(self, row: Tensor) -> Sequence[Tensor]:
+        parts: Sequence[Tensor] = row.split([shape.numel() for shape in self.shapes.values()])
+        return parts
+
+    def lowest(self, importance: Tensor, count: int) -> Tensor:
+        """The so many lowest, bool, shape ``(weights,)``; of equal ones those that come first."""
+        if count <= 0:
+            return torch.zeros_like(importance, dtype=torch.bool)
+        threshold = importance.kthvalue(count).values
+        dead = importance < threshold
+        equal = (importance == threshold).nonzero().flatten()
+        dead[equal[: count - int(dead.sum())]] = True
+        return dead
+
+    def masks(self, dead: Tensor) -> Masks:
+        """Live weights of each parameter that has dead ones."""
+        parts = zip(self._split(~dead), self.shapes.items(), strict=True)
+        views = {name: part.view(shape) for part, (name, shape) in parts}
+        return {name: mask.clone() for name, mask in views.items() if not bool(mask.all())}

@@ -1,0 +1,50 @@
+"""Makes the weights zero that a selection does not keep."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+
+from graphprune.pass_protocol import Pass, PassResult
+from graphprune.program import Program, stored_parameters
+from graphprune.rewrite.compact import copy_sharing_tensors, replace_tensors
+from graphprune.weight_pool import full_weights
+
+
+@dataclass(frozen=True)
+class MaskWeights(Pass):
+    """Gives parameters zeros for dead weights, and their former values to those that come back.
+
+    Attributes:
+        resurrect: Whether values of dead weights are remembered, so that they can come back.
+    """
+
+    resurrect: bool = False
+    needs: ClassVar[frozenset[str]] = frozenset({"dependencies", "selection"})
+    provides: ClassVar[frozenset[str]] = frozenset({"origin"})
+
+    def run(self, program: Program) -> PassResult:
+        """Gives a program whose module has zeros in place of dead weights; other tensors are shared."""
+        assert program.selection is not None
+        masks, full = dict(program.selection.masks), full_weights(program)
+        touched = masks.keys() | program.masks.keys()
+        if not touched:
+            return PassResult(program, False)
+        module = copy_sharing_tensors(program.module)
+        values = {name: torch.where(masks[name], full[name], 0) if name in masks else full[name] for name in touched}
+        replace_tensors(module, values)
+        dormant = full if self.resurrect else {}
+        masked = replace(program, module=module, masks=masks, dormant=dormant, origin=replace(program, origin=None))
+        return PassResult(masked, True, (f"{sum(int((~mask).sum()) for mask in masks.values())} weights are zero",))
+
+    def ensures(self, before: Program, result: PassResult) -> list[str]:
+        """Dead weights are zero, and live ones that were live before are what they were."""
+        now, then = stored_parameters(result.program.module), stored_parameters(before.module)
+        problems = []
+        for name, mask in result.program.masks.items():
+            same = mask & before.masks[name] if name in before.masks else mask
+            if bool(now[name][~mask].any()) or not torch.equal(now[name][same], then[name][same]):
+                problems.append(f"{name}: dead weights are not zero, or live ones changed")
+        return problems
