@@ -79,7 +79,7 @@ class CostModel:
         for name in self._pool:
             mask = self.program.masks.get(name)
             if mask is None:
-                total += prod([sizes[place] for place in self._dims_of_parameters[name]])
+                total += prod([sizes[place] for place in self._dims_of_parameters.get(name, ())])  # () of 1x1
             else:
                 cuts = [(dim, indices) for (owner, dim), indices in kept.items() if owner == name]
                 total += int(take(mask, cuts).sum())

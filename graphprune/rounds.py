@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from graphprune.budget import Budget, Measure
+from graphprune.budget import MEASURES, Budget, Measure
 from graphprune.costs import costs_of
 from graphprune.criteria.criterion import Criterion, Sensitivity
 from graphprune.dependencies import Dependencies
@@ -87,8 +87,9 @@ class ByRank:
         assert dependencies is not None
         if not dependencies.groups:
             raise NothingToPruneError(_nothing_prunable(program, dependencies))
-        if not budget.is_timed and goal.allows(self.original):
-            shares = ", ".join(f"{name}={share}" for name, share in budget.shares().items())
+        if not budget.latency and budget.latency_ms is None and goal.allows(self.original):
+            asked = {name: getattr(budget, name) for name in (*MEASURES, "latency")}
+            shares = ", ".join(f"{name}={share}" for name, share in asked.items() if share is not None)
             model = type(program.module).__name__
             raise NothingToPruneError(
                 f"the budget {shares} would remove nothing of {model}; ask for more. Of {model} "

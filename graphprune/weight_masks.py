@@ -75,7 +75,7 @@ class _HoldAgain:
 
 
 def hold(module: fx.GraphModule, masks: Masks) -> None:
-    """Keeps the dead weights of a module, and of its deep copies, at zero from now on; replaces what was held before."""
+    """Keeps the dead weights of a module and of its deep copies at zero from now on, instead of those held before."""
     for key, hook in list(module._forward_pre_hooks.items()):
         if isinstance(hook, HeldMasks):
             del module._forward_pre_hooks[key]

@@ -62,7 +62,7 @@ OPTIONS: list[tuple[Options, type[UserError], str]] = [
     ({"criterion": 3}, OptionError, "criterion: expected a name or a callable, got int"),
     ({"schedule": "halve"}, OptionError, "schedule 'halve' is unknown; known are geometric, halving, linear, one-shot"),
     ({"accumulate": "mean"}, OptionError, "accumulate='mean' is unknown; known are signed, absolute, squared"),
-    ({"granularity": "filter"}, OptionError, "granularity='filter' is not available"),
+    ({"granularity": "filter"}, OptionError, "granularity='filter' is unknown; known are channel, weight, mixed"),
     ({"samples": 0}, OptionError, "samples=0: expected a whole number of at least 1"),
     ({"samples": 2.5}, OptionError, "samples=2.5: expected a whole number"),
     ({"min_channels": 0}, OptionError, "min_channels=0: expected a whole number of at least 1"),
@@ -96,7 +96,7 @@ def test_options_and_data(options: Options, error: type[UserError], message: str
 
 
 BUDGETS: list[tuple[Options, str]] = [
-    ({}, "the budget is empty; give channels=, params=, macs=, latency= or latency_ms="),
+    ({}, "the budget is empty; give channels=, params=, weights=, macs=, latency= or latency_ms="),
     ({"channels": 1.0}, r"budget channels=1.0: expected the share to remove, in \[0, 1\)"),
     ({"params": -0.5}, "budget params=-0.5: expected"),
     ({"macs": float("nan")}, "budget macs=nan: expected"),

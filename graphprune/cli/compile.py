@@ -12,6 +12,7 @@ from graphprune.cli import options
 from graphprune.cli.model_names import build_model
 from graphprune.cli.progress import Phases
 from graphprune.cli.tables import show, table
+from graphprune.granularity import counted_by, granularity_of
 from graphprune.latency import Profile
 from graphprune.program import Example
 from graphprune.runner import Runner
@@ -28,6 +29,7 @@ Examples:
   graphprune compile timm:convnext_tiny --macs 0.4 --protect 'stages.3.*' --align 8
   graphprune compile torchvision:mobilenet_v2 --latency 0.5 --threads 1
   graphprune compile mypackage.models:make_net --input-shape 1,3,64,64 --weights net.safetensors
+  graphprune compile paper:lenet5 --sparsity 0.9 --granularity mixed
   graphprune compile paper:lenet5 --print-after prune-channels --time-passes
 """
 
@@ -57,6 +59,7 @@ def command(
     attention: options.Attention = "heads",
     min_channels: options.MinChannels = "1",
     align: options.Align = None,
+    granularity: options.Granularity = "channel",
     criterion: options.Criterion = "elasticity",
     schedule: options.Schedule = "halving",
     seed: options.Seed = 0,
@@ -69,11 +72,12 @@ def command(
     provider: options.Provider = "auto",
     threads: options.Threads = 1,
 ) -> None:
-    """Compiles; with nothing said about how much, half of the channels go."""
+    """Compiles; with nothing said about how much, half of the channels or weights go."""
     options.check_out(out)
     for name in print_after or ():
         options.check_pass("--print-after", name, options.pass_names())
-    budget = options.budget(sparsity, params, macs, latency, latency_ms)
+    counted = counted_by(granularity_of(granularity))
+    budget = options.budget(sparsity, params, macs, latency, latency_ms, counted)
     timed = budget.is_timed or align == "auto"
     runner = Runner(dump_dir, frozenset(print_after or ()), lambda text: typer.echo(text))
     named = build_model(model, input_shape, weights, seed)
@@ -86,6 +90,7 @@ def command(
             attention=attention,
             min_channels=options.floor(min_channels),
             align=options.multiple(align),
+            granularity=granularity,
             criterion=criterion,
             schedule=schedule,
             target=Profile.here(provider, threads, Example.of(named.example).batch_size) if timed else None,

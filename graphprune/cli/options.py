@@ -8,13 +8,14 @@ from typing import Annotated
 
 import typer
 
-from graphprune.budget import Budget
+from graphprune.budget import Budget, Measure
 from graphprune.criteria import CRITERIA
 from graphprune.errors import ArtifactError, OptionError
 from graphprune.manifest import is_artifact
 from graphprune.pass_protocol import Pass
 from graphprune.passes import pipelines
 from graphprune.schedule import SCHEDULES
+from graphprune.weight_criteria import WEIGHT_CRITERIA
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Name of a model; see `graphprune --help`.")]
 InputShape = Annotated[
@@ -29,7 +30,8 @@ Weights = Annotated[
     typer.Option(metavar="FILE", help="The model's weights, a safetensors file. Default: random ones, from --seed."),
 ]
 Sparsity = Annotated[
-    float | None, typer.Option(metavar="SHARE", help="Share of the prunable channels to remove, in [0, 1).")
+    float | None,
+    typer.Option(metavar="SHARE", help="Share of the prunable channels, or of the weights, to remove, in [0, 1)."),
 ]
 Params = Annotated[float | None, typer.Option(metavar="SHARE", help="Share of the parameters to remove, in [0, 1).")]
 Macs = Annotated[
@@ -64,7 +66,16 @@ Align = Annotated[
     ),
 ]
 Criterion = Annotated[
-    str, typer.Option(metavar="NAME", help=f"What ranks the channels: {', '.join(CRITERIA.names())}.")
+    str,
+    typer.Option(
+        metavar="NAME",
+        help=f"What ranks the channels: {', '.join(CRITERIA.names())}; or the weights: "
+        f"{', '.join(WEIGHT_CRITERIA.names())}.",
+    ),
+]
+Granularity = Annotated[
+    str,
+    typer.Option(metavar="NAME", help="What goes: channel, weight (weights become zero), or mixed (both)."),
 ]
 Schedule = Annotated[
     str, typer.Option(metavar="NAME", help=f"How the sparsity rises over the rounds: {', '.join(SCHEDULES.names())}.")
@@ -81,12 +92,12 @@ Threads = Annotated[int, typer.Option(metavar="N", help="Threads within an opera
 
 def budget(
     sparsity: float | None, params: float | None, macs: float | None, latency: float | None = None,
-    latency_ms: float | None = None,
+    latency_ms: float | None = None, counted: Measure = "channels",
 ) -> Budget:  # fmt: skip
-    """What was asked for; half of the channels where nothing is."""
-    asked = {"channels": sparsity, "params": params, "macs": macs, "latency": latency, "latency_ms": latency_ms}
+    """What was asked for; half of what is counted where nothing is."""
+    asked = {counted: sparsity, "params": params, "macs": macs, "latency": latency, "latency_ms": latency_ms}
     given = {name: value for name, value in asked.items() if value is not None}
-    return Budget(**given) if given else Budget(channels=0.5)
+    return Budget(**given) if given else Budget(**{counted: 0.5})
 
 
 def multiple(align: str | None) -> int | str:
