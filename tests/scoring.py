@@ -86,7 +86,7 @@ def leaving_no_trace(program: Program) -> Iterator[None]:
             [(name, each.training) for name, each in module.named_modules()],
             module.code, str(module.graph),
             random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist(),
-            torch.backends.cudnn.enabled, torch.backends.mkldnn.enabled, torch.is_grad_enabled(),
+            torch.backends.cudnn.enabled, torch.backends.cuda.flash_sdp_enabled(), torch.is_grad_enabled(),
         ]  # fmt: skip
 
     before, tensors = state(), {key: each.clone() for key, each in program.module.state_dict().items()}

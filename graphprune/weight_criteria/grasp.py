@@ -140,17 +140,38 @@ def _product(
         ]
         if not along:  # the loss is linear in the weights
             return (None,) * len(parameters)
-        found: tuple[Tensor | None, ...] = torch.autograd.grad(
-            torch.stack(along).sum(), parameters, allow_unused=True
-        )
+        total = torch.stack(along).sum()
+        _check_differentiable(total)
+        found: tuple[Tensor | None, ...] = torch.autograd.grad(total, parameters, allow_unused=True)
     except RuntimeError as error:  # an op without a second derivative
         if is_out_of_memory(error):
             raise
-        raise LossError(
-            f"grasp needs second derivatives, which the model does not have: {str(error).partition(chr(10))[0]}. Use "
-            "a criterion of first derivatives, such as 'elasticity'"
-        ) from error
+        raise _once_only(str(error).partition("\n")[0]) from error
     return found
+
+
+def _check_differentiable(gradient: Tensor) -> None:
+    """Raises where an op has no second derivative: asked for the weights alone, torch leaves its part out silently."""
+    seen, stack = set(), [gradient.grad_fn]
+    while stack:
+        function = stack.pop()
+        if function is None or function in seen:
+            continue
+        if function.name() in _NOT_DIFFERENTIABLE:
+            raise _once_only("an op in it can be differentiated only once")
+        seen.add(function)
+        stack += [source for source, _ in function.next_functions]
+
+
+_NOT_DIFFERENTIABLE = {"torch::autograd::NotImplemented", "torch::autograd::Error"}
+"""What torch puts in the place of the derivative of a derivative, to raise when it is run."""
+
+
+def _once_only(why: str) -> LossError:
+    return LossError(
+        f"grasp needs second derivatives, which the model or the loss does not have: {why}. Use a criterion of first "
+        "derivatives, such as 'elasticity'"
+    )
 
 
 def _add(totals: Sequence[Tensor], found: Sequence[Tensor | None], share: float) -> None:
@@ -161,10 +182,9 @@ def _add(totals: Sequence[Tensor], found: Sequence[Tensor | None], share: float)
 
 @contextmanager
 def _differentiable_twice(module: nn.Module) -> Iterator[None]:
-    """Takes the kernels that have second derivatives: fused attention and fused recurrent layers have none."""
+    """Takes kernels that have second derivatives; fused attention and cuDNN's recurrent layers have none."""
     with ExitStack() as stack:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         if any(isinstance(each, nn.RNNBase) for each in module.modules()):
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-            stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
         yield
