@@ -58,7 +58,7 @@ OPTIONS: list[tuple[Options, type[UserError], str]] = [
     ({"sparsity": "half"}, OptionError, "sparsity=half: expected"),
     ({"sparsity": 0.5, "budget": Budget(macs=0.5)}, OptionError, "give sparsity= or budget=, not both"),
     ({"budget": 0.5}, OptionError, r"budget=0.5: expected a graphprune.Budget, e.g. Budget\(params=0.5\)"),
-    ({"criterion": "elastic"}, OptionError, "criterion 'elastic' is unknown; known are elasticity, l1-norm, l2-norm"),
+    ({"criterion": "elastic"}, OptionError, "criterion 'elastic' is unknown; known are bn-gamma, elasticity, "),
     ({"criterion": 3}, OptionError, "criterion: expected a name or a callable, got int"),
     ({"schedule": "halve"}, OptionError, "schedule 'halve' is unknown; known are geometric, halving, linear, one-shot"),
     ({"accumulate": "mean"}, OptionError, "accumulate='mean' is unknown; known are signed, absolute, squared"),

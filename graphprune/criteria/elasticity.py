@@ -50,30 +50,51 @@ class Elasticity:
             InputError: the data is empty or does not fit the model.
             LossError: the loss or its gradient is not finite, or the loss is 0.
         """
-        dependencies = program.dependencies
-        assert dependencies is not None
-        sites = find_sites(program, dependencies)
-        signed = sensitivity.accumulate == "signed"
-        separable = all(map(can_be_per_sample, sites))
-        gated = insert_gates(program, dependencies, sites, per_sample=not signed and separable)
-        batches = sensitivity.stream.draw(sensitivity.samples, device_of(program))
-        if not signed and not separable:
-            batches = single_samples(batches)
-        # the channels that are left tell the rounds apart: each draws other random numbers
-        seed = sensitivity.seed + dependencies.channels
-        with private_random_state(seed), _untouched(gated.module, training=self.training):
-            total, loss, count = _accumulate(gated, batches, sensitivity)
+        mean, loss, count = mean_gate_gradient(program, sensitivity, training=self.training)
         if loss == 0:
             raise LossError(
                 "the mean loss of the sensitivity samples is 0; elasticity is relative to the loss. Give other data, "
                 "or data with targets if you gave none"
             )
-        mean = total / count
         importance = mean.sqrt() if sensitivity.accumulate == "squared" else mean.abs()
-        return Scores((importance / abs(loss)).cpu(), "elasticity", loss, count)
+        return Scores(importance / abs(loss), "elasticity", loss, count)
 
 
 CRITERIA.register("elasticity")(Elasticity())
+
+
+def mean_gate_gradient(
+    program: Program, sensitivity: Sensitivity, *, training: bool = False
+) -> tuple[Tensor, float, int]:
+    """Draws the samples; leaves no trace on the program or the random state.
+
+    Args:
+        program: With its dependencies.
+        sensitivity: Data, and how samples add up.
+        training: With batch statistics and dropout, as in training.
+
+    Returns:
+        Mean over samples of the accumulated gradients of the loss in the gates, float64, on the CPU, shape
+        ``(channels,)``; mean loss; samples.
+
+    Raises:
+        InputError: the data is empty or does not fit the model.
+        LossError: the loss or its gradient is not finite.
+    """
+    dependencies = program.dependencies
+    assert dependencies is not None
+    sites = find_sites(program, dependencies)
+    signed = sensitivity.accumulate == "signed"
+    separable = all(map(can_be_per_sample, sites))
+    gated = insert_gates(program, dependencies, sites, per_sample=not signed and separable)
+    batches = sensitivity.stream.draw(sensitivity.samples, device_of(program))
+    if not signed and not separable:
+        batches = single_samples(batches)
+    # the channels that are left tell the rounds apart: each draws other random numbers
+    seed = sensitivity.seed + dependencies.channels
+    with private_random_state(seed), _untouched(gated.module, training=training):
+        total, loss, count = _accumulate(gated, batches, sensitivity)
+    return (total / count).cpu(), loss, count
 
 
 def _accumulate(gated: GatedModule, batches: Iterable[Batch], sensitivity: Sensitivity) -> tuple[Tensor, float, int]:

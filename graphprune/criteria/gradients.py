@@ -61,18 +61,20 @@ def differentiate(program: Program, sensitivity: Sensitivity, *, squared: bool) 
     """
     module = private_copy(program.module)
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    totals = [torch.zeros_like(parameter) for parameter in parameters]
+    # in half precision thousands of small terms would not add up
+    totals = [torch.zeros_like(each, dtype=torch.promote_types(each.dtype, torch.float32)) for each in parameters]
     loss_sum, count = 0.0, 0
     batches: Iterable[Batch] = sensitivity.stream.draw(sensitivity.samples, device_of(program))
     for batch in single_samples(batches) if squared else batches:
         gradients, loss = gradients_of(module, parameters, batch, sensitivity.loss)
         for total, gradient in zip(totals, gradients, strict=True):
             if gradient is not None:
+                gradient = gradient.to(total)
                 total += (gradient.square() if squared else gradient) * batch.size
         loss_sum += loss * batch.size
         count += batch.size
     for parameter, total in zip(parameters, totals, strict=True):
-        parameter.grad = total / count
+        parameter.grad = (total / count).to(parameter.dtype)
     return Differentiated(module, loss_sum / count, count)
 
 

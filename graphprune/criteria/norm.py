@@ -28,11 +28,14 @@ def _weight_norm(program: Program, name: str, power: Callable[[Tensor], Tensor],
 
 @CRITERIA.register("l1-norm")
 def l1_norm(program: Program, sensitivity: Sensitivity) -> Scores:
-    """Sum of absolute weights of a channel, over all coupled layers.
+    """Sum of absolute weights of a channel, over all coupled layers; also known as "magnitude".
 
     Source: Li et al., Pruning Filters for Efficient ConvNets, summed over coupled layers and ranked globally.
     """
     return _weight_norm(program, "l1-norm", torch.abs, 1.0)
+
+
+CRITERIA.register("magnitude")(l1_norm)
 
 
 @CRITERIA.register("l2-norm")

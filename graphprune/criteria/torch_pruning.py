@@ -5,8 +5,6 @@ torch-pruning is imported when one of its importances is used, not before.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +14,7 @@ from torch import Tensor
 from graphprune.criteria.criterion import Sensitivity
 from graphprune.criteria.gradients import Differentiated, differentiate, private_copy
 from graphprune.criteria.members import member_indices
+from graphprune.criteria.unrated import put_last
 from graphprune.errors import OptionError
 from graphprune.groups import Group
 from graphprune.program import Program
@@ -24,8 +23,6 @@ from graphprune.scores import Scores
 
 if TYPE_CHECKING:
     from graphprune.criteria.torch_pruning_groups import RatedGroup
-
-log = logging.getLogger(__name__)
 
 _WITHOUT_DATA = {
     "MagnitudeImportance", "GroupMagnitudeImportance", "BNScaleImportance", "LAMPImportance", "FPGMImportance",
@@ -81,7 +78,10 @@ class TorchPruning:
             if scores is not None:
                 importance[group.start : group.stop] = scores
         unrated = [group for group, scores in zip(dependencies.groups, rated, strict=True) if scores is None]
-        self._put_last(importance, unrated, dependencies.groups)
+        put_last(
+            importance, unrated, dependencies.groups, self.__name__, "they have no layer of a type that it knows",
+            self._warned,
+        )  # fmt: skip
         return Scores(importance, self.__name__, run.loss, run.samples)
 
     def _differentiated(self, program: Program, sensitivity: Sensitivity) -> Differentiated:
@@ -127,23 +127,3 @@ class TorchPruning:
                 "normalizer divides 0 by 0; give normalizer=None, or other data"
             )
         return scores
-
-    def _put_last(self, importance: Tensor, unrated: Sequence[Group], groups: Sequence[Group]) -> None:
-        """Ranks groups without a rating behind the others, in place."""
-        if not unrated:
-            return
-        names = ", ".join(f"{group.id} ({group.name})" for group in unrated[:4]) + (", ..." if len(unrated) > 4 else "")
-        if len(unrated) == len(groups):
-            raise OptionError(
-                f"criterion {self.__name__}: it rates none of the {len(groups)} groups ({names}), for they have no "
-                "layer of a type that it knows"
-            )
-        last = importance.max() + 1
-        for group in unrated:
-            importance[group.start : group.stop] = last
-        if names not in self._warned:
-            self._warned.add(names)
-            log.warning(
-                "criterion %s cannot rate %d of %d groups; they go last: %s",
-                self.__name__, len(unrated), len(groups), names,
-            )  # fmt: skip

@@ -54,13 +54,14 @@ def _accumulated(
     """Sums over samples of the accumulated gradients, the mean loss, and the number of samples."""
     accumulate = ACCUMULATE[sensitivity.accumulate]
     batches: Iterable[Batch] = sensitivity.stream.draw(sensitivity.samples, device_of(program))
-    totals = [torch.zeros_like(parameter) for parameter in parameters]
+    # in half precision thousands of small terms would not add up
+    totals = [torch.zeros_like(each, dtype=torch.promote_types(each.dtype, torch.float32)) for each in parameters]
     loss_sum, count = 0.0, 0
     for batch in batches if sensitivity.accumulate == "signed" else single_samples(batches):
         gradients, loss = gradients_of(module, parameters, batch, sensitivity.loss)
         for total, gradient in zip(totals, gradients, strict=True):
             if gradient is not None:
-                total += accumulate(gradient) * batch.size
+                total += accumulate(gradient.to(total)) * batch.size
         loss_sum += loss * batch.size
         count += batch.size
     return totals, loss_sum / count, count

@@ -1,0 +1,51 @@
+"""GraSP of channels: what their weights contribute to the gradient flow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from graphprune.criteria.criterion import CRITERIA, Sensitivity
+from graphprune.criteria.rows import channel_scores
+from graphprune.program import Program
+from graphprune.scores import Scores
+from graphprune.weight_criteria.grasp import Grasp
+
+
+@dataclass(frozen=True)
+class GraspOfChannels:
+    """Sum of w * (H g) over the weights that make a channel, see `graphprune.weight_criteria.grasp.Grasp`.
+
+    The sum is the change of the gradient flow, to first order and by half, when all of them go at once. It may be
+    negative: such a channel hinders the gradient flow, and goes first. A channel that no weight makes goes last.
+
+    Source: Wang et al. 2020, with the change -w of all weights of a channel.
+
+    Attributes:
+        temperature: T, greater than 0, which logits are divided by; 1 for outputs that are not a tensor of logits.
+
+    Raises:
+        OptionError: the temperature is not a number greater than 0.
+    """
+
+    temperature: float = 200.0
+    _warned: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
+    __name__: ClassVar[str] = "grasp"
+
+    def __post_init__(self) -> None:
+        Grasp(self.temperature)
+
+    def __call__(self, program: Program, sensitivity: Sensitivity) -> Scores:
+        """Scores the channels, in two passes over the samples; leaves no trace on the program or the random state.
+
+        Raises:
+            InputError: the data is empty or does not fit the model.
+            LossError: the loss or a derivative is not finite, or an op has no second derivative.
+            OptionError: no weight makes a channel.
+        """
+        found = Grasp(self.temperature)(program, sensitivity)
+        importance = channel_scores(program, found.importance, self.__name__, self._warned)
+        return Scores(importance, self.__name__, found.loss, found.samples)
+
+
+CRITERIA.register("grasp")(GraspOfChannels())

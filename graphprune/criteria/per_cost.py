@@ -1,0 +1,94 @@
+"""Importance for what it costs: channels that save much go before those that save little."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from graphprune.budget import Measure
+from graphprune.costs import costs_of
+from graphprune.criteria.criterion import CRITERIA, Sensitivity, name_of, scores_of
+from graphprune.criteria.given import Given, criterion_of
+from graphprune.criteria.unrated import put_last
+from graphprune.errors import OptionError
+from graphprune.program import Program
+from graphprune.scores import Scores
+
+_UNITS: dict[str, str] = {"macs": "mac", "params": "param"}
+
+
+@dataclass(frozen=True)
+class PerCost:
+    """Divides the importance of each channel by what removing one channel of its group saves.
+
+    Savings are those in the present program, counted anew in each round: the multiply-accumulates per sample, or the
+    parameters, of the layers that make the channel and of those that read it. Suits a budget of the same measure:
+    `Budget(macs=)` with ``measure="macs"``. Channels that save nothing go last, with a warning.
+
+    Source: the greedy rule for a knapsack; for MACs as the regulariser of Molchanov et al. 2017 (Pruning Convolutional
+        Neural Networks for Resource Efficient Inference), which subtracts the cost, here as a quotient that needs no
+        factor.
+
+    Attributes:
+        by: What `graphprune.compile` takes as ``criterion``; its importances must not be negative.
+        measure: "macs" or "params".
+
+    Raises:
+        OptionError: the measure is another one.
+    """
+
+    by: Given = "elasticity"
+    measure: Measure = "macs"
+    __name__: str = field(init=False, default="per cost")
+    _warned: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.measure not in _UNITS:
+            raise OptionError(f"measure='{self.measure}': expected one of {', '.join(_UNITS)}")
+        name = self.by if isinstance(self.by, str) else name_of(self.by)
+        object.__setattr__(self, "__name__", f"{name}-per-{_UNITS[self.measure]}")
+
+    def __call__(self, program: Program, sensitivity: Sensitivity) -> Scores:
+        """Importances per multiply-accumulate or parameter, float64, shape ``(channels,)``.
+
+        Raises:
+            OptionError: an importance is negative, or no group saves anything.
+        """
+        dependencies = program.dependencies
+        assert dependencies is not None
+        scores = scores_of(criterion_of(self.by), program, sensitivity)
+        importance = scores.importance.double().clone()
+        lowest = float(importance.min()) if len(importance) else 0.0
+        if lowest < 0:
+            raise OptionError(
+                f"criterion {self.__name__}: the importances of {scores.criterion} go down to {lowest:.3g}; a quotient "
+                "by cost has a meaning only for those that are not negative. Give another criterion as by="
+            )
+        savings = savings_of(program, self.measure)
+        for group, saved in zip(dependencies.groups, savings, strict=True):
+            importance[group.start : group.stop] /= max(saved, 1)
+        unrated = [group for group, saved in zip(dependencies.groups, savings, strict=True) if saved <= 0]
+        why = f"removing their channels saves no {self.measure}"
+        put_last(importance, unrated, dependencies.groups, self.__name__, why, self._warned)
+        return replace(scores, importance=importance, criterion=self.__name__)
+
+
+def savings_of(program: Program, measure: Measure) -> list[int]:
+    """What the program saves when one channel of a group goes, for each group: MACs per sample, or parameters."""
+    dependencies, costs = program.dependencies, costs_of(program)
+    assert dependencies is not None
+    cost: Callable[[Tensor], int] = getattr(costs, measure)
+    all_kept = torch.ones(dependencies.channels, dtype=torch.bool)
+    before, savings = cost(all_kept), []
+    for group in dependencies.groups:
+        without = all_kept.clone()
+        without[group.start] = False  # all channels of a group have as many indices in the same members
+        savings.append(before - cost(without))
+    return savings
+
+
+CRITERIA.register("elasticity-per-mac")(PerCost())
+CRITERIA.register("elasticity-per-param")(PerCost(measure="params"))

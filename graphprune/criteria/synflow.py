@@ -1,0 +1,40 @@
+"""SynFlow of channels: what of the flow from inputs to outputs goes through them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from graphprune.criteria.criterion import CRITERIA, Sensitivity
+from graphprune.criteria.rows import channel_scores
+from graphprune.program import Program
+from graphprune.scores import Scores
+from graphprune.weight_criteria.synflow import synflow
+
+
+@dataclass(frozen=True)
+class SynflowOfChannels:
+    """Sum of |w| dR/d|w| over the weights that make a channel, see `graphprune.weight_criteria.synflow`.
+
+    Without skip connections that is the flow through the channel. A channel of several layers (a residual stream, a
+    depthwise convolution) has the sum of all of them. A channel that no weight makes goes last.
+
+    Source: Tanaka et al. 2020; the sum over a neuron's incoming weights is what its theorem on neurons conserves.
+    """
+
+    _warned: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
+    __name__: ClassVar[str] = "synflow"
+
+    def __call__(self, program: Program, sensitivity: Sensitivity) -> Scores:
+        """Scores the channels; needs no data, and leaves no trace on the program or the random state.
+
+        Raises:
+            InputError: the model cannot be run on inputs of ones in float64.
+            LossError: the flow is not finite, or does not depend on the weights.
+            OptionError: no weight makes a channel.
+        """
+        of_weights = synflow(program, sensitivity).importance
+        return Scores(channel_scores(program, of_weights, self.__name__, self._warned), self.__name__)
+
+
+CRITERIA.register("synflow")(SynflowOfChannels())

@@ -1,0 +1,31 @@
+"""First-order Taylor importance of channels, by gates."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from graphprune.criteria.criterion import CRITERIA, Sensitivity
+from graphprune.criteria.elasticity import mean_gate_gradient
+from graphprune.program import Program
+from graphprune.scores import Scores
+
+
+@CRITERIA.register("taylor")
+def taylor(program: Program, sensitivity: Sensitivity) -> Scores:
+    """(dL/dc)^2 for a gate c = 1 on the channel, L the mean loss over all samples.
+
+    It is the squared change of the loss when the gate closes, to first order. On a channel of a linear layer or a
+    convolution the gradient in the gate is sum_s w_s dL/dw_s over the weights and the bias that make it, behind a batch
+    norm over its scale and shift.
+
+    Source: Molchanov et al. 2019, Importance Estimation for Neural Network Pruning, the first-order importance with
+        gates behind the batch norms. The paper averages the square over minibatches, which adds the gradient's
+        variance by batch size; here it is that of one minibatch of all samples, so that the batch size does not matter.
+        ``accumulate`` plays no part; the ranking is that of "elasticity" with ``accumulate="signed"``.
+
+    Raises:
+        InputError: the data is empty or does not fit the model.
+        LossError: the loss or its gradient is not finite.
+    """
+    mean, loss, count = mean_gate_gradient(program, replace(sensitivity, accumulate="signed"))
+    return Scores(mean.square(), "taylor", loss, count)
