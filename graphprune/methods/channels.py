@@ -99,10 +99,10 @@ def remove_under(
                     channels, threshold, float(scores.min()) if channels else 0.0)  # fmt: skip
         return None
 
-    def given(program: Program, sensitivity: Sensitivity) -> Tensor:
+    def score(program: Program, sensitivity: Sensitivity) -> Tensor:
         return scores
 
-    return remove(trainer, dataset, count / channels, given, seed=0)
+    return remove(trainer, dataset, count / channels, score, seed=0)
 
 
 def remove(trainer: Trainer, dataset: Dataset, sparsity: float, criterion: Given, seed: int) -> Pruner:

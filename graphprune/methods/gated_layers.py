@@ -43,19 +43,28 @@ def places_of(program: Program) -> list[Place]:
     assert program.dependencies is not None
     nodes = {node.name: node for node in program.module.graph.nodes}
     sites = find_sites(program, program.dependencies)
-    places = {str(nodes[site.node].target): _place(program, nodes[site.node]) for site in sites}
-    return list(places.values())
+    places = [_place(program, nodes[site.node]) for site in sites]
+    return list({place.path: place for place in places}.values())
 
 
 def _place(program: Program, node: fx.Node) -> Place:
-    layer = _layer(program, node)
+    site, layer = node, _layer(program, node)
+    while layer is not None and _is_in_place(layer):
+        # sites are behind activations in place, for a product before one would hide what it writes; a layer would not
+        node = node.all_input_nodes[0]
+        layer = _layer(program, node)
     source = _layer(program, node.all_input_nodes[0]) if isinstance(layer, _BatchNorm) and layer.affine else layer
     if not isinstance(source, LAYERS):
         raise OptionError(
-            f"l0: the nodes at %{node.name} cannot be gated: expected the output of a convolution or linear layer, or "
+            f"l0: the nodes at %{site.name} cannot be gated: expected the output of a convolution or linear layer, or "
             "of a BatchNorm with scale and shift behind one"
         )
     return Place(str(node.target), source.weight[0].numel(), len(source.weight))
+
+
+def _is_in_place(layer: nn.Module) -> bool:
+    """Whether it is an activation in place that keeps zeros, behind which a gate is as good as before it."""
+    return bool(getattr(layer, "inplace", False)) and not bool(layer(torch.zeros(1)).any())
 
 
 def _layer(program: Program, node: fx.Node) -> nn.Module | None:

@@ -24,6 +24,7 @@ from graphprune.methods.hard_concrete import (
     stretched,
 )
 from graphprune.methods.l0 import expected_weights
+from graphprune.networks import build
 from graphprune.training import Recipe, Trainer
 from tests.methods.small import TwoBlocks, few_digits, lenet, with_statistics
 from tests.small_models import Mlp
@@ -120,6 +121,18 @@ def test_gates_are_behind_normalisation_and_not_on_the_output() -> None:
         "norm", "block1.norm1", "block1.norm2", "block2.norm1", "block2.norm2", "block2.shortcut.norm",
     ]  # fmt: skip
     assert places_of(analysed(Mlp(), torch.randn(2, 5))) == [Place("fc1", 5, 8), Place("fc2", 8, 6)]
+
+
+@pytest.mark.parametrize(("name", "count"), [("conv6", 8), ("alexnet", 7), ("vgg16", 15), ("resnet18", 21)])
+def test_each_network_of_the_paper_has_a_gate_for_all_layers_but_the_last(name: str, count: int) -> None:
+    # vgg16 and resnet18 have activations in place; resnet18 has a stem, 16 convolutions, 3 shortcuts, one hidden layer.
+    with torch.device("meta"):
+        shapes = build(name, (3, 32, 32), 10)
+    norms = [path for path, layer in shapes.named_modules() if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d))]
+    places = places_of(analysed(build(name, (3, 32, 32), 10), torch.randn(2, 3, 32, 32)))
+    assert sorted(place.path for place in places) == sorted(norms) and len(norms) == count
+    channels = {place.path: place.channels for place in places}
+    assert all(channels[path] == shapes.get_parameter(f"{path}.weight").numel() for path in norms)
 
 
 def test_a_network_that_cannot_be_gated_says_where() -> None:
