@@ -5,12 +5,14 @@ Source: SNIP-it/SNAP-it, section 4: Adam, gradient norm clipped, cross-entropy, 
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,9 @@ from graphprune.datasets import Batch, Split, batches
 from graphprune.errors import LossError, OptionError
 
 _log = logging.getLogger(__name__)
+
+Penalty = Callable[[nn.Module], Tensor]
+"""From the network to what is added to its loss, a scalar."""
 
 
 @dataclass(frozen=True)
@@ -86,13 +91,116 @@ class Epoch:
     seconds: float
 
 
+class Trainer:
+    """Trains a network in place, an epoch at a time; between epochs it may be pruned.
+
+    Between epochs the network has the modes it came with and the global random state is as it was, so several networks
+    can be trained in turns. One seed gives one order of samples and one sequence of dropout masks. A last batch of one
+    sample is dropped, for BatchNorm1d cannot train on it.
+
+    A step: loss and penalty, gradients, `on_gradients`, clipping, optimizer, `after_step`. All attributes may be
+    changed between epochs. Whoever replaces parameters of the network has to replace them in the optimizer too, as
+    ``Pruner.step(optimizer=trainer.optimizer)`` does; to go on with another module there is `adopt`.
+
+    Attributes:
+        model: Maps inputs ``(B, C, H, W)`` to logits ``(B, classes)``; trained on the device it is on.
+        split: The samples; on any device, batches move to the model's.
+        recipe: How to train; its number of epochs is the caller's affair.
+        optimizer: Holds the parameters of `model`.
+        penalty: Added to the loss of every step, a scalar; None for none. Epochs report the loss without it.
+        on_gradients: Called after the gradients are there and before they are clipped.
+        after_step: Called after the optimizer's step.
+        done: The epochs so far.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        split: Split,
+        recipe: Recipe,
+        seed: int,
+        *,
+        optimizer: torch.optim.Adam | None = None,
+        penalty: Penalty | None = None,
+    ) -> None:
+        """Makes the recipe's optimizer where none is given; the seed is of shuffling and of everything drawn in steps.
+
+        The weights are not drawn here.
+        """
+        self.model, self.split, self.recipe, self.penalty = model, split, recipe, penalty
+        self.optimizer = optimizer or torch.optim.Adam(
+            model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        )
+        self.on_gradients: Callable[[], None] | None = None
+        self.after_step: Callable[[], None] | None = None
+        self.done: list[Epoch] = []
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def epoch(self) -> Epoch:
+        """One pass over the samples.
+
+        Raises:
+            LossError: at the end of an epoch with a loss that is not finite, naming the first step. Checking once an
+                epoch spares a CUDA device a wait in every step. The model is left as that epoch made it.
+        """
+        start, index = time.perf_counter(), len(self.done)
+        dropout_seed = int(torch.randint(2**63 - 1, (), generator=self._generator))
+        with _mode(self.model, training=True), _private_random_state(dropout_seed, _device_of(self.model)):
+            losses, counts = self._steps(_trainable_batches(self.split, self.recipe.batch_size, self._generator))
+        # The copy waits for the device, so the clock stops after the work.
+        loss = _mean_loss(losses.cpu(), counts, index)
+        epoch = Epoch(index, loss, time.perf_counter() - start)
+        self.done.append(epoch)
+        _log.debug("epoch %d: loss %.4f, %.2f s", index, loss, epoch.seconds)
+        return epoch
+
+    def run(self, count: int) -> None:
+        """So many epochs."""
+        for _ in range(count):
+            self.epoch()
+
+    def adopt(self, model: nn.Module) -> None:
+        """Goes on with another module whose parameters have the same names and shapes.
+
+        A new optimizer holds them, with the groups, the options and the state of the old one. Parameters that the
+        module lacks are left out.
+        """
+        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        after = dict(model.named_parameters())
+        groups: list[dict[str, Any]] = []
+        state: dict[Tensor, Any] = {}
+        for group in self.optimizer.param_groups:
+            kept = [p for p in group["params"] if names.get(id(p)) in after]
+            groups.append({**group, "params": [after[names[id(p)]] for p in kept]})
+            state |= {after[names[id(p)]]: copy.deepcopy(self.optimizer.state[p]) for p in kept}
+        self.optimizer = torch.optim.Adam(groups)
+        self.optimizer.state.update({parameter: of_one for parameter, of_one in state.items() if of_one})
+        self.model = model
+
+    def _steps(self, epoch_batches: Iterator[Batch]) -> tuple[Tensor, list[int]]:
+        """Take one step per batch; return each step's mean loss ``(steps,)``, on the device, and its sample count."""
+        device = _device_of(self.model)
+        losses, counts = [], []
+        for inputs, targets in epoch_batches:
+            self.optimizer.zero_grad(set_to_none=True)
+            loss = functional.cross_entropy(self.model(inputs.to(device)), targets.to(device))
+            (loss if self.penalty is None else loss + self.penalty(self.model)).backward()
+            if self.on_gradients is not None:
+                self.on_gradients()
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
+            self.optimizer.step()
+            if self.after_step is not None:
+                self.after_step()
+            losses.append(loss.detach())
+            counts.append(len(targets))
+        return torch.stack(losses), counts
+
+
 def epochs(model: nn.Module, split: Split, recipe: Recipe, seed: int) -> Iterator[Epoch]:
     """Train `model` in place, on the device it is on, an epoch for each item that is asked for.
 
-    Between epochs the model has the modes it came with and the global random state is as it was, so several networks
-    can be trained in turns. It may be evaluated there, but no parameter replaced: the optimizer would keep the old one.
-    One seed gives one order of samples and one sequence of dropout masks. A last batch of one sample is dropped, for
-    BatchNorm1d cannot train on it.
+    Between epochs it may be evaluated, but no parameter replaced: the optimizer would keep the old one. A `Trainer`
+    lets more happen there.
 
     Args:
         model: maps inputs ``(B, C, H, W)`` to logits ``(B, classes)``.
@@ -101,22 +209,11 @@ def epochs(model: nn.Module, split: Split, recipe: Recipe, seed: int) -> Iterato
         seed: seed of shuffling and dropout; the weights are not drawn here.
 
     Raises:
-        LossError: at the end of an epoch with a loss that is not finite, naming the first step. Checking once an epoch
-            spares a CUDA device a wait in every step. The model is left as that epoch made it.
+        LossError: as `Trainer.epoch`.
     """
-    optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    generator = torch.Generator().manual_seed(seed)
-    for index in range(recipe.epochs):
-        start = time.perf_counter()
-        dropout_seed = int(torch.randint(2**63 - 1, (), generator=generator))
-        with _mode(model, training=True), _private_random_state(dropout_seed, _device_of(model)):
-            epoch_batches = _trainable_batches(split, recipe.batch_size, generator)
-            losses, counts = _run_epoch(model, optimizer, epoch_batches, recipe.clip_norm)
-        # The copy waits for the device, so the clock stops after the work.
-        loss = _mean_loss(losses.cpu(), counts, index)
-        epoch = Epoch(index, loss, time.perf_counter() - start)
-        _log.debug("epoch %d: loss %.4f, %.2f s", index, loss, epoch.seconds)
-        yield epoch
+    trainer = Trainer(model, split, recipe, seed)
+    for _ in range(recipe.epochs):
+        yield trainer.epoch()
 
 
 def train(
@@ -174,23 +271,6 @@ def accuracy(model: nn.Module, split: Split, batch_size: int = 1000) -> float:
         for inputs, targets in zip(split.inputs.split(batch_size), split.targets.split(batch_size), strict=True):
             correct += (model(inputs.to(device)).argmax(dim=1) == targets.to(device)).sum()
     return int(correct) / len(split)
-
-
-def _run_epoch(
-    model: nn.Module, optimizer: torch.optim.Optimizer, epoch_batches: Iterator[Batch], clip_norm: float
-) -> tuple[Tensor, list[int]]:
-    """Take one step per batch; return each step's mean loss ``(steps,)``, on the device, and its number of samples."""
-    device = _device_of(model)
-    losses, counts = [], []
-    for inputs, targets in epoch_batches:
-        optimizer.zero_grad(set_to_none=True)
-        loss = functional.cross_entropy(model(inputs.to(device)), targets.to(device))
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
-        optimizer.step()
-        losses.append(loss.detach())
-        counts.append(len(targets))
-    return torch.stack(losses), counts
 
 
 def _trainable_batches(split: Split, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:

@@ -1,0 +1,134 @@
+"""Controls: is it the choice of weights that counts, or only how many each layer has, or only the network's shape?
+
+Source: the two sanity checks of Frankle et al., Pruning Neural Networks at Initialization, ICLR 2021.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from graphprune.datasets import Dataset
+from graphprune.errors import OptionError
+from graphprune.methods.counts import dead_nodes, zeroed_weights
+from graphprune.methods.masks import HeldMasks
+from graphprune.methods.method import Method, Target, Trained
+from graphprune.networks import orthogonal_init_
+from graphprune.training import Epoch, Recipe, Trainer
+from graphprune.weight_pool import Masks
+
+FRESH_SEED = 10_000
+"""Added to the seed of a run for what a control draws, so that it is not what the run itself began with."""
+
+
+def shuffled(masks: Masks, seed: int) -> Masks:
+    """Masks with as many live weights in each layer, at random places."""
+    generator = torch.Generator().manual_seed(seed)
+    return {name: _shuffled(mask, generator) for name, mask in masks.items()}
+
+
+def _shuffled(mask: Tensor, generator: torch.Generator) -> Tensor:
+    order = torch.randperm(mask.numel(), generator=generator).to(mask.device)
+    return mask.flatten()[order].view(mask.shape)
+
+
+def reinitialise_(module: nn.Module, masks: Masks | None, seed: int) -> None:
+    """Draws new orthogonal weights in place, resets normalisation, and applies masks.
+
+    Args:
+        module: A pruned network, of any structure.
+        masks: Live weights, or None.
+        seed: Of the weights.
+    """
+    orthogonal_init_(module, seed)
+    for layer in module.modules():
+        if isinstance(layer, _BatchNorm):
+            layer.reset_parameters()
+    HeldMasks(module, masks or {}).apply()
+
+
+@dataclass(frozen=True)
+class ShuffledMasks:
+    """Runs another method, then trains the initial network with its masks, shuffled within each layer.
+
+    Attributes:
+        of: An unstructured method.
+
+    Raises:
+        OptionError: the method is structured: which of a layer's nodes stay does not matter but for their initial
+            weights, which `Reinitialised` draws anew.
+    """
+
+    of: Method
+
+    def __post_init__(self) -> None:
+        if self.structured:
+            raise OptionError(f"{self.of.name} ends in a smaller network, which has no masks; take Reinitialised")
+
+    @property
+    def name(self) -> str:
+        """Of the method, with what is different."""
+        return f"{self.of.name}, shuffled"
+
+    @property
+    def target(self) -> Target:
+        """Of the method."""
+        return self.of.target
+
+    @property
+    def structured(self) -> bool:
+        """Of the method, so False."""
+        return self.of.structured
+
+    def train(self, model: nn.Module, dataset: Dataset, recipe: Recipe, target: float, seed: int) -> Trained:
+        """See `graphprune.methods.Method`; the epochs are those of the control, all of the recipe's."""
+        found = self.of.train(model, dataset, recipe, target, seed)
+        assert found.masks is not None
+        masks, module = shuffled(found.masks, seed + FRESH_SEED), copy.deepcopy(model)
+        epochs = _trained(module, masks, dataset, recipe, seed)
+        return Trained(module, masks, zeroed_weights(model, module, masks), dead_nodes(module, masks), epochs)
+
+
+@dataclass(frozen=True)
+class Reinitialised:
+    """Runs another method, then trains the pruned network from new initial weights.
+
+    Attributes:
+        of: A method, structured or not.
+    """
+
+    of: Method
+
+    @property
+    def name(self) -> str:
+        """Of the method, with what is different."""
+        return f"{self.of.name}, re-initialised"
+
+    @property
+    def target(self) -> Target:
+        """Of the method."""
+        return self.of.target
+
+    @property
+    def structured(self) -> bool:
+        """Of the method."""
+        return self.of.structured
+
+    def train(self, model: nn.Module, dataset: Dataset, recipe: Recipe, target: float, seed: int) -> Trained:
+        """See `graphprune.methods.Method`; the epochs are those of the control, all of the recipe's."""
+        found = self.of.train(model, dataset, recipe, target, seed)
+        reinitialise_(found.module, found.masks, seed + FRESH_SEED)
+        return replace(found, epochs=_trained(found.module, found.masks, dataset, recipe, seed))
+
+
+def _trained(module: nn.Module, masks: Masks | None, dataset: Dataset, recipe: Recipe, seed: int) -> tuple[Epoch, ...]:
+    """Trains a network in place, with its masks held."""
+    trainer, held = Trainer(module, dataset.train, recipe, seed), HeldMasks(module, masks or {})
+    held.apply()
+    trainer.on_gradients = held.mask_gradients
+    trainer.run(recipe.epochs)
+    return tuple(trainer.done)
