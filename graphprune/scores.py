@@ -12,7 +12,8 @@ class Scores:
     """What a criterion found.
 
     Attributes:
-        importance: Not negative, float64, shape ``(channels,)``; the least important channels go first.
+        importance: Float64, shape ``(channels,)``; the least important channels go first. Below 0 only where removing a
+            channel is a gain, as for GraSP.
         criterion: Name of the criterion.
         loss: Mean loss over the sensitivity samples; None for criteria that use no data.
         samples: Number of sensitivity samples.

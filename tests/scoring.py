@@ -38,7 +38,7 @@ def sensitivity(
 
 def prepared(model: nn.Module, inputs: Tensor) -> Program:
     """The analysed program of a model in float64, in evaluation mode, with batch norms that matter."""
-    return analysed(randomised(model).double().eval(), inputs.double())[0]
+    return analysed(randomised(model).double().eval(), inputs.double() if inputs.is_floating_point() else inputs)[0]
 
 
 def with_dead_weights(program: Program, *, dormant: bool = False, share: float = 0.3) -> Program:

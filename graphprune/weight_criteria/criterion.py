@@ -21,8 +21,9 @@ class WeightScores:
     """What a criterion found.
 
     Attributes:
-        importance: Of each weight of the pool, of the parameter's shape; the least important go first. Those of dead
-            weights matter only where weights can come back.
+        importance: Of each weight of the pool, of the parameter's shape; the least important go first. Below 0 only
+            where removing a weight is a gain, as for GraSP. Those of dead weights matter only where weights can come
+            back.
         criterion: Name of the criterion.
         loss: Mean loss over the sensitivity samples; None for criteria that use no data.
         samples: Number of sensitivity samples.

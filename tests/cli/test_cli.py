@@ -141,7 +141,7 @@ def test_version() -> None:
         (["compile", "paper:lenet5", "--min-channels", "some"], "min_channels='some'"),
         (["compile", "paper:lenet5", "--min-channels", "0"], "min_channels=0"),
         (["compile", "paper:lenet5", "--align", "0"], "align=0"),
-        (["compile", "paper:lenet5", "--criterion", "taste"], "criterion 'taste' is unknown; known are elasticity"),
+        (["compile", "paper:lenet5", "--criterion", "taste"], "criterion 'taste' is unknown; known are bn-gamma"),
         (["compile", "paper:lenet5", "--schedule", "never"], "schedule 'never' is unknown; known are geometric"),
         (["compile", "paper:lenet5", "--print-after", "lunch"], "--print-after: there is no pass 'lunch'"),
         (["print", "paper:lenet5", "--after", "lunch"], "there are capture, build-dependencies"),

@@ -94,8 +94,7 @@ class ByFunction(nn.Module):
         super().__init__()
         self.conv, self.plain, self.fc = nn.Conv2d(2, 6, 3), nn.BatchNorm2d(6, affine=False), nn.Linear(6, CLASSES)
         self.scale, self.shift = nn.Parameter(torch.rand(6)), nn.Parameter(torch.rand(6))
-        self.register_buffer("mean", torch.zeros(6))
-        self.register_buffer("var", torch.ones(6))
+        self.mean, self.var = nn.Buffer(torch.zeros(6)), nn.Buffer(torch.ones(6))
 
     def forward(self, x: Tensor) -> Tensor:
         x = functional.batch_norm(self.plain(self.conv(x)), self.mean, self.var, self.scale, bias=self.shift)

@@ -37,16 +37,16 @@ def of_group(program: Program, importance: Tensor, member: str, dim: int = 0) ->
         (Transformer, TOKENS, {}),
         (lambda: Attention(cross=True), TOKENS, {}),
         (Recurrent, TOKENS, {}),
-        (Functional, TOKENS, {"turned": {1}, "right": {1}}),
+        (Functional, TOKENS, {"turned": {1}}),
         (Grouped, TOKENS, {"up.weight": {1}}),
     ],
 )
 def test_which_dims_make_channels(
     factory: Callable[[], nn.Module], example: Tensor, expected: dict[str, set[int]]
 ) -> None:
-    """Outputs: dim 0 of most weights, dim 1 of transposed ones and on the right of a product; no frozen ones."""
+    """Outputs: dim 0 of most weights, dim 1 of transposed ones; frozen ones hold no channels."""
     program = prepared(factory(), example)
-    frozen = {"head.weight", "fc.weight"}
+    frozen = {"head.weight", "fc.weight", "right"}
     assert making_dims(program) == {
         name: set() if name in frozen else expected.get(name, {0}) for name in pool_of(program)
     }
@@ -128,8 +128,28 @@ def test_temperatures_that_make_no_sense(temperature: float) -> None:
     assert Grasp() == WEIGHT_CRITERIA["grasp"]
 
 
+class Product(nn.Module):
+    """A weight on the right of a product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Parameter(torch.randn(5, 8)), nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(torch.relu(x @ self.first))
+        return out
+
+
+def test_a_weight_on_the_right_of_a_product_has_columns() -> None:
+    program = prepared(Product(), torch.randn(2, 5))
+    assert making_dims(program) == {"first": {1}, "head.weight": set()}
+    found = SynflowOfChannels()(program, sensitivity(None)).importance
+    first, head = (weight.detach().abs() for weight in pool_of(program).values())
+    torch.testing.assert_close(found, first.sum(0) * head.sum(0), rtol=1e-12, atol=0)
+
+
 class Embedded(nn.Module):
-    """The embedding's channels end in a layer that is frozen at its output; no weight makes them."""
+    """No weight of a layer that multiplies makes the embedding's channels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -150,5 +170,5 @@ def test_channels_that_no_weight_makes_go_last(caplog: pytest.LogCaptureFixture)
     assert float(of_group(program, importance, "embed.weight", 1).min()) > float(
         of_group(program, importance, "body.weight").max()
     )
-    with pytest.raises(OptionError, match="synflow: it rates none of the 2 groups .* for no weight makes"):
+    with pytest.raises(OptionError, match=r"synflow: it rates none of the 2 groups .* for no weight makes"):
         channel_scores(program, {}, "synflow", set())
