@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from graphprune.dependencies import Dependencies, leaf_operands
 from graphprune.labels import PINNED, look_up, merged
-from graphprune.paths import Paths, WeightPath, distinct, paths_of
+from graphprune.paths import Ends, Hub, PerChannel, Step, WeightPath, distinct, paths_of
 from graphprune.planes import channel_planes, squash
 from graphprune.program import Program, stored_parameters
 from graphprune.weight_pool import Masks, live_of, pool_of
@@ -23,7 +23,7 @@ class Connectivity:
     A channel is *reached* if it depends on the input, and *useful* if an output depends on it, for weights that do not
     cancel. Biases pass nothing on: they are the same for every input. Where it cannot be told a channel counts as
     joined, so what is said to be dead is. Frozen channels always count so; depthwise filters pass their channel on even
-    when all of their weights are dead; and a channel that is in several places (layers that are added, factors of a
+    when all of their weights are dead; and a channel that is in several tensors at a time (branches, factors of a
     product, the same index of every group) is reached when it is in one of them.
 
     Attributes:
@@ -67,12 +67,10 @@ def connectivity_of(program: Program) -> Connectivity:
     """
     dependencies = program.dependencies
     assert dependencies is not None
-    paths = paths_of(program)
-    pairs = _live_pairs(program, paths)
-    reached, useful = _reached(dependencies, paths, pairs), _useful(dependencies, paths, pairs)
-    hits = [(pair & reached[path.columns]).any(1) for path, pair in zip(paths.weights, pairs, strict=True)]
-    outputs, cut = _cut_outputs(program, dependencies, paths.weights, hits)
-    return Connectivity(reached[:-1], useful[:-1], outputs, cut)
+    walk = _walk(program, dependencies)
+    weights = [(step, hit) for step, hit in zip(walk.steps, walk.hits, strict=True) if isinstance(step, WeightPath)]
+    outputs, cut = _cut_outputs(program, dependencies, weights)
+    return Connectivity(walk.reached[:-1], walk.useful[:-1], outputs, cut)
 
 
 def connected_masks(program: Program) -> Masks:
@@ -82,65 +80,85 @@ def connected_masks(program: Program) -> Masks:
     """
     dependencies = program.dependencies
     assert dependencies is not None
-    paths = paths_of(program)
-    pairs = _live_pairs(program, paths)
-    reached, useful = _reached(dependencies, paths, pairs), _useful(dependencies, paths, pairs)
-    pool = pool_of(program)
-    found = {name: torch.zeros_like(live_of(program, name, weight)) for name, weight in pool.items()}
-    for path in paths.weights:  # a weight that several nodes read is alive if it is for one of them
-        if path.name in pool:
-            joined = useful[path.rows].unsqueeze(1) & reached[path.columns]
-            found[path.name] |= path.spread(joined.to(pool[path.name].device), pool[path.name])
-    for name, channels in paths.per_channel:
-        if name in pool:
-            alive = (reached & useful)[channels].to(pool[name].device)
-            found[name] |= alive.reshape(-1, *[1] * (pool[name].dim() - 1))
-    followed = {path.name for path in paths.weights} | {name for name, _ in paths.per_channel}
-    return {
-        name: live_of(program, name, weight) & (found[name] if name in followed else True)
-        for name, weight in pool.items()
-    }
+    walk, pool = _walk(program, dependencies), pool_of(program)
+    joined: Masks = {}
+    for step, before, after in zip(walk.steps, walk.before, walk.after, strict=True):
+        if isinstance(step, (WeightPath, PerChannel)) and step.name in pool:
+            weight = pool[step.name]
+            if isinstance(step, WeightPath):
+                on_path = step.spread(after[step.rows].unsqueeze(1) & before[step.columns], weight)
+            else:
+                on_path = (before & after)[step.channels].reshape(-1, *[1] * (weight.dim() - 1)).expand(weight.shape)
+            # a weight that several nodes read is alive if it is for one of them
+            joined[step.name] = joined.get(step.name, torch.zeros((), dtype=torch.bool)) | on_path
+    live = {name: live_of(program, name, weight) for name, weight in pool.items()}
+    return {name: mask & joined[name].to(mask.device) if name in joined else mask for name, mask in live.items()}
 
 
-def _live_pairs(program: Program, paths: Paths) -> list[Tensor]:
-    parameters = stored_parameters(program.module)
-    return [path.flat(live_of(program, path.name, parameters[path.name])).cpu() for path in paths.weights]
+@dataclass(frozen=True, eq=False)
+class _Walk:
+    """A program from end to end and back; all over channels, with one more for what is frozen.
+
+    Attributes:
+        steps: In the order of the program.
+        before: For each step, what was reached before it.
+        after: For each step, what is useful after it.
+        hits: For each step, which rows of a weight are reached; empty for other steps.
+        reached: In the end.
+        useful: In the beginning.
+    """
+
+    steps: list[Step]
+    before: list[Tensor]
+    after: list[Tensor]
+    hits: list[Tensor]
+    reached: Tensor
+    useful: Tensor
 
 
-def _reached(dependencies: Dependencies, paths: Paths, pairs: list[Tensor]) -> Tensor:
-    """Bool ``(channels + 1,)``, the last for what is frozen."""
-    reached = _ends(dependencies, paths.sources)
-    count = -1
-    while count != (count := int(reached.sum())):
-        for path, pair in zip(paths.weights, pairs, strict=True):
-            reached[path.rows[(pair & reached[path.columns]).any(1)]] = True
-        for before, after in paths.hubs:
-            reached[after] |= reached[before].any()
-    return reached
+def _walk(program: Program, dependencies: Dependencies) -> _Walk:
+    """One pass in each direction is enough: what a step reads, earlier steps have made."""
+    steps, parameters = paths_of(program), stored_parameters(program.module)
+    pairs = [
+        step.flat(live_of(program, step.name, parameters[step.name])).cpu() if isinstance(step, WeightPath) else None
+        for step in steps
+    ]
+    reached, useful = (torch.arange(dependencies.channels + 1) == dependencies.channels for _ in range(2))
+    before, after, hits = [], [], []
+    for step, pair in zip(steps, pairs, strict=True):
+        before.append(reached.clone())
+        hits.append(_forward(step, pair, reached))
+    for step, pair in zip(reversed(steps), reversed(pairs), strict=True):
+        after.append(useful.clone())
+        _backward(step, pair, useful)
+    return _Walk(steps, before, after[::-1], hits, reached, useful)
 
 
-def _useful(dependencies: Dependencies, paths: Paths, pairs: list[Tensor]) -> Tensor:
-    """As `_reached`, from the other end."""
-    useful = _ends(dependencies, paths.sinks)
-    count = -1
-    while count != (count := int(useful.sum())):
-        for path, pair in zip(reversed(paths.weights), reversed(pairs), strict=True):
-            useful[path.columns[(pair & useful[path.rows].unsqueeze(1)).any(0)]] = True
-        for before, after in reversed(paths.hubs):
-            useful[before] |= useful[after].any()
-    return useful
+def _forward(step: Step, pair: Tensor | None, reached: Tensor) -> Tensor:
+    """Adds what a step reaches, and returns the rows of its weight that are reached."""
+    hit = torch.empty(0, dtype=torch.bool)
+    if isinstance(step, WeightPath) and pair is not None:
+        hit = (pair & reached[step.columns]).any(1)
+        reached[step.rows[hit]] = True
+    elif isinstance(step, Hub):
+        reached[step.after] |= reached[step.before].any()
+    elif isinstance(step, Ends):
+        reached[step.sources] = True
+    return hit
 
 
-def _ends(dependencies: Dependencies, channels: list[Tensor]) -> Tensor:
-    ends = torch.zeros(dependencies.channels + 1, dtype=torch.bool)
-    ends[-1] = True
-    for each in channels:
-        ends[each] = True
-    return ends
+def _backward(step: Step, pair: Tensor | None, useful: Tensor) -> None:
+    """Adds what a step makes useful."""
+    if isinstance(step, WeightPath) and pair is not None:
+        useful[step.columns[(pair & useful[step.rows].unsqueeze(1)).any(0)]] = True
+    elif isinstance(step, Hub):
+        useful[step.before] |= useful[step.after].any()
+    elif isinstance(step, Ends):
+        useful[step.sinks] = True
 
 
 def _cut_outputs(
-    program: Program, dependencies: Dependencies, weights: list[WeightPath], hits: list[Tensor]
+    program: Program, dependencies: Dependencies, weights: list[tuple[WeightPath, Tensor]]
 ) -> tuple[int, tuple[tuple[str, int], ...]]:
     """Number of outputs, and the rows of those that no live path gets to.
 
@@ -149,14 +167,13 @@ def _cut_outputs(
     Args:
         program: The program.
         dependencies: Its dependencies.
-        weights: Weights, in the order of the program.
-        hits: Which rows of each are reached.
+        weights: Weights, in the order of the program, and which rows of each are reached.
     """
     root = _ties_without_pins(dependencies)
     owners = {(owner.name, owner.dim): owner for owner in dependencies.stored}
     rows = [
         (path.name, look_up(root, owners[path.name, path.row].labels), hit)
-        for path, hit in zip(weights, hits, strict=True)
+        for path, hit in weights
         if (path.name, path.row) in owners
     ]
     made = _roots_of_output(program, dependencies, root)

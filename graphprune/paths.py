@@ -57,36 +57,59 @@ class WeightPath:
         return moved.expand(like.shape)
 
 
-@dataclass
-class Paths:
-    """All that leads from channel to channel in a program.
+@dataclass(frozen=True)
+class PerChannel:
+    """A parameter that acts on each channel by itself (depthwise).
 
     Attributes:
-        weights: In the order of the program.
-        per_channel: Parameters that act on each channel by itself (depthwise), with the channel of each index of dim 0.
-        hubs: Channels that mix (a normalisation over channels, a softmax), and the channels that they all get into.
-        sources: Channels that depend on the input in a way that no weight tells: an embedding, a product of data.
-        sinks: Channels that the output depends on in such a way.
+        name: The parameter.
+        channels: Channel of each index of dim 0.
     """
 
-    weights: list[WeightPath] = field(default_factory=list)
-    per_channel: list[tuple[str, Tensor]] = field(default_factory=list)
-    hubs: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-    sources: list[Tensor] = field(default_factory=list)
-    sinks: list[Tensor] = field(default_factory=list)
+    name: str
+    channels: Tensor
 
 
-def paths_of(program: Program) -> Paths:
-    """Finds the paths of an analysed program."""
+@dataclass(frozen=True)
+class Hub:
+    """Channels that mix: a normalisation over channels, a softmax.
+
+    Attributes:
+        before: What goes in.
+        after: What all of it gets into.
+    """
+
+    before: Tensor
+    after: Tensor
+
+
+@dataclass(frozen=True)
+class Ends:
+    """Channels that depend on the input, or that the output depends on, in a way that no weight tells.
+
+    Attributes:
+        sources: The former: of an embedding, a product of data.
+        sinks: The latter: of what is multiplied with data, or reduced.
+    """
+
+    sources: Tensor
+    sinks: Tensor
+
+
+Step = WeightPath | PerChannel | Hub | Ends
+
+
+def paths_of(program: Program) -> list[Step]:
+    """All that leads from channel to channel in an analysed program, in its order."""
     dependencies = program.dependencies
     assert dependencies is not None
-    paths, finder = Paths(), _WeightFinder(program, dependencies)
+    finder = _WeightFinder(program, dependencies)
     names = {contraction.node for contraction in dependencies.contractions}
-    known = {node.name for node in program.module.graph.nodes if node.name in names and finder.add(node, paths)}
+    of_nodes = {node.name: finder.steps(node) for node in program.module.graph.nodes if node.name in names}
+    known = {name for name, steps in of_nodes.items() if steps and not any(isinstance(step, Ends) for step in steps)}
     run = _PathRun(
         ReplayedSpace(dependencies.space), device_of(program), choices=dict(dependencies.choices),
         attention=program.attention, channel_of=_with_frozen(dependencies, dependencies.channel_of), known=known,
-        paths=paths,
     )  # fmt: skip
 
     def record(node: fx.Node, result: Any) -> None:
@@ -94,7 +117,8 @@ def paths_of(program: Program) -> Paths:
             run.mark(result)
 
     interpret(program, run, meta_tensors(program.module), program.example, record)
-    return paths
+    order = [node.name for node in program.module.graph.nodes]
+    return [step for name in order for step in (*of_nodes.get(name, ()), *run.found.get(name, ()))]
 
 
 def _with_frozen(dependencies: Dependencies, channels: Tensor) -> Tensor:
@@ -122,28 +146,20 @@ class _WeightFinder:
         self.names = {id(parameter): name for name, parameter in stored_parameters(program.module).items()}
         self.classes = dependencies.classes()
 
-    def add(self, node: fx.Node, paths: Paths) -> bool:
-        """Adds the weights of a node; false where it is not known what they do: then their channels are both ends."""
+    def steps(self, node: fx.Node) -> list[Step]:
+        """What the weights of a node do; where that is not known, their channels are both ends."""
         read = list(self._read(node))
-        if not read:
-            return False
-        orientations = [self._orientation(node, parameter) for parameter in read]
-        if any(found is None for found in orientations):
-            for parameter in read:
-                channels = self._all_channels(parameter)
-                paths.sources.append(channels)
-                paths.sinks.append(channels)
-            return False
-        for parameter, found in zip(read, orientations, strict=True):
-            assert found is not None
-            row, column, per_channel = found
-            name = self.names[id(parameter)]
-            if per_channel:
-                paths.per_channel.append((name, self._channels(parameter, 0)))
-                continue
-            rows, columns = self._channels(parameter, row), self._channels(parameter, column)
-            paths.weights.append(WeightPath(name, row, column, rows, columns))
-        return True
+        found = [(parameter, self._orientation(node, parameter)) for parameter in read]
+        if any(orientation is None for _, orientation in found):
+            channels = distinct(self._channels(each, dim) for each in read for dim in range(each.dim()))
+            return [Ends(channels, channels)]
+        return [self._step(parameter, *orientation) for parameter, orientation in found if orientation is not None]
+
+    def _step(self, parameter: nn.Parameter, row: int, column: int, per_channel: bool) -> Step:
+        name = self.names[id(parameter)]
+        if per_channel:
+            return PerChannel(name, self._channels(parameter, 0))
+        return WeightPath(name, row, column, self._channels(parameter, row), self._channels(parameter, column))
 
     def _read(self, node: fx.Node) -> Iterator[nn.Parameter]:
         """Parameters of two dims or more."""
@@ -183,9 +199,6 @@ class _WeightFinder:
             return torch.full((parameter.shape[dim],), self.dependencies.channels)
         return _with_frozen(self.dependencies, known)
 
-    def _all_channels(self, parameter: nn.Parameter) -> Tensor:
-        return distinct(self._channels(parameter, dim) for dim in range(parameter.dim()))
-
 
 def _of_layer(layer: nn.Module, parameter: nn.Parameter) -> tuple[int, int, bool] | None:
     if getattr(layer, "weight", None) is not parameter:
@@ -205,12 +218,12 @@ class _PathRun(LabelRun):
     Attributes:
         channel_of: Of each label; the number of channels for frozen ones.
         known: Nodes whose contractions are with weights that are known.
-        paths: What is found.
+        found: What is found, by node.
     """
 
     channel_of: Tensor = field(default_factory=lambda: torch.empty(0))
     known: set[str] = field(default_factory=set)
-    paths: Paths = field(default_factory=Paths)
+    found: dict[str, list[Step]] = field(default_factory=dict)
     _computed: dict[int, Labelled] = field(default_factory=dict, repr=False)
 
     def mark(self, tree: Any) -> None:
@@ -234,11 +247,13 @@ class _PathRun(LabelRun):
 
     def _note(self, call: OpCall, before: Tensor, after: Tensor) -> None:
         """Notes what an op makes of the channels of its operands, other than passing them on."""
-        self.paths.sources.append(after[~torch.isin(after, before)])
+        new, gone = after[~torch.isin(after, before)], before[~torch.isin(before, after)]
+        lost = gone if call.contracts or (call.mixes and not len(after)) else gone[:0]
+        steps = self.found.setdefault(self.node, [])
+        if len(new) or len(lost):
+            steps.append(Ends(new, lost))
         if call.mixes and len(after):
-            self.paths.hubs.append((before, after))
-        elif call.mixes or call.contracts:
-            self.paths.sinks.append(before[~torch.isin(before, after)])
+            steps.append(Hub(before, after))
 
     def _channels(self, planes: Iterable[Tensor]) -> Tensor:
         return distinct(self.channel_of[squash(plane)].reshape(-1) for plane in channel_planes(tuple(planes)))

@@ -101,9 +101,9 @@ def positive(model: nn.Module) -> nn.Module:
 def random_masks(program: Program, share: float, seed: int) -> Masks:
     """Dead rows, columns and single weights.
 
-    Depthwise filters stay, for a dead one counts as passing its channel on; so does what makes the scales of a product,
-    for a channel that only its scale reaches counts as reached before the product too. What happens to one group of a grouped
-    convolution happens to the other, for the same index of all groups is one channel.
+    Depthwise filters stay, for a dead one counts as passing its channel on; what reads the channels before a product
+    reads all. What happens to one group of a grouped convolution happens to the other, for the same index of all groups
+    is one channel.
     """
     generator = torch.Generator().manual_seed(seed)
     masks = {}
