@@ -1,6 +1,8 @@
 """Datasets in the layouts that they are published in, read from a directory that the user names.
 
-The directory is an argument, or what the environment variable ``GRAPHPRUNE_DATA`` says. Nothing is downloaded.
+The directory is an argument, or what the environment variable ``GRAPHPRUNE_DATA`` says. Nothing is downloaded. The test
+images are those that the publisher calls so; the images for choices are cut from the training images, by a fixed seed.
+Folders of pictures are read by `graphprune.image_folders`.
 """
 
 from __future__ import annotations
@@ -13,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphprune.datasets import Dataset, Split
-from graphprune.errors import InputError
+from graphprune.datasets import MNIST_MEAN, MNIST_STD, Dataset, Normalisation, Split
+from graphprune.errors import InputError, OptionError
 
 VARIABLE = "GRAPHPRUNE_DATA"
 
@@ -27,74 +29,116 @@ CIFAR_MEAN, CIFAR_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Source: torchvision's documentation of its pretrained weights.
 """
 
-_VALIDATION = 0.1
-"""Share of the training images that is kept for choices."""
+VALIDATION = 0.1
+"""Share of the training images that is kept for choices; the paper's appendix F tunes on a share of 0.2."""
+
+FLIP = 0.2
+"""Probability that a training image of CIFAR-10 or Imagenette is mirrored; source: appendix J of the paper."""
 
 _CIFAR_ROW = 1 + 3 * 32 * 32
 
+_IDX_FILES = (
+    "train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte",
+)  # fmt: skip
+_CIFAR_FILES = (*(f"data_batch_{index}.bin" for index in range(1, 6)), "test_batch.bin")
 
-def fashion_mnist(directory: str | Path | None = None, seed: int = 0) -> Dataset:
-    """Fashion-MNIST: 54000 images to train, 6000 to validate, 10000 to test.
+
+def mnist(directory: str | Path | None = None, seed: int = 0, validation: float = VALIDATION) -> Dataset:
+    """MNIST: 54000 images to train, 6000 to validate, 10000 to test; normalised and not augmented.
 
     Args:
         directory: Holds the four IDX files, ``train-images-idx3-ubyte.gz`` and so on, packed or not, in it or in a
-            folder ``FashionMNIST/raw`` or ``fashion-mnist`` of it.
+            folder ``MNIST/raw`` or ``mnist`` of it.
         seed: Of the shuffle that the validation split is cut from.
+        validation: Share of the training images that is kept for choices, above 0 and below 1.
+
+    Returns:
+        Images ``(1, 28, 28)``, normalised by `MNIST_MEAN` and `MNIST_STD`; 10 classes.
+
+    Raises:
+        InputError: no directory is named, or a file is missing or damaged.
+        OptionError: the share is out of range.
+    """
+    folder = find_folder("mnist", directory, ("", "mnist", "MNIST/raw"), _IDX_FILES)
+    return _idx_dataset("mnist", folder, MNIST_MEAN, MNIST_STD, seed, validation)
+
+
+def fashion_mnist(directory: str | Path | None = None, seed: int = 0, validation: float = VALIDATION) -> Dataset:
+    """Fashion-MNIST: 54000 images to train, 6000 to validate, 10000 to test; normalised and not augmented.
+
+    Args:
+        directory: As for `mnist`, or a folder ``FashionMNIST/raw`` or ``fashion-mnist`` of it.
+        seed: As for `mnist`.
+        validation: As for `mnist`.
 
     Returns:
         Images ``(1, 28, 28)``, normalised by `FASHION_MEAN` and `FASHION_STD`; 10 classes.
 
     Raises:
         InputError: no directory is named, or a file is missing or damaged.
+        OptionError: the share is out of range.
     """
-    folder = _folder("fashion_mnist", directory, ("", "fashion-mnist", "FashionMNIST/raw"), "train-images-idx3-ubyte")
-    parts = {}
-    for part in ("train", "t10k"):
-        pixels = _read_idx(folder / f"{part}-images-idx3-ubyte", dims=3)[:, None]
-        labels = _read_idx(folder / f"{part}-labels-idx1-ubyte", dims=1)
-        parts[part] = _split(pixels, labels, (FASHION_MEAN,), (FASHION_STD,))
-    return _dataset("fashion_mnist", parts["train"], parts["t10k"], seed)
+    folder = find_folder("fashion_mnist", directory, ("", "fashion-mnist", "FashionMNIST/raw"), _IDX_FILES)
+    return _idx_dataset("fashion_mnist", folder, FASHION_MEAN, FASHION_STD, seed, validation)
 
 
-def cifar10(directory: str | Path | None = None, seed: int = 0) -> Dataset:
-    """CIFAR-10: 45000 images to train, 5000 to validate, 10000 to test.
+def cifar10(directory: str | Path | None = None, seed: int = 0, validation: float = VALIDATION) -> Dataset:
+    """CIFAR-10: 45000 images to train, 5000 to validate, 10000 to test; to be mirrored in training, see `FLIP`.
 
     Args:
         directory: Holds ``data_batch_1.bin`` to ``data_batch_5.bin`` and ``test_batch.bin``, in it or in its folder
             ``cifar-10-batches-bin``.
-        seed: Of the shuffle that the validation split is cut from.
+        seed: As for `mnist`.
+        validation: As for `mnist`.
 
     Returns:
         Images ``(3, 32, 32)``, normalised by `CIFAR_MEAN` and `CIFAR_STD`; 10 classes.
 
     Raises:
         InputError: no directory is named, or a file is missing or damaged.
+        OptionError: the share is out of range.
     """
-    folder = _folder("cifar10", directory, ("", "cifar-10-batches-bin"), "data_batch_1.bin")
+    folder = find_folder("cifar10", directory, ("", "cifar-10-batches-bin"), _CIFAR_FILES)
     known = torch.cat([_read_cifar(folder / f"data_batch_{index}.bin") for index in range(1, 6)])
     test = _read_cifar(folder / "test_batch.bin")
-    return _dataset("cifar10", _cifar_split(known), _cifar_split(test), seed)
+    known_part, test_part = ((rows[:, 1:].reshape(-1, 3, 32, 32), rows[:, 0]) for rows in (known, test))
+    return dataset_of("cifar10", known_part, test_part, (CIFAR_MEAN, CIFAR_STD), seed, validation, FLIP)
 
 
-def _cifar_split(rows: Tensor) -> Split:
-    return _split(rows[:, 1:].reshape(-1, 3, 32, 32), rows[:, 0], CIFAR_MEAN, CIFAR_STD)
+def _idx_dataset(name: str, folder: Path, mean: float, std: float, seed: int, validation: float) -> Dataset:
+    images, labels, test_images, test_labels = (folder / file for file in _IDX_FILES)
+    known, test = (
+        (_read_idx(of_images, dims=3)[:, None], _read_idx(of_labels, dims=1))
+        for of_images, of_labels in ((images, labels), (test_images, test_labels))
+    )
+    return dataset_of(name, known, test, ((mean,), (std,)), seed, validation)
 
 
-def _folder(name: str, directory: str | Path | None, places: tuple[str, ...], first: str) -> Path:
-    """The first of some places in a directory that has a file, whole or packed.
+def find_folder(name: str, directory: str | Path | None, places: tuple[str, ...], files: tuple[str, ...]) -> Path:
+    """The first of some places in a directory that has the first of some files or folders, as it is or packed.
+
+    Args:
+        name: Of the dataset.
+        directory: The directory; None for what `VARIABLE` names.
+        places: Paths of folders in it, ``""`` for itself.
+        files: The layout; the first decides, all are named where it is absent.
 
     Raises:
         InputError: there is none.
     """
+    layout = f"one folder with {', '.join(files)}"
     named = directory if directory is not None else os.environ.get(VARIABLE)
     if named is None:
-        raise InputError(f"{name}: no directory is named; give it, or set {VARIABLE}")
+        raise InputError(f"{name}: no directory is named; give it, or set {VARIABLE}. Expected in it: {layout}")
     for place in places:
         folder = Path(named) / place
-        if (folder / first).is_file() or (folder / f"{first}.gz").is_file():
+        if (folder / files[0]).exists() or (folder / f"{files[0]}.gz").is_file():
             return folder
-    wanted = " or ".join(str(Path(named) / place / first) for place in places)
-    raise InputError(f"{name}: there is no {wanted}; nothing is downloaded, so put the files there")
+    wanted = " or ".join(str(Path(named) / place / files[0]) for place in places)
+    raise InputError(
+        f"{name}: there is no {wanted}. Expected: {layout}. Nothing is downloaded, so put the files there, or name "
+        f"another directory as argument or in {VARIABLE}"
+    )
 
 
 def _read_idx(path: Path, dims: int) -> Tensor:
@@ -121,16 +165,40 @@ def _read_cifar(path: Path) -> Tensor:
     return torch.from_numpy(content.reshape(-1, _CIFAR_ROW))
 
 
-def _split(pixels: Tensor, labels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Split:
-    """Bytes ``(N, C, H, W)`` scaled to [0, 1] and normalised by channel."""
-    center, scale = (torch.tensor(values).reshape(1, -1, 1, 1) for values in (mean, std))
-    return Split((pixels.to(torch.float32) / 255 - center) / scale, labels.to(torch.int64))
+Pixels = tuple[Tensor, Tensor]
+"""Bytes ``(N, C, H, W)`` and class indices ``(N,)``."""
 
 
-def _dataset(name: str, known: Split, test: Split, seed: int) -> Dataset:
-    order = torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))
-    validation, train = order.split([round(_VALIDATION * len(known)), len(known) - round(_VALIDATION * len(known))])
-    return Dataset(
-        name, Split(known.inputs[train], known.targets[train]),
-        Split(known.inputs[validation], known.targets[validation]), test,
-    )  # fmt: skip
+def dataset_of(
+    name: str, known: Pixels, test: Pixels, moments: tuple[tuple[float, ...], tuple[float, ...]], seed: int,
+    validation: float, flip: float = 0.0,
+) -> Dataset:  # fmt: skip
+    """Normalises pixels, and cuts a validation split from those that are not for tests.
+
+    Args:
+        name: Of the dataset.
+        known: What is to be split.
+        test: What is not.
+        moments: Mean and standard deviation of each channel, of pixels scaled to [0, 1].
+        seed: Of the shuffle that the validation split is cut from.
+        validation: Share of ``known`` that it takes, above 0 and below 1.
+        flip: Probability that a training image is to be mirrored.
+
+    Raises:
+        OptionError: the share leaves nothing to one of the two.
+    """
+    count = len(known[1])
+    chosen = round(validation * count)
+    if not 0 < chosen < count:
+        raise OptionError(
+            f"{name}: validation must leave images to both splits, got {validation} of {count} images; to train on all "
+            "when the choices are made, take Dataset.known"
+        )
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    parts = [(known[0][rows], known[1][rows]) for rows in order.split([chosen, count - chosen])]
+    held_out, train, tested = (_split(part, moments) for part in (*parts, test))
+    return Dataset(name, train, held_out, tested, Normalisation(*moments), flip)
+
+
+def _split(part: Pixels, moments: tuple[tuple[float, ...], tuple[float, ...]]) -> Split:
+    return Split(Normalisation(*moments).apply(part[0].to(torch.float32) / 255), part[1].to(torch.int64))

@@ -58,6 +58,33 @@ class Split:
         return Split(self.inputs.to(device), self.targets.to(device))
 
 
+@dataclass(frozen=True)
+class Normalisation:
+    """How pixels in [0, 1] became inputs: ``(pixel - mean) / std``, by channel.
+
+    Attributes:
+        mean: of each channel, one for all where there is one.
+        std: likewise, above 0.
+    """
+
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+    def apply(self, pixels: Tensor) -> Tensor:
+        """Inputs ``(N, C, H, W)`` of pixels of the same shape, in [0, 1]."""
+        mean, std = self._planes(pixels)
+        return (pixels - mean) / std
+
+    def undo(self, inputs: Tensor) -> Tensor:
+        """Pixels of inputs ``(N, C, H, W)``."""
+        mean, std = self._planes(inputs)
+        return inputs * std + mean
+
+    def _planes(self, like: Tensor) -> list[Tensor]:
+        return [torch.tensor(values, dtype=like.dtype, device=like.device).view(1, -1, 1, 1)
+                for values in (self.mean, self.std)]
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Three disjoint splits.
@@ -67,12 +94,24 @@ class Dataset:
         train: samples that fit the weights and score the channels.
         validation: samples that choices are made on.
         test: samples that only the final figures are taken from.
+        normalisation: how the inputs came from pixels, for what is measured in units of pixels.
+        flip: probability that a training image is to be mirrored, see `mirrored`; 0 for no augmentation.
     """
 
     name: str
     train: Split
     validation: Split
     test: Split
+    normalisation: Normalisation = Normalisation()
+    flip: float = 0.0
+
+    @property
+    def known(self) -> Split:
+        """Training and validation together: what to train on once all choices are made."""
+        return Split(
+            torch.cat([self.train.inputs, self.validation.inputs]),
+            torch.cat([self.train.targets, self.validation.targets]),
+        )
 
     @property
     def in_shape(self) -> tuple[int, int, int]:
@@ -109,7 +148,7 @@ def mnist_5k(seed: int = 0) -> Dataset:
     train, validation, test = (
         Split(x, y) for x, y in zip(inputs.split((3500, 500, 1000)), targets.split((3500, 500, 1000)), strict=True)
     )
-    return Dataset("mnist_5k", train, validation, test)
+    return Dataset("mnist_5k", train, validation, test, Normalisation((MNIST_MEAN,), (MNIST_STD,)))
 
 
 def batches(split: Split, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
@@ -127,6 +166,27 @@ def batches(split: Split, batch_size: int, generator: torch.Generator) -> Iterat
     if batch_size < 1:
         raise OptionError(f"batch_size must be 1 or more, got {batch_size}")
     return _shuffled(split, batch_size, generator)
+
+
+def mirrored(inputs: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    """Images ``(N, C, H, W)``, each mirrored left to right with some probability.
+
+    Source: appendix J of the paper, which mirrors a training image of CIFAR-10 or Imagenette with probability 0.2.
+
+    Args:
+        inputs: the images; they are not changed.
+        probability: in [0, 1]; with 0 nothing is drawn.
+        generator: a CPU generator, which one number for each image is drawn from.
+
+    Raises:
+        OptionError: if `probability` is out of range.
+    """
+    if not 0 <= probability <= 1:
+        raise OptionError(f"probability must be in [0, 1], got {probability}")
+    if probability == 0:
+        return inputs
+    chosen = (torch.rand(len(inputs), generator=generator) < probability).to(inputs.device)
+    return torch.where(chosen.view(-1, 1, 1, 1), inputs.flip(-1), inputs)
 
 
 def sensitivity_batches(split: Split, samples: int, batch_size: int, seed: int) -> list[Batch]:

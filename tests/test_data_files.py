@@ -17,8 +17,10 @@ from graphprune.data_files import (
     VARIABLE,
     cifar10,
     fashion_mnist,
+    mnist,
 )
-from graphprune.errors import InputError
+from graphprune.datasets import MNIST_MEAN, MNIST_STD
+from graphprune.errors import InputError, OptionError
 
 RNG = np.random.default_rng(0)
 
@@ -62,13 +64,31 @@ def test_fashion_mnist(place: str, packed: bool, tmp_path: Path) -> None:
     assert data.test.targets.tolist() == written["t10k-labels-idx1-ubyte"].tolist()
 
 
+@pytest.mark.parametrize(("place", "packed"), [("", False), ("MNIST/raw", True), ("mnist", True)])
+def test_mnist(place: str, packed: bool, tmp_path: Path) -> None:
+    written = write_fashion(tmp_path / place, packed=packed)
+    data = mnist(tmp_path, validation=0.2)
+    assert [len(split) for split in (data.train, data.validation, data.test)] == [40, 10, 12]
+    assert data.name == "mnist" and data.flip == 0 and len(data.known) == 50
+    pixels = torch.from_numpy(written["t10k-images-idx3-ubyte"]).float() / 255
+    torch.testing.assert_close(data.test.inputs[:, 0] * MNIST_STD + MNIST_MEAN, pixels, rtol=0, atol=1e-6)
+    torch.testing.assert_close(data.normalisation.undo(data.test.inputs)[:, 0], pixels, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, 0.001])
+def test_a_share_that_leaves_nothing_is_refused(share: float, tmp_path: Path) -> None:
+    write_fashion(tmp_path, packed=False)
+    with pytest.raises(OptionError, match="must leave images to both splits"):
+        mnist(tmp_path, validation=share)
+
+
 def test_cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = write_cifar(tmp_path / "cifar-10-batches-bin")
     monkeypatch.setenv(VARIABLE, str(tmp_path))
     data = cifar10()
     assert [len(split) for split in (data.train, data.validation, data.test)] == [45, 5, 10]
     rows = written["test_batch"]
-    assert data.test.targets.tolist() == rows[:, 0].tolist()
+    assert data.test.targets.tolist() == rows[:, 0].tolist() and data.flip == 0.2
     for channel, (mean, std) in enumerate(zip(CIFAR_MEAN, CIFAR_STD, strict=True)):
         plane = torch.from_numpy(rows[:, 1 + 1024 * channel : 1 + 1024 * (channel + 1)]).float().reshape(-1, 32, 32)
         torch.testing.assert_close(data.test.inputs[:, channel] * std + mean, plane / 255, rtol=0, atol=1e-6)
@@ -88,8 +108,10 @@ def test_what_is_missing_or_damaged_is_named(tmp_path: Path, monkeypatch: pytest
     monkeypatch.delenv(VARIABLE, raising=False)
     with pytest.raises(InputError, match=rf"cifar10: no directory is named; give it, or set {VARIABLE}"):
         cifar10()
-    with pytest.raises(InputError, match=r"fashion_mnist: there is no .*train-images-idx3-ubyte"):
+    with pytest.raises(InputError, match=r"fashion_mnist: there is no .*train-images-idx3-ubyte") as caught:
         fashion_mnist(tmp_path)
+    for told in (str(tmp_path), "t10k-labels-idx1-ubyte", VARIABLE):
+        assert told in str(caught.value)
     write_fashion(tmp_path, packed=False)
     labels = tmp_path / "t10k-labels-idx1-ubyte"
     labels.write_bytes(labels.read_bytes()[:-1])

@@ -9,7 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from graphprune.datasets import MNIST_MEAN, MNIST_STD, Dataset, Split, batches, mnist_5k, sensitivity_batches
+from graphprune.datasets import (
+    MNIST_MEAN,
+    MNIST_STD,
+    Dataset,
+    Normalisation,
+    Split,
+    batches,
+    mirrored,
+    mnist_5k,
+    sensitivity_batches,
+)
 from graphprune.errors import InputError, OptionError, UserError
 
 
@@ -156,3 +166,27 @@ def test_sensitivity_batches_follow_the_seed_alone(numbered: Split) -> None:
 def test_sensitivity_batches_refuse_nothing(numbered: Split, samples: int, batch_size: int) -> None:
     with pytest.raises(OptionError, match="must be 1 or more"):
         sensitivity_batches(numbered, samples, batch_size, seed=0)
+
+
+def test_mirrored_images_are_the_drawn_ones() -> None:
+    images = torch.randn(2000, 2, 3, 4)
+    before = images.clone()
+    result = mirrored(images, 0.2, torch.Generator().manual_seed(0))
+    assert torch.equal(images, before)
+    left = (result == images).all((1, 2, 3))
+    turned = (result == images[..., [3, 2, 1, 0]]).all((1, 2, 3))
+    assert bool((left ^ turned).all())
+    # four standard deviations of a share of 0.2 among 2000
+    assert abs(turned.float().mean().item() - 0.2) < 4 * (0.2 * 0.8 / 2000) ** 0.5
+    assert torch.equal(result, mirrored(images, 0.2, torch.Generator().manual_seed(0)))
+    assert torch.equal(mirrored(images, 0.0, torch.Generator()), images)
+    with pytest.raises(OptionError, match=r"in \[0, 1\], got 2"):
+        mirrored(images, 2, torch.Generator())
+
+
+def test_normalisation_is_undone() -> None:
+    pixels = torch.rand(3, 2, 4, 4)
+    normalisation = Normalisation((0.5, 0.2), (0.1, 0.4))
+    inputs = normalisation.apply(pixels)
+    torch.testing.assert_close(inputs[:, 1], (pixels[:, 1] - 0.2) / 0.4, rtol=0, atol=1e-6)
+    torch.testing.assert_close(normalisation.undo(inputs), pixels, rtol=0, atol=1e-6)

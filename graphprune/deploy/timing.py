@@ -243,7 +243,7 @@ def _sample(
     """One sample of every model in each round, in milliseconds for a run."""
     samples: dict[str, list[float]] = {name: [] for name in bound}
     for done in range(1, repeats + 1):
-        with _garbage_collector_off():
+        with garbage_collector_off():
             for name, session in bound.items():
                 samples[name].append(timed_ms(session, runs[name]))
         if on_progress is not None:
@@ -260,7 +260,7 @@ def timed_ms(session: BoundSession, runs: int) -> float:
 
 
 @contextmanager
-def _garbage_collector_off() -> Iterator[None]:
+def garbage_collector_off() -> Iterator[None]:
     """A collection in the middle of a sample would be counted as latency."""
     was_on = gc.isenabled()
     gc.disable()
