@@ -30,9 +30,17 @@ from graphprune.site import Acts, Site, site_of
 from graphprune.whole import is_recurrent_layer
 
 
-def find_sites(program: Program, dependencies: Dependencies) -> tuple[Site, ...]:
-    """The sites of all channels, in the order of the graph."""
-    finder = _SiteFinder(program, dependencies)
+def find_sites(
+    program: Program, dependencies: Dependencies, passed: frozenset[str] = frozenset()
+) -> tuple[Site, ...]:
+    """The sites of all channels, in the order of the graph.
+
+    Args:
+        program: The program.
+        dependencies: Its channels.
+        passed: Normalisations, by node, that gates come before, against what is right: for replications.
+    """
+    finder = _SiteFinder(program, dependencies, passed)
     with evaluating(program.module):
         for node in program.module.graph.nodes:
             finder.visit_consumer(node)
@@ -42,9 +50,10 @@ def find_sites(program: Program, dependencies: Dependencies) -> tuple[Site, ...]
 class _SiteFinder:
     """Walks back from consumers; remembers for each node which channels were already traced through it."""
 
-    def __init__(self, program: Program, dependencies: Dependencies) -> None:
-        self.program, self.dependencies = program, dependencies
-        self.stops = dependencies.normalised | {contraction.node for contraction in dependencies.contractions}
+    def __init__(self, program: Program, dependencies: Dependencies, passed: frozenset[str]) -> None:
+        self.program, self.dependencies, self.passed = program, dependencies, passed
+        contractions = {contraction.node for contraction in dependencies.contractions}
+        self.stops = (dependencies.normalised - passed) | contractions
         self.order = {node.name: place for place, node in enumerate(program.module.graph.nodes)}
         self.sites: dict[str, Tensor] = {}
         self.sites_at_users: dict[tuple[str, str], Tensor] = {}
@@ -113,6 +122,8 @@ class _SiteFinder:
         """The inputs to walk on through; none where the walk ends."""
         if node.name in self.stops or node.name in self._seen_by_others or not node.all_input_nodes:
             return []
+        if node.name in self.passed:
+            return _followed(self.dependencies, node)
         if node.name not in self._keeps_zero:
             self._keeps_zero[node.name] = _keeps_zero(self.program, self.dependencies, node)
         if not self._keeps_zero[node.name]:

@@ -24,8 +24,9 @@ SETTINGS = DemoSettings(network="mlp5", sparsity=0.9, epochs=1, batch=16, provid
 def digits() -> Dataset:
     """A few real digits."""
     data = mnist_5k()
-    few = [Split(split.inputs[:96], split.targets[:96]) for split in (data.train, data.validation, data.test)]
-    return Dataset(data.name, *few)
+    splits = (data.train, data.validation, data.test)
+    train, validation, test = (Split(split.inputs[:96], split.targets[:96]) for split in splits)
+    return Dataset(data.name, train, validation, test)
 
 
 @pytest.fixture(scope="module")

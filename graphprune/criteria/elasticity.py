@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from graphprune.criteria.criterion import CRITERIA, Accumulate, Sensitivity
 from graphprune.data import Batch, evaluate_loss
 from graphprune.errors import LossError, is_out_of_memory
 from graphprune.gate_sites import find_sites
 from graphprune.gates import GatedModule, can_be_per_sample, insert_gates
-from graphprune.program import Program, device_of
+from graphprune.program import Layers, Program, device_of
 from graphprune.randomness import private_random_state
 from graphprune.scores import Scores
 
@@ -39,9 +40,12 @@ class Elasticity:
 
     Attributes:
         training: Score with batch statistics and dropout, as in training; in evaluation mode by default.
+        before_normalisation: Gates come before normalisations instead of after them, as in the published code; in
+            training mode a normalisation by the batch undoes them, and no gradient is left.
     """
 
     training: bool = False
+    before_normalisation: bool = False
 
     def __call__(self, program: Program, sensitivity: Sensitivity) -> Scores:
         """Draws the samples and scores the channels; leaves no trace on the program or the random state.
@@ -50,7 +54,8 @@ class Elasticity:
             InputError: the data is empty or does not fit the model.
             LossError: the loss or its gradient is not finite, or the loss is 0.
         """
-        mean, loss, count = mean_gate_gradient(program, sensitivity, training=self.training)
+        passed = _normalisations(program) if self.before_normalisation else frozenset[str]()
+        mean, loss, count = mean_gate_gradient(program, sensitivity, training=self.training, passed=passed)
         if loss == 0:
             raise LossError(
                 "the mean loss of the sensitivity samples is 0; elasticity is relative to the loss. Give other data, "
@@ -63,8 +68,15 @@ class Elasticity:
 CRITERIA.register("elasticity")(Elasticity())
 
 
+def _normalisations(program: Program) -> frozenset[str]:
+    """Nodes that hold a BatchNorm, by name: those that do not mix channels."""
+    layers = Layers(program.module)
+    calls = [node for node in program.module.graph.nodes if node.op == "call_module"]
+    return frozenset(node.name for node in calls if isinstance(layers.called_by(node), _BatchNorm))
+
+
 def mean_gate_gradient(
-    program: Program, sensitivity: Sensitivity, *, training: bool = False
+    program: Program, sensitivity: Sensitivity, *, training: bool = False, passed: frozenset[str] = frozenset()
 ) -> tuple[Tensor, float, int]:
     """Draws the samples; leaves no trace on the program or the random state.
 
@@ -72,6 +84,7 @@ def mean_gate_gradient(
         program: With its dependencies.
         sensitivity: Data, and how samples add up.
         training: With batch statistics and dropout, as in training.
+        passed: Normalisations that gates come before; see `find_sites`.
 
     Returns:
         Mean over samples of the accumulated gradients of the loss in the gates, float64, on the CPU, shape
@@ -83,7 +96,7 @@ def mean_gate_gradient(
     """
     dependencies = program.dependencies
     assert dependencies is not None
-    sites = find_sites(program, dependencies)
+    sites = find_sites(program, dependencies, passed)
     signed = sensitivity.accumulate == "signed"
     separable = all(map(can_be_per_sample, sites))
     gated = insert_gates(program, dependencies, sites, per_sample=not signed and separable)

@@ -9,6 +9,7 @@ from graphprune.methods.gate_decorators import GateDecorators
 from graphprune.methods.group_hoyer_square import GroupHoyerSquare
 from graphprune.methods.hoyer_square import HoyerSquare
 from graphprune.methods.imp_global import ImpGlobal
+from graphprune.methods.iterated import Iterated
 from graphprune.methods.l0 import L0
 from graphprune.methods.method import METHODS, Method, Trained
 
@@ -21,6 +22,7 @@ __all__ = [
     "GroupHoyerSquare",
     "HoyerSquare",
     "ImpGlobal",
+    "Iterated",
     "Method",
     "RandomNodes",
     "RandomWeights",
