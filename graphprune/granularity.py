@@ -9,6 +9,7 @@ from graphprune.budget import Measure
 from graphprune.criteria import CRITERIA, Accumulate, Given, criterion_of
 from graphprune.criteria.criterion import check_accumulate
 from graphprune.errors import OptionError
+from graphprune.names import check_name
 from graphprune.rounds import ByRank
 from graphprune.selection import Limits
 from graphprune.weight_criteria import WEIGHT_CRITERIA, WeightCriterion
@@ -23,8 +24,7 @@ def granularity_of(given: str) -> Granularity:
     Raises:
         OptionError: the name is unknown.
     """
-    if given not in get_args(Granularity):
-        raise OptionError(f"granularity='{given}' is unknown; known are {', '.join(get_args(Granularity))}")
+    check_name("granularity", given, get_args(Granularity))
     return given  # type: ignore[return-value]
 
 

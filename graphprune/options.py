@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeGuard, get_args
 
 from graphprune.errors import OptionError
+from graphprune.names import check_name
 from graphprune.program import Attention
 from graphprune.selection import Limits
 
@@ -38,8 +39,7 @@ def attention_of(given: str) -> Attention:
     Raises:
         OptionError: the name is unknown.
     """
-    if given not in get_args(Attention):
-        raise OptionError(f"attention='{given}' is unknown; known are {', '.join(get_args(Attention))}")
+    check_name("attention", given, get_args(Attention))
     return given  # type: ignore[return-value]
 
 

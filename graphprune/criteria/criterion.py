@@ -12,6 +12,7 @@ from torch import Tensor
 from graphprune.data import SampleStream
 from graphprune.dependencies import Dependencies
 from graphprune.errors import OptionError
+from graphprune.names import check_name
 from graphprune.program import Program
 from graphprune.registry import Registry
 from graphprune.scores import Scores
@@ -106,6 +107,5 @@ def check_accumulate(given: str) -> Accumulate:
     Raises:
         OptionError: there is none.
     """
-    if given not in get_args(Accumulate):
-        raise OptionError(f"accumulate='{given}' is unknown; known are {', '.join(get_args(Accumulate))}")
+    check_name("accumulate", given, get_args(Accumulate))
     return given  # type: ignore[return-value]

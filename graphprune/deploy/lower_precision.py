@@ -14,7 +14,8 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from graphprune.deploy.signature import Feeds
-from graphprune.errors import ExportError, OptionError
+from graphprune.errors import ExportError
+from graphprune.names import check_name
 
 Precision = Literal["float32", "float16", "int8"]
 """Of weights and activations inside of a file; its inputs and outputs stay as the module's."""
@@ -26,8 +27,7 @@ def precision_of(given: str) -> Precision:
     Raises:
         OptionError: there is none.
     """
-    if given not in get_args(Precision):
-        raise OptionError(f"precision='{given}' is unknown; known are {', '.join(get_args(Precision))}")
+    check_name("precision", given, get_args(Precision))
     return given  # type: ignore[return-value]
 
 

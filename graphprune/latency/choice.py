@@ -157,7 +157,7 @@ def choose_widths(
     permitted: Sequence[Sequence[int]],
     *,
     at_least: bool = True,
-) -> tuple[Counts, bool]:
+) -> Counts:
     """The channels that each group keeps.
 
     Greedy: the group whose next width costs least squared importance for the latency that it gains is narrowed, again
@@ -172,7 +172,7 @@ def choose_widths(
         at_least: Stop where it is enough; otherwise before.
 
     Returns:
-        The counts, and whether they are enough; where they are not, nothing that is permitted gains anything more.
+        The counts; where they are not enough, nothing that is permitted gains anything more.
     """
     groups = model.dependencies.groups
     choice = _Choice(
@@ -181,13 +181,13 @@ def choose_widths(
     )  # fmt: skip
     last = choice.narrow(is_enough)
     if not is_enough(choice.counts, choice.ms):
-        return choice.counts, False
+        return choice.counts
     if last is not None and not at_least:
         choice.set(*last)
     elif last is not None:
         choice.replace_last(last, is_enough)
         choice.widen(is_enough)
-    return choice.counts, True
+    return choice.counts
 
 
 def _lost(importance: Tensor) -> NDArray[np.float64]:
