@@ -440,3 +440,35 @@ def test_a_sum_of_losses_scales_nothing(caplog: pytest.LogCaptureFixture) -> Non
     twice = replace(options, loss=lambda output, target: 2 * cross_entropy(output, target))
     first, second = Elasticity()(program, options), Elasticity()(program, twice)
     torch.testing.assert_close(first.importance, second.importance, rtol=1e-12, atol=0)
+
+
+def test_gates_before_a_fresh_normalisation_score_alike() -> None:
+    """Mean 0, variance 1 and no shift: before or behind, the gate multiplies the same."""
+    program, _ = analysed(Residual().double(), images(2).double())
+    data = image_batches(8)
+    behind, before = (
+        Elasticity(before_normalisation=place)(program, sensitivity(data, 8)).importance for place in (False, True)
+    )
+    assert torch.allclose(behind, before, rtol=1e-9)
+
+
+def test_gates_before_a_normalisation_by_the_batch_are_undone() -> None:
+    program, dependencies = prepared(randomised(Residual()), images(2))
+    data = image_batches(16)
+    inner = group_of(dependencies, "conv1.weight")
+    behind, before = (
+        Elasticity(training=True, before_normalisation=place)(program, sensitivity(data, 16)).importance
+        for place in (False, True)
+    )
+    rows = slice(inner.start, inner.stop)
+    # the small rest is eps, the term that keeps a variance of zero from dividing
+    assert float(before[rows].max()) < 1e-3 * float(behind[rows].max())
+
+
+def test_gates_before_a_normalisation_with_statistics_differ_by_its_shift() -> None:
+    program, _ = prepared(randomised(Residual()), images(2))
+    data = image_batches(8)
+    behind, before = (
+        Elasticity(before_normalisation=place)(program, sensitivity(data, 8)).importance for place in (False, True)
+    )
+    assert not torch.allclose(behind, before, rtol=1e-2)

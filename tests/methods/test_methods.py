@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,21 +11,40 @@ import torch
 from torch import nn
 
 from graphprune.errors import OptionError
-from graphprune.methods import METHODS, Dense, EfficientConvNets, ImpGlobal, Method, RandomNodes, RandomWeights
+from graphprune.methods import (
+    METHODS,
+    Dense,
+    EfficientConvNets,
+    ImpGlobal,
+    Iterated,
+    Method,
+    RandomNodes,
+    RandomWeights,
+)
 from graphprune.methods.masks import layer_weights
 from graphprune.training import Recipe, Trainer, train
 from tests.methods.small import TwoBlocks, few_digits, lenet
 
 TARGETS: dict[str, float] = {"node sparsity": 0.5, "weight sparsity": 0.5, "lambda": 1e-3, "nothing": 0.0}
-RUNS: dict[str, tuple[Method, int]] = {name: (METHODS[name], 2) for name in METHODS.names()} | {
-    "imp-global": (ImpGlobal(0, 1, "one-shot"), 2)
-}
+
+
+def _short(name: str) -> Method:
+    """The method with so few events that two epochs are enough."""
+    method = METHODS[name]
+    if isinstance(method, Iterated):
+        quick = {"schedule": "one-shot", "every": min(method.every, 1), "samples": 64}
+        return replace(method, **quick)  # type: ignore[arg-type]
+    return ImpGlobal(0, 1, "one-shot") if name == "imp-global" else method
+
+
+RUNS = {name: (_short(name), 2) for name in METHODS.names()}
 
 
 def test_all_methods_are_there() -> None:
     assert METHODS.names() == [
-        "dense", "efficient-conv-nets", "gate-decorators", "group-hoyer-square", "hoyer-square", "imp-global", "l0",
-        "random-nodes", "random-weights",
+        "cnip-it", "cnip-it during", "dense", "efficient-conv-nets", "force", "gate-decorators", "grasp",
+        "group-hoyer-square", "hoyer-square", "imp-global", "l0", "random-nodes", "random-weights", "snap", "snap-it",
+        "snap-it during", "snip", "snip-it", "snip-it during", "synflow",
     ]  # fmt: skip
 
 
