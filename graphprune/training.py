@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from graphprune.datasets import Batch, Split, batches
+from graphprune.datasets import Batch, Split, batches, mirrored
 from graphprune.errors import LossError, OptionError
 
 _log = logging.getLogger(__name__)
@@ -91,6 +92,25 @@ class Epoch:
     seconds: float
 
 
+Observer = Callable[[nn.Module, Epoch], None]
+"""Sees a network at the end of an epoch; it must leave it, and the random state, as they are."""
+
+_OBSERVERS: ContextVar[tuple[Observer, ...]] = ContextVar("observers", default=())
+
+
+@contextmanager
+def observed(observer: Observer) -> Iterator[None]:
+    """While it lasts, every `Trainer` calls a function after each epoch, outside of the time that is counted.
+
+    What measures a method this way needs no help from the method.
+    """
+    token = _OBSERVERS.set((*_OBSERVERS.get(), observer))
+    try:
+        yield
+    finally:
+        _OBSERVERS.reset(token)
+
+
 class Trainer:
     """Trains a network in place, an epoch at a time; between epochs it may be pruned.
 
@@ -108,6 +128,7 @@ class Trainer:
         recipe: How to train; its number of epochs is the caller's affair.
         optimizer: Holds the parameters of `model`.
         penalty: Added to the loss of every step, a scalar; None for none. Epochs report the loss without it.
+        flip: Probability that a training image is mirrored left to right, in [0, 1]; see `Dataset.flip`.
         on_gradients: Called after the gradients are there and before they are clipped.
         after_step: Called after the optimizer's step.
         done: The epochs so far.
@@ -122,12 +143,18 @@ class Trainer:
         *,
         optimizer: torch.optim.Adam | None = None,
         penalty: Penalty | None = None,
+        flip: float = 0.0,
     ) -> None:
         """Makes the recipe's optimizer where none is given; the seed is of shuffling and of everything drawn in steps.
 
         The weights are not drawn here.
+
+        Raises:
+            OptionError: the probability of mirroring is out of range.
         """
-        self.model, self.split, self.recipe, self.penalty = model, split, recipe, penalty
+        if not 0 <= flip <= 1:
+            raise OptionError(f"flip must be a probability in [0, 1], got {flip}")
+        self.model, self.split, self.recipe, self.penalty, self.flip = model, split, recipe, penalty, flip
         self.optimizer = optimizer or torch.optim.Adam(
             model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
@@ -152,6 +179,8 @@ class Trainer:
         epoch = Epoch(index, loss, time.perf_counter() - start)
         self.done.append(epoch)
         _log.debug("epoch %d: loss %.4f, %.2f s", index, loss, epoch.seconds)
+        for observer in _OBSERVERS.get():
+            observer(self.model, epoch)
         return epoch
 
     def run(self, count: int) -> None:
@@ -183,7 +212,8 @@ class Trainer:
         losses, counts = [], []
         for inputs, targets in epoch_batches:
             self.optimizer.zero_grad(set_to_none=True)
-            loss = functional.cross_entropy(self.model(inputs.to(device)), targets.to(device))
+            images = mirrored(inputs.to(device), self.flip, self._generator)
+            loss = functional.cross_entropy(self.model(images), targets.to(device))
             (loss if self.penalty is None else loss + self.penalty(self.model)).backward()
             if self.on_gradients is not None:
                 self.on_gradients()

@@ -127,7 +127,8 @@ class Reinitialised:
 
 def _trained(module: nn.Module, masks: Masks | None, dataset: Dataset, recipe: Recipe, seed: int) -> tuple[Epoch, ...]:
     """Trains a network in place, with its masks held."""
-    trainer, held = Trainer(module, dataset.train, recipe, seed), HeldMasks(module, masks or {})
+    trainer = Trainer(module, dataset.train, recipe, seed, flip=dataset.flip)
+    held = HeldMasks(module, masks or {})
     held.apply()
     trainer.on_gradients = held.mask_gradients
     trainer.run(recipe.epochs)

@@ -90,8 +90,8 @@ METHODS: Registry[Method] = Registry("method")
 
 
 def trainer_of(model: nn.Module, dataset: Dataset, recipe: Recipe, seed: int) -> Trainer:
-    """Trains a copy of a network."""
-    return Trainer(copy.deepcopy(model), dataset.train, recipe, seed)
+    """Trains a copy of a network on the training split, mirrored as the dataset says."""
+    return Trainer(copy.deepcopy(model), dataset.train, recipe, seed, flip=dataset.flip)
 
 
 def with_masks(model: nn.Module, trainer: Trainer, masks: Masks) -> Trained:

@@ -1,0 +1,117 @@
+"""The experiments of the SNIP-it paper, a command for each study, its tables and its figures.
+
+Each run of a study's grid becomes one JSON line; runs whose line is in the file are not made again.
+
+    python -m benchmarks.paper --list
+    python -m benchmarks.paper structured --scale cpu --data-dir DIR --networks lenet5
+    python -m benchmarks.paper summary structured
+    python -m benchmarks.paper figures structured
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from benchmarks.paper.data import DATASETS
+from benchmarks.paper.engine import by_ray, one_by_one
+from benchmarks.paper.grid import Choice, Run, left, runs_of
+from benchmarks.paper.measure import Place, check_data
+from benchmarks.paper.rows import Row, append, read
+from benchmarks.paper.studies import SHOWN, STUDIES
+from graphprune.networks import NETWORKS
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def mapping() -> str:
+    """Which study shows which table or figure of the paper."""
+    return "\n".join(f"{shown:<10} {study or '-':<13} {what}" for shown, (study, what) in SHOWN.items())
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of the command line."""
+    made = argparse.ArgumentParser(
+        prog="python -m benchmarks.paper", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("study", nargs="?", choices=[*STUDIES, "summary", "figures"])
+    made.add_argument("of", nargs="*", help="of summary and figures: studies; default: all")
+    made.add_argument("--list", action="store_true", help="which study shows which table or figure, and stop")
+    made.add_argument("--scale", choices=["cpu", "paper"], default="cpu")
+    made.add_argument("--data-dir", type=Path, help="of the datasets; default: GRAPHPRUNE_DATA")
+    made.add_argument("--out", type=Path, help="JSON lines; default: results/STUDY.jsonl beside this file")
+    made.add_argument("--networks", nargs="+", choices=list(NETWORKS))
+    made.add_argument("--datasets", nargs="+", choices=list(DATASETS), help="in the place of the study's")
+    made.add_argument("--methods", nargs="+")
+    made.add_argument("--sparsities", nargs="+", type=float)
+    made.add_argument("--lambdas", nargs="+", type=float)
+    made.add_argument("--seeds", nargs="+", type=int)
+    made.add_argument("--samples", type=int, help="to train on")
+    made.add_argument("--epochs", type=int)
+    made.add_argument("--batch-size", type=int)
+    made.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    made.add_argument("--ray", type=int, metavar="N", help="N runs at a time, by Ray")
+    made.add_argument("--again", action="store_true", help="make runs again that ended in an error")
+    made.add_argument("--plan", action="store_true", help="print the runs that are left, and stop")
+    return made
+
+
+def make(options: argparse.Namespace) -> int:
+    """Makes the runs of a study that its file lacks; how many ended in an error."""
+    path = options.out or RESULTS / f"{options.study}.jsonl"
+    choice = Choice(**{name: getattr(options, name) for name in Choice.__annotations__})
+    runs = left(runs_of(options.study, options.scale, choice), read(path), options.again)
+    if options.plan:
+        print("\n".join(map(str, runs)))
+        return 0
+    place = Place(options.data_dir, options.device, options.scale)
+    runs = _with_data(runs, place)
+    rows = one_by_one(runs, place) if options.ray is None else by_ray(runs, place, options.ray)
+    errors = 0
+    for number, row in enumerate(rows, start=1):
+        append(path, row)
+        errors += "error" in row
+        print(f"{time.strftime('%H:%M:%S')} {number} of {len(runs)}: {told(row)}", flush=True)
+    return errors
+
+
+def told(row: Row) -> str:
+    """A row in a line."""
+    run = Run(**{name: row[name] for name in Run.__annotations__})
+    if "error" in row:
+        return f"{run}: {row['error']}"
+    return (f"{run}: accuracy {row['accuracy']:.2%}, weights -{row['weight_sparsity']:.2%}, nodes "
+            f"-{row['node_sparsity']:.2%}, {row['run_seconds']:.0f} s")  # fmt: skip
+
+
+def _with_data(runs: Sequence[Run], place: Place) -> list[Run]:
+    """Those whose data is there; of the others it says what is missing."""
+    missing = {}
+    for data in {run.data: run for run in runs}.values():
+        if (reason := check_data(data, place)) is not None:
+            missing[data.data] = reason
+            print(f"left out: {reason}", file=sys.stderr)
+    return [run for run in runs if run.data not in missing]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command."""
+    options = parser().parse_args(arguments)
+    logging.basicConfig(format="%(message)s")
+    if options.list:
+        print(mapping())
+        return 0
+    if options.study is None:
+        parser().error("name a study, or --list")
+    torch.set_num_threads(1)
+    return min(make(options), 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

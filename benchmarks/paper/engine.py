@@ -1,0 +1,59 @@
+"""Makes runs: one after the other, or by Ray, an extra (``ray``), in processes of one thread each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+
+from benchmarks.paper.grid import Run
+from benchmarks.paper.measure import Place, row_of
+from benchmarks.paper.rows import Row
+from graphprune.errors import OptionError
+
+
+def one_by_one(runs: Sequence[Run], place: Place) -> Iterator[Row]:
+    """Rows in the order of the runs."""
+    for run in runs:
+        yield row_of(run, place)
+
+
+def by_ray(runs: Sequence[Run], place: Place, at_once: int) -> Iterator[Row]:
+    """Rows as they are ready; runs begin in their order.
+
+    Ray's processes are on this machine, or on those of the cluster that ``RAY_ADDRESS`` names, where the repository
+    and the data must be at the same paths. A run whose process dies is a row with that error.
+
+    Args:
+        runs: What to make.
+        place: Where.
+        at_once: How many at a time, each on one core, and on one GPU where the device is CUDA.
+
+    Raises:
+        OptionError: Ray is missing.
+    """
+    try:
+        import ray
+    except ModuleNotFoundError as error:
+        raise OptionError("--ray needs Ray; `pip install 'graphprune[ray]'`") from error
+    environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.environ.get("PYTHONPATH", os.getcwd())}
+    here = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": at_once, "include_dashboard": False}
+    ray.init(runtime_env={"env_vars": environment}, log_to_driver=False, **here)
+    try:
+        remote = ray.remote(num_cpus=1, num_gpus=int(place.device.startswith("cuda")), max_retries=0)(row_of)
+        waiting, under_way = list(runs), {}
+        while waiting or under_way:
+            while waiting and len(under_way) < at_once:
+                run = waiting.pop(0)
+                under_way[remote.remote(run, place)] = run
+            (ready,), _ = ray.wait(list(under_way), num_returns=1)
+            run = under_way.pop(ready)
+            try:
+                yield ray.get(ready)
+            except ray.exceptions.WorkerCrashedError as error:
+                yield _crashed(run, place, error)
+    finally:
+        ray.shutdown()
+
+
+def _crashed(run: Run, place: Place, error: Exception) -> Row:
+    return vars(run) | {"scale": place.scale, "device": place.device, "error": f"{type(error).__name__}: {error}"}

@@ -1,0 +1,61 @@
+"""Further measurements of some studies: attacks, saliency maps, elasticities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from benchmarks.paper.studies import Scale
+from graphprune.analyses import elasticity_curves, robustness, saliency_maps
+from graphprune.analyses.robustness import Attack
+from graphprune.datasets import Dataset, Split, sensitivity_batches
+
+Analysis = Callable[[nn.Module, Dataset, Scale], dict[str, Any]]
+"""From the trained network, its data and the scale to what the row is given, ready for JSON."""
+
+ATTACKS: dict[Scale, tuple[int, Attack]] = {"paper": (1000, Attack()), "cpu": (100, Attack(5, 200, 5e-2, 1e-1))}
+"""Test images, and the attack on them; fewer and longer steps from a larger weight where time is short."""
+
+MAPS = 8
+SAMPLES = 2560
+DIGITS = 5
+"""Of numbers in a row of which there are thousands."""
+
+
+def attacked(model: nn.Module, data: Dataset, scale: Scale) -> dict[str, Any]:
+    """Success of the attack on the first test images."""
+    images, attack = ATTACKS[scale]
+    split = Split(data.test.inputs[:images].clone(), data.test.targets[:images].clone())
+    return robustness(model, split, data.normalisation, attack=attack).to_dict() | {"attack": vars(attack)}
+
+
+def mapped(model: nn.Module, data: Dataset, scale: Scale) -> dict[str, Any]:
+    """Saliency maps of the first test images, and the images."""
+    maps = saliency_maps(model, data.test.inputs[:MAPS], data.test.targets[:MAPS])
+    return rounded(maps.to_dict() | {"images": maps.images.tolist()})
+
+
+def sorted_elasticities(model: nn.Module, data: Dataset, scale: Scale) -> dict[str, Any]:
+    """Of channels and weights."""
+    device = next(model.parameters()).device
+    batches = [
+        (inputs.to(device), targets.to(device))
+        for inputs, targets in sensitivity_batches(data.train, SAMPLES, batch_size=256, seed=0)
+    ]
+    return rounded(elasticity_curves(model, batches[0][0][:2], batches, samples=SAMPLES).to_dict())
+
+
+ANALYSES: dict[str, Analysis] = {
+    "robustness": attacked, "saliency": mapped, "elasticities": sorted_elasticities,
+}  # fmt: skip
+
+
+def rounded(tree: Any) -> Any:
+    """The same with floats of a few digits."""
+    if isinstance(tree, dict):
+        return {key: rounded(value) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [rounded(value) for value in tree]
+    return float(f"{tree:.{DIGITS}g}") if isinstance(tree, float) else tree

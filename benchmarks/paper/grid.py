@@ -1,0 +1,128 @@
+"""The runs of a study, in the order that they are made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from benchmarks.paper.named import method_of
+from benchmarks.paper.rows import Row
+from benchmarks.paper.studies import STUDIES, Scale, Setting, Sizes
+
+Key = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One point of a grid; its fields tell it from all others.
+
+    Attributes:
+        study: A key of `STUDIES`.
+        network: See `Setting`.
+        data: See `Setting`.
+        samples: See `Setting`.
+        epochs: See `Setting`.
+        batch_size: See `Setting`.
+        method: A name, see `method_of`.
+        target: A share to remove or a penalty's weight, by the method; 0 where there is nothing to say.
+        seed: Of initial weights and of everything drawn.
+    """
+
+    study: str
+    network: str
+    data: str
+    samples: int | None
+    epochs: int
+    batch_size: int
+    method: str
+    target: float
+    seed: int
+
+    @property
+    def key(self) -> Key:
+        """The fields, to find it in a file."""
+        return tuple(asdict(self).values())
+
+    def __str__(self) -> str:
+        return f"{self.study}: {self.network}, {self.data}, {self.method}, {self.target:g}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What to run of a study, and with which sizes; None for the study's own.
+
+    Attributes:
+        networks: Of the study's.
+        methods: Any.
+        datasets: Others, each with every network.
+        sparsities: In the place of both kinds of sparsities.
+        lambdas: In the place of all methods' own.
+        seeds: Any.
+        samples: Of every setting.
+        epochs: Of every setting.
+        batch_size: Of every setting.
+    """
+
+    networks: Sequence[str] | None = None
+    methods: Sequence[str] | None = None
+    datasets: Sequence[str] | None = None
+    sparsities: Sequence[float] | None = None
+    lambdas: Sequence[float] | None = None
+    seeds: Sequence[int] | None = None
+    samples: int | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+
+
+def runs_of(study: str, scale: Scale, choice: Choice | None = None) -> list[Run]:
+    """All runs: first all those of the first seed, so that a grid that is cut off is still of use.
+
+    Within a seed by network and data, the dense network first; within a method by target.
+
+    Raises:
+        OptionError: a method is unknown.
+    """
+    choice = choice or Choice()
+    sizes = STUDIES[study].scales[scale]
+    return [
+        Run(study, setting.network, setting.data, setting.samples, setting.epochs, setting.batch_size, method, at, seed)
+        for seed in (range(sizes.seeds) if choice.seeds is None else choice.seeds)
+        for setting in _settings(sizes, choice)
+        for method in choice.methods or sizes.methods
+        for at in _targets(method, setting.epochs, sizes, choice)
+    ]
+
+
+def left(runs: Iterable[Run], rows: Iterable[Row], again: bool = False) -> list[Run]:
+    """The runs that no row is of.
+
+    Args:
+        runs: All.
+        rows: Of a file.
+        again: Whether rows with an error do not count.
+    """
+    names = [each.name for each in fields(Run)]
+    done = {tuple(row[name] for name in names) for row in rows if not (again and "error" in row)}
+    return [run for run in runs if run.key not in done]
+
+
+def _settings(sizes: Sizes, choice: Choice) -> list[Setting]:
+    given = {name: value for name in ("samples", "epochs", "batch_size")
+             if (value := getattr(choice, name)) is not None}  # fmt: skip
+    chosen = [replace(setting, **given) for setting in sizes.settings
+              if choice.networks is None or setting.network in choice.networks]  # fmt: skip
+    if choice.datasets is None:
+        return chosen
+    # of a network with several settings the last one is the largest
+    by_network = {setting.network: setting for setting in chosen}
+    return [replace(setting, data=data) for setting in by_network.values() for data in choice.datasets]
+
+
+def _targets(method: str, epochs: int, sizes: Sizes, choice: Choice) -> Sequence[float]:
+    kind = method_of(method, max(epochs, 8)).target
+    if kind == "nothing":
+        return (0.0,)
+    if kind == "lambda":
+        return choice.lambdas or sizes.lambdas.get(method, sizes.lambdas.get("", ()))
+    return choice.sparsities or (sizes.nodes if kind == "node sparsity" else sizes.weights)

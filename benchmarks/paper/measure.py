@@ -1,0 +1,152 @@
+"""One run: trained, pruned, measured."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.paper.data import dataset
+from benchmarks.paper.extras import ANALYSES
+from benchmarks.paper.grid import Run
+from benchmarks.paper.named import method_of
+from benchmarks.paper.rows import Row
+from benchmarks.paper.studies import STUDIES, Scale
+from benchmarks.paper.watch import Watch
+from graphprune.analyses import remaining
+from graphprune.datasets import Batch, Dataset
+from graphprune.deploy import Latency, describe_hardware, library_versions
+from graphprune.errors import InputError
+from graphprune.methods import Trained
+from graphprune.metrics import (
+    disk_size,
+    forward_macs,
+    harmonic_mean,
+    node_sparsity,
+    time_inference,
+    time_training,
+    training_cost,
+    training_memory,
+    weight_sparsity,
+)
+from graphprune.networks import build, orthogonal_init_
+from graphprune.training import Recipe, accuracy, observed
+
+_log = logging.getLogger(__name__)
+
+TIMED_BATCH = 128
+"""Samples in a timed pass or step: of one size, so that networks can be compared."""
+
+INFERENCE_REPEATS, STEP_REPEATS = 15, 5
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where runs are made.
+
+    Attributes:
+        data_dir: Of the datasets; None for what the environment says.
+        device: Of networks.
+        scale: Only told in the row, and of analyses.
+    """
+
+    data_dir: Path | None
+    device: str
+    scale: Scale
+
+
+def row_of(run: Run, place: Place) -> Row:
+    """The row of a run, also of one that fails: then with its error.
+
+    Raises:
+        InputError: the data is not there, which is no failure of the method.
+    """
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    origin = {
+        "scale": place.scale, "device": place.device, "threads": torch.get_num_threads(),
+        "hardware": describe_hardware().to_dict(), "versions": library_versions(),
+    }  # fmt: skip
+    data = dataset(run.data, place.data_dir, run.samples)
+    start = time.perf_counter()
+    try:
+        found = _measured(run, data, place)
+    except Exception as error:  # a method may fail in any way; that is a result
+        _log.warning("%s: %s", run, error, exc_info=_log.isEnabledFor(logging.DEBUG))
+        found = {"error": f"{type(error).__name__}: {str(error)[:500]}"}
+    return asdict(run) | origin | found | {"run_seconds": time.perf_counter() - start}
+
+
+def _measured(run: Run, data: Dataset, place: Place) -> dict[str, Any]:
+    recipe = Recipe(run.epochs, run.batch_size)
+    dense = orthogonal_init_(build(run.network, data.in_shape, data.classes), run.seed).to(place.device)
+    method = method_of(run.method, run.epochs)
+    examples = (data.train.inputs[: run.batch_size].to(place.device), data.train.targets[: run.batch_size])
+    watch = Watch(examples[0][:2], examples if method.structured else None)
+    torch.manual_seed(run.seed)
+    start = time.perf_counter()
+    with observed(watch):
+        trained = method.train(dense, data, recipe, run.target, run.seed)
+    passed = time.perf_counter() - start
+    found = {
+        "recipe": asdict(recipe), "target_kind": method.target, "structured": method.structured,
+        "train_samples": len(data.train), "test_samples": len(data.test),
+        "accuracy": accuracy(trained.module, data.test),
+        "epoch_losses": [epoch.loss for epoch in trained.epochs],
+        "epoch_seconds": [epoch.seconds for epoch in trained.epochs], "training_seconds": trained.seconds,
+        "pruning_seconds": passed - sum(watch.epoch_seconds) - watch.own_seconds,
+    }  # fmt: skip
+    found |= watch.cost(len(data.train), len(trained.epochs)) | _size(trained, dense, watch, recipe, len(data.train))
+    found |= _harmonic_means(found)
+    if method.structured:
+        found |= _times(trained.module, dense, examples)
+        found["memory_bytes_dense"] = training_memory(dense, examples, recipe).peak_bytes
+    for name in STUDIES[run.study].analyses:
+        found[name] = ANALYSES[name](trained.module, data, place.scale)
+    return found
+
+
+def _size(trained: Trained, dense: nn.Module, watch: Watch, recipe: Recipe, samples: int) -> dict[str, Any]:
+    """What is left: weights, nodes, work, bytes."""
+    module = trained.module
+    macs, macs_dense = (forward_macs(model, watch.example) for model in (module, dense))
+    return {
+        "weight_sparsity": weight_sparsity(module, dense), "node_sparsity": node_sparsity(module, dense),
+        "node_sparsity_of_channels": trained.node_sparsity, "macs": asdict(macs), "macs_dense": macs_dense.executed,
+        "training_macs_dense": training_cost([macs_dense.executed] * recipe.epochs, samples).macs,
+        "disk": disk_size(module, dense).to_dict(), "disk_dense": disk_size(dense, dense).to_dict(),
+        "remaining": remaining(module, dense).to_dict(),
+    }  # fmt: skip
+
+
+def _harmonic_means(found: dict[str, Any]) -> dict[str, float]:
+    return {f"hm_{kind}s": harmonic_mean(found[f"{kind}_sparsity"], found["accuracy"]) for kind in ("weight", "node")}
+
+
+def _times(module: nn.Module, dense: nn.Module, examples: Batch) -> dict[str, Any]:
+    """Inference and a training step of the network and of the dense one, in turns."""
+    models = {"pruned": module, "dense": dense}
+    batch = examples[0][:TIMED_BATCH], examples[1][:TIMED_BATCH]
+    inference = time_inference(models, batch[0], warmup=2, repeats=INFERENCE_REPEATS)
+    step = time_training(models, batch, warmup=1, repeats=STEP_REPEATS)
+    return {"timed_batch": len(batch[1]), "inference_ms": _told(inference), "training_step_ms": _told(step)}
+
+
+def _told(latencies: dict[str, Latency]) -> dict[str, dict[str, float]]:
+    return {name: {key: getattr(of, key) for key in ("median_ms", "p10_ms", "p90_ms")}
+            for name, of in latencies.items()}  # fmt: skip
+
+
+def check_data(run: Run, place: Place) -> str | None:
+    """Why a run cannot be made for want of data; None where it can."""
+    try:
+        dataset(run.data, place.data_dir, run.samples)
+    except InputError as error:
+        return str(error)
+    return None

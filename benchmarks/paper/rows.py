@@ -1,0 +1,52 @@
+"""Files of JSON lines that several processes may add to, and that survive being cut off."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+_log = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a file, none where there is no file; a line that was cut off is left out with a warning."""
+    found = []
+    for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], start=1):
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            if line.strip():
+                _log.warning("%s, line %d is not whole and is left out", path, number)
+    return found
+
+
+def append(path: Path, row: Row) -> None:
+    """Adds a row, in one write, so that rows of several processes do not mix.
+
+    It begins with a new line where the file does not end in one: there a process was cut off.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cut_off = path.exists() and path.stat().st_size > 0 and _last_byte(path) != b"\n"
+    line = ("\n" if cut_off else "") + json.dumps(row) + "\n"
+    target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.write(target, line.encode())
+    finally:
+        os.close(target)
+
+
+def worked(rows: Iterable[Row]) -> list[Row]:
+    """Those without an error."""
+    return [row for row in rows if "error" not in row]
+
+
+def _last_byte(path: Path) -> bytes:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1)

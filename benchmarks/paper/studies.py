@@ -1,0 +1,272 @@
+"""The studies as data: which networks, data, methods, targets, seeds and epochs, at which scale.
+
+The scale ``paper`` is the paper's protocol: 80 epochs, 5 seeds, batches of 512 (128 on Imagenette), ten lambdas. The
+paper does not list its sparsities; those here span its figures. The scale ``cpu`` ends on two cores: fewer epochs,
+seeds, sparsities and pictures, and the digits that a package ships in the place of MNIST.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Scale = Literal["cpu", "paper"]
+
+
+def log_steps(first: float, last: float, count: int) -> tuple[float, ...]:
+    """Values from the first to the last, each the same number of times the one before, to three digits."""
+    return tuple(float(f"{first * (last / first) ** (step / (count - 1)):.3g}") for step in range(count))
+
+
+LAMBDAS = log_steps(5, 1e-6, 10)
+"""Weights of penalties. Source: appendix F of the paper, 10 logarithmic steps from 5 down to 1e-6."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A network, its data, and how long it is trained.
+
+    Attributes:
+        network: A key of `graphprune.networks.NETWORKS`.
+        data: A key of `benchmarks.paper.data.DATASETS`.
+        epochs: The recipe's; some methods take twice as many.
+        samples: Of those to train on; None for all.
+        batch_size: In training.
+    """
+
+    network: str
+    data: str
+    epochs: int
+    samples: int | None = None
+    batch_size: int = 512
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """A study at one scale.
+
+    Attributes:
+        settings: What is trained.
+        methods: Names, see `benchmarks.paper.named.method_of`.
+        seeds: How many, from 0.
+        weights: Targets of methods that take a weight sparsity, in (0, 1).
+        nodes: Targets of methods that take a node sparsity, in (0, 1).
+        lambdas: Targets of methods that take a penalty's weight: by method, or ``""`` for all others.
+    """
+
+    settings: tuple[Setting, ...]
+    methods: tuple[str, ...]
+    seeds: int
+    weights: tuple[float, ...] = ()
+    nodes: tuple[float, ...] = ()
+    lambdas: Mapping[str, tuple[float, ...]] = field(default_factory=lambda: {"": LAMBDAS})
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is run for some of the paper's tables and figures.
+
+    Attributes:
+        title: In a few words.
+        scales: Its sizes.
+        analyses: Further measurements of every run, see `benchmarks.paper.extras`.
+    """
+
+    title: str
+    scales: Mapping[Scale, Sizes]
+    analyses: tuple[str, ...] = ()
+
+
+UNSTRUCTURED = (
+    "dense", "random-weights", "snip", "snip-it", "snip-it during", "force", "grasp", "synflow", "imp-global",
+    "hoyer-square",
+)  # fmt: skip
+STRUCTURED = (
+    "dense", "random-nodes", "snap", "snap-it", "snap-it during", "efficient-conv-nets", "gate-decorators",
+    "group-hoyer-square", "l0",
+)  # fmt: skip
+COMBINED = ("dense", "cnip-it", "cnip-it during", "snap-it", "snip-it")
+CONTROLS = (
+    "dense", *(f"{of}{control}" for of in ("snip", "snip-it", "grasp", "synflow")
+               for control in ("", ", shuffled", ", re-initialised")),
+    "snap-it", "snap-it, re-initialised",
+)  # fmt: skip
+CIFAR = ("dense", "snap-it", "random-nodes", "efficient-conv-nets", "snip-it")
+MAPS = ("dense", "snip", "snip-it", "snip-it during", "grasp", "hoyer-square")
+ATTACKED = ("dense", "random-weights", "snip", "snip-it", "snip-it during", "grasp", "imp-global", "hoyer-square")
+
+PAPER_WEIGHTS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
+PAPER_NODES = (0.3, 0.5, 0.7, 0.8, 0.85, 0.9, 0.93, 0.96)
+CPU_WEIGHTS = (0.8, 0.9, 0.95, 0.98, 0.99)
+CPU_NODES = (0.5, 0.7, 0.85, 0.93)
+CPU_LAMBDAS = {
+    "hoyer-square": log_steps(1e-3, 1e-6, 5),
+    "group-hoyer-square": log_steps(1e-1, 1e-4, 5),
+    "l0": log_steps(10, 0.1, 5),
+}
+"""Fewer, where they make a difference in some ten epochs."""
+
+
+def of_paper(*pairs: str, batch_size: int = 512) -> tuple[Setting, ...]:
+    """Settings of the paper's protocol, of networks and data with a slash in between."""
+    return tuple(Setting(*pair.split("/"), epochs=80, batch_size=batch_size) for pair in pairs)
+
+
+def digits(*networks: str) -> tuple[Setting, ...]:
+    """Settings with the digits that a package ships: so few that they take smaller batches and more epochs."""
+    return tuple(Setting(network, "mnist_5k", epochs=20, batch_size=128) for network in networks)
+
+
+STUDIES: dict[str, Study] = {
+    "unstructured": Study(
+        "single weights: accuracy against sparsity",
+        {
+            "paper": Sizes(
+                of_paper("lenet5/cifar10", "mlp5/cifar10", "conv6/cifar10", "resnet18/cifar10", "mlp5/mnist"),
+                UNSTRUCTURED, 5, PAPER_WEIGHTS,
+            ),
+            "cpu": Sizes(
+                (*digits("lenet5", "mlp5"), Setting("lenet5", "fashion_mnist", 10),
+                 Setting("mlp5", "fashion_mnist", 10)),
+                UNSTRUCTURED, 3, CPU_WEIGHTS, lambdas=CPU_LAMBDAS,
+            ),
+        },
+    ),
+    "structured": Study(
+        "nodes: accuracy against sparsity, work, memory, time, size",
+        {
+            "paper": Sizes(
+                of_paper("lenet5/cifar10", "conv6/cifar10", "lenet5/mnist"), STRUCTURED, 5, nodes=PAPER_NODES
+            ),
+            "cpu": Sizes(
+                (Setting("lenet5", "fashion_mnist", 10), Setting("conv6", "cifar10", 10, 10_000, 128)),
+                STRUCTURED, 3, nodes=CPU_NODES, lambdas=CPU_LAMBDAS,
+            ),
+        },
+    ),
+    "cifar": Study(
+        "large networks on CIFAR-10",
+        {
+            "paper": Sizes(
+                of_paper("vgg16/cifar10", "alexnet/cifar10", "resnet18/cifar10"), (*STRUCTURED, "snip-it"), 5,
+                PAPER_WEIGHTS, PAPER_NODES,
+            ),
+            "cpu": Sizes(
+                (Setting("resnet18", "cifar10", 8, 10_000, 128), Setting("alexnet", "cifar10", 4, 10_000, 128),
+                 Setting("vgg16", "cifar10", 4, 10_000, 128)),
+                CIFAR, 2, (0.95,), (0.7, 0.93),
+            ),
+        },
+    ),
+    "combined": Study(
+        "weights and nodes together",
+        {
+            "paper": Sizes(of_paper("vgg16/cifar10"), COMBINED, 5, PAPER_WEIGHTS, PAPER_NODES),
+            "cpu": Sizes((Setting("lenet5", "fashion_mnist", 10),), COMBINED, 3, CPU_WEIGHTS, CPU_NODES),
+        },
+    ),
+    "controls": Study(
+        "masks shuffled within layers, and pruned networks initialised anew",
+        {
+            "paper": Sizes(of_paper("conv6/cifar10", "mlp5/mnist"), CONTROLS, 5, (0.9, 0.95, 0.98, 0.99), (0.7, 0.93)),
+            "cpu": Sizes(
+                (*digits("mlp5"), Setting("lenet5", "fashion_mnist", 10)), CONTROLS, 3, (0.9, 0.98), (0.7, 0.93)
+            ),
+        },
+    ),
+    "robustness": Study(
+        "success of an attack at capped distances",
+        {
+            "paper": Sizes(of_paper("mlp5/mnist"), ATTACKED, 5, PAPER_WEIGHTS),
+            "cpu": Sizes(digits("mlp5"), ATTACKED, 3, (0.9, 0.99), lambdas=CPU_LAMBDAS),
+        },
+        ("robustness",),
+    ),
+    "saliency": Study(
+        "pixels that the loss depends on, at 99 % of the weights",
+        {
+            "paper": Sizes(of_paper("mlp5/mnist"), MAPS, 1, (0.99,)),
+            "cpu": Sizes(digits("mlp5"), MAPS, 1, (0.99,), lambdas=CPU_LAMBDAS),
+        },
+        ("saliency",),
+    ),
+    "elasticities": Study(
+        "sorted elasticities of networks before training",
+        {
+            "paper": Sizes(
+                tuple(
+                    Setting(network, data, epochs=0)
+                    for network in ("lenet5", "mlp5", "conv6", "resnet18", "alexnet", "vgg16")
+                    for data in ("cifar10", "mnist", "imagenette")
+                    if data != "mnist" or network in ("lenet5", "mlp5", "conv6")
+                ),
+                ("dense",), 1,
+            ),
+            "cpu": Sizes(
+                tuple(
+                    Setting(network, data, epochs=0)
+                    for network, of in {
+                        "lenet5": ("mnist_5k", "fashion_mnist", "cifar10"),
+                        "mlp5": ("mnist_5k", "fashion_mnist", "cifar10"),
+                        "conv6": ("fashion_mnist", "cifar10"), "resnet18": ("cifar10",),
+                    }.items()
+                    for data in of
+                ),
+                ("dense",), 1,
+            ),
+        },
+        ("elasticities",),
+    ),
+    "remaining": Study(
+        "weights left in each layer, at 99 % of the weights",
+        {
+            "paper": Sizes(of_paper("mlp5/mnist"), ATTACKED, 5, (0.99,)),
+            "cpu": Sizes(digits("mlp5"), ATTACKED, 3, (0.99,), lambdas=CPU_LAMBDAS),
+        },
+    ),
+    "imagenette": Study(
+        "larger pictures: weights and nodes",
+        {
+            "paper": Sizes(
+                of_paper(*(f"{network}/imagenette" for network in
+                           ("vgg16", "alexnet", "lenet5", "mlp5", "conv6", "resnet18")), batch_size=128),
+                (*STRUCTURED, *UNSTRUCTURED[1:]), 5, PAPER_WEIGHTS, PAPER_NODES,
+            ),
+            "cpu": Sizes(
+                (Setting("resnet18", "imagenette", 4, 2_000, 128),), CIFAR, 2, (0.95,), (0.7, 0.93)
+            ),
+        },
+    ),
+}  # fmt: skip
+
+FOLDERS = "needs Imagenette's folders of pictures, which are not to be had here"
+
+SHOWN: dict[str, tuple[str | None, str]] = {
+    "Table 1": ("imagenette", f"structured, VGG16 and AlexNet on Imagenette; {FOLDERS}"),
+    "Table 2": ("unstructured", "CIFAR-10, best harmonic means; its lower half is of the study imagenette"),
+    "Table 3": ("unstructured", "MLP5 on MNIST, best harmonic means"),
+    "Table 4": ("cifar", "structured, VGG16 and AlexNet on CIFAR-10, best harmonic means and costs"),
+    "Figure 1": ("cifar", "structured, accuracy against sparsity"),
+    "Figure 2": ("unstructured", "accuracy against sparsity on CIFAR-10"),
+    "Figure 3": ("saliency", "maps of MLP5 on MNIST at 99 %"),
+    "Figure 4": ("remaining", "weights left by layer of MLP5 on MNIST at 99 %"),
+    "Figure 5": ("robustness", "attack on MLP5 on MNIST"),
+    "Figure 6": ("elasticities", "before training, sorted"),
+    "Figure 7": ("combined", "CNIP-it against SNAP-it"),
+    "Figure 8": ("cifar", "memory at the start of training against accuracy, VGG16"),
+    "Figure 9": (None, "a drawing of the method, nothing to measure"),
+    "Figure 10": ("unstructured", "MLP5, accuracy against sparsity"),
+    "Figure 11": ("structured", "LeNet5, where L0 works well"),
+    "Figure 12": ("unstructured", "Conv6, accuracy against sparsity"),
+    "Figure 13": ("imagenette", f"structured, LeNet5; {FOLDERS}"),
+    "Figure 14": ("imagenette", f"unstructured; {FOLDERS}"),
+    "Figure 15": ("imagenette", f"structured; {FOLDERS}"),
+    "Figure 16": ("structured", "multiply-accumulates of training"),
+    "Figure 17": ("structured", "multiply-accumulates of inference"),
+    "Figure 18": ("structured", "disk"),
+    "Figure 19": ("structured", "time of training"),
+    "Figure 20": ("structured", "time of inference"),
+    "Figure 21": ("structured", "memory in training, median over the epochs"),
+}
+"""The study of each table and figure of the paper, or None, and what it shows."""

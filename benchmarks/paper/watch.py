@@ -1,0 +1,74 @@
+"""What a network was in each epoch of its training: work and memory, seen from outside of the method."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graphprune.datasets import Batch
+from graphprune.metrics import Macs, forward_macs, training_cost, training_memory
+from graphprune.training import Epoch
+
+
+@dataclass
+class Watch:
+    """An observer of epochs, see `graphprune.training.observed`.
+
+    The network's structure is that of the whole epoch, for it is pruned between epochs. Nothing is measured again
+    while parameters keep their shapes and, for work, their numbers of zeros.
+
+    Attributes:
+        example: Samples ``(2, C, H, W)`` on the network's device.
+        memory_batch: Batch of the training step whose memory is measured; None measures no memory.
+        macs: Of each epoch, per sample.
+        memory_bytes: Of each epoch: peak around a step.
+        epoch_seconds: Of each epoch, of all trainers.
+        own_seconds: Time that watching took.
+    """
+
+    example: Tensor
+    memory_batch: Batch | None
+    macs: list[Macs] = field(default_factory=list)
+    memory_bytes: list[int] = field(default_factory=list)
+    epoch_seconds: list[float] = field(default_factory=list)
+    own_seconds: float = 0.0
+    _known_macs: dict[Any, Macs] = field(default_factory=dict)
+    _known_memory: dict[Any, int] = field(default_factory=dict)
+
+    def __call__(self, model: nn.Module, epoch: Epoch) -> None:
+        """Notes an epoch."""
+        start = time.perf_counter()
+        shapes = tuple((name, tuple(p.shape), p.requires_grad) for name, p in model.named_parameters())
+        zeros = torch.stack([torch.count_nonzero(p.detach()) for p in model.parameters()])
+        signature = (shapes, tuple(zeros.tolist()))
+        if signature not in self._known_macs:
+            self._known_macs[signature] = forward_macs(model, self.example)
+        self.macs.append(self._known_macs[signature])
+        if self.memory_batch is not None:
+            if shapes not in self._known_memory:
+                self._known_memory[shapes] = training_memory(model, self.memory_batch).peak_bytes
+            self.memory_bytes.append(self._known_memory[shapes])
+        self.epoch_seconds.append(epoch.seconds)
+        self.own_seconds += time.perf_counter() - start
+
+    def cost(self, samples: int, epochs: int) -> dict[str, Any]:
+        """Work and memory of the last epochs, ready for JSON.
+
+        Args:
+            samples: Seen in each.
+            epochs: How many; of a control that leaves out those of the method that found its masks.
+        """
+        macs, memory = (noted[len(noted) - epochs :] if noted else [] for noted in (self.macs, self.memory_bytes))
+        executed, nonzero = ([getattr(each, kind) for each in macs] for kind in ("executed", "nonzero"))
+        found: dict[str, Any] = {
+            "training_macs": training_cost(executed, samples).macs,
+            "training_macs_nonzero": training_cost(nonzero, samples).macs,
+        }
+        if memory:
+            found["memory_bytes"] = {"peak": max(memory), "median": statistics.median(memory), "first": memory[0]}
+        return found
