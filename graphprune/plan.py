@@ -15,17 +15,21 @@ from graphprune.dependencies import Dependencies
 from graphprune.errors import ArtifactError, InputError, UserError
 from graphprune.options import attention_of
 from graphprune.packed_masks import pack, unpack
+from graphprune.plan_json import (
+    FORMAT,
+    VERSION,
+    Sizes,
+    by_name,
+    content_of,
+    kept_from_json,
+    kept_to_json,
+    sizes_from_json,
+)
 from graphprune.program import Attention, Example, Kept, Program, compose_kept, stored_parameters, stored_tensors
 from graphprune.rewrite.compact import compact_module
 from graphprune.trees import READ_ERRORS, decode, decode_example, encode, encode_example, explained
 from graphprune.weight_masks import hold
 from graphprune.weight_pool import Masks
-
-FORMAT = "graphprune-plan"
-VERSION = 1
-
-Sizes = dict[tuple[str, int], int]
-"""Size of each (parameter or buffer name, dim) before pruning."""
 
 _SHOWN = 8
 """Problems that an error message lists before it only counts them."""
@@ -81,9 +85,9 @@ class Plan:
             "example": example,
             "protect": list(self.protect),
             "attention": self.attention,
-            "kept": _kept_to_json(self.kept),
-            "sizes": _by_name(self.sizes),
-            "rounds": [_kept_to_json(kept) for kept in self.rounds],
+            "kept": kept_to_json(self.kept),
+            "sizes": by_name(self.sizes),
+            "rounds": [kept_to_json(kept) for kept in self.rounds],
         } | ({"masks": pack(self.masks)} if self.masks else {})
         return json.dumps(content, separators=(",", ":"), allow_nan=False)
 
@@ -94,7 +98,7 @@ class Plan:
         Raises:
             ArtifactError: not a plan, or of another version, or inconsistent.
         """
-        content = _content(text)
+        content = content_of(text)
         try:
             plan = _plan_of(content)
         except READ_ERRORS as error:
@@ -201,8 +205,8 @@ def channels_of(dependencies: Dependencies, kept: Kept) -> Tensor:
         keep[dependencies.channel_of[owner.start : owner.start + owner.size][removed]] = False
     if problems:
         raise ArtifactError(f"the plan does not fit the model:\n  {listed(problems)}")
-    found, wanted = dependencies.kept(keep[:-1]), _kept_to_json(kept)
-    if not bool(keep[-1]) or _kept_to_json(found) != wanted:
+    found, wanted = dependencies.kept(keep[:-1]), kept_to_json(kept)
+    if not bool(keep[-1]) or kept_to_json(found) != wanted:
         raise ArtifactError(
             "the plan does not fit the model: it keeps indices that cannot be kept apart from those it removes; "
             "was it made for another model or configuration?"
@@ -251,19 +255,6 @@ def listed(problems: list[str]) -> str:
     return "\n  ".join([*problems[:_SHOWN], *([f"and {rest} more"] if rest > 0 else [])])
 
 
-def _content(text: str) -> dict[str, Any]:
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"the plan is not valid JSON, was it truncated? {explained(error)}") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        found = content.get("format") if isinstance(content, dict) else type(content).__name__
-        raise ArtifactError(f"not a graphprune plan: format is {found!r:.80}, expected {FORMAT!r}")
-    if content.get("version") != VERSION:
-        raise ArtifactError(f"plan of version {content.get('version')!r:.80}; this graphprune reads {VERSION}")
-    return content
-
-
 def _plan_of(content: dict[str, Any]) -> Plan:
     """Reads and checks every entry; raises one of `READ_ERRORS` where one is not as it is written."""
     args, kwargs = decode(content["example"], decode_example)
@@ -274,52 +265,14 @@ def _plan_of(content: dict[str, Any]) -> Plan:
         raise ValueError("the model is not the name of a class")
     if not isinstance(protect, list) or not all(isinstance(pattern, str) for pattern in protect):
         raise ValueError("protect is not a list of name patterns")
-    kept = _kept_from_json(content["kept"])
-    rounds = tuple(_kept_from_json(entry) for entry in content.get("rounds", [content["kept"]]))
+    kept = kept_from_json(content["kept"])
+    rounds = tuple(kept_from_json(entry) for entry in content.get("rounds", [content["kept"]]))
     composed: Kept = {}
     for entry in rounds:
         composed = compose_kept(composed, entry)
-    if _kept_to_json(composed) != _kept_to_json(kept):
+    if kept_to_json(composed) != kept_to_json(kept):
         raise ValueError("its rounds do not lead to the indices that it keeps")
-    sizes = _sizes_from_json(content.get("sizes", {}), kept)
+    sizes = sizes_from_json(content.get("sizes", {}), kept)
     attention = attention_of(content.get("attention", "heads"))
     masks = unpack(content.get("masks", {}))
     return Plan(content["model"], Example(args, kwargs), kept, rounds, tuple(protect), sizes, attention, masks)
-
-
-def _by_name(entries: dict[tuple[str, int], Any]) -> dict[str, dict[str, Any]]:
-    result: dict[str, dict[str, Any]] = {}
-    for (name, dim), value in sorted(entries.items()):
-        result.setdefault(name, {})[str(dim)] = value
-    return result
-
-
-def _by_dim(content: dict[str, dict[str, Any]]) -> dict[tuple[str, int], Any]:
-    result = {(name, int(dim)): value for name, dims in content.items() for dim, value in dims.items()}
-    if _by_name(result) != content or any(dim < 0 for _, dim in result):
-        raise ValueError("the names of dims are not 0, 1 and so on")
-    return result
-
-
-def _kept_to_json(kept: Kept) -> dict[str, dict[str, list[int]]]:
-    return _by_name({key: indices.tolist() for key, indices in kept.items()})
-
-
-def _kept_from_json(content: dict[str, dict[str, list[int]]]) -> Kept:
-    kept: Kept = {}
-    for (name, dim), indices in _by_dim(content).items():
-        whole = isinstance(indices, list) and all(type(index) is int for index in indices)
-        if not whole or not indices or indices[0] < 0 or sorted(set(indices)) != indices:
-            raise ValueError(f"{name} dim {dim}: expected whole numbers in ascending order, got {indices!r:.60}")
-        kept[name, dim] = torch.tensor(indices, dtype=torch.long)
-    return kept
-
-
-def _sizes_from_json(content: dict[str, dict[str, int]], kept: Kept) -> Sizes:
-    sizes = _by_dim(content)
-    if sizes and sizes.keys() != kept.keys():
-        raise ValueError("it has sizes of other dims than those it keeps indices of")
-    for (name, dim), size in sizes.items():
-        if type(size) is not int or size <= int(kept[name, dim][-1]):
-            raise ValueError(f"{name} dim {dim}: size {size!r:.60} has no room for the indices that are kept")
-    return sizes
