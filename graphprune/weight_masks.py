@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,13 +17,17 @@ class HeldMasks:
 
     Gradients of dead weights become zero as they arise, before anything clips or adds them up. What changes dead
     weights all the same (the momentum of an optimizer that was not given to `Pruner.step`, say) is undone before the
-    next forward pass. Copies of the module bring the hook along.
+    next forward pass; values written by way of ``.data``, which torch does not count, after the next backward pass at
+    the latest. Copies of the module bring the hook along. A layer that was taken out or replaced, and values that take
+    a parameter's place for one call (`torch.func.functional_call`), are left alone.
 
     Attributes:
         masks: Live weights by parameter.
     """
 
     masks: Masks
+    _hooked: dict[str, nn.Parameter] = field(default_factory=dict, init=False, repr=False)
+    _seen: dict[str, _Seen] = field(default_factory=dict, init=False, repr=False)
 
     def __call__(self, module: nn.Module, args: Any) -> None:
         """Called before each forward pass."""
@@ -33,35 +37,80 @@ class HeldMasks:
     @torch.no_grad()
     def apply(self, module: nn.Module) -> None:
         """Zeroes dead weights that are not zero any more; hooks parameters that are new."""
-        for name in self.masks:
-            parameter = module.get_parameter(name)
-            if not isinstance(parameter, nn.Parameter):  # swapped for a call, as torch.func does
+        for name, mask in self.masks.items():
+            parameter = _parameter_of(module, name)
+            if parameter is None or parameter.shape != mask.shape:
                 continue
-            if parameter.requires_grad and not hasattr(parameter, _HOOKED):
-                parameter.register_hook(_Masked(self.masks[name]))
-                setattr(parameter, _HOOKED, True)
-            # every change in place counts up, so what was looked at once is not looked at again
-            if getattr(parameter, _SEEN, None) != parameter._version:
-                parameter.mul_(_on(self.masks[name], parameter))
-                setattr(parameter, _SEEN, parameter._version)
+            if parameter.requires_grad and self._hooked.get(name) is not parameter:
+                parameter.register_hook(_Masked(self, name))
+                self._hooked[name] = parameter
+            # what was looked at once is not looked at again: autograd would refuse a change between two forward passes
+            seen = self._seen.get(name)
+            if seen is None or not seen.is_still(parameter):
+                parameter.masked_fill_(~self.on(name, parameter), 0)
+                self._seen[name] = _Seen.of(parameter)
+
+    def on(self, name: str, like: Tensor) -> Tensor:
+        """A mask where a tensor is; kept there, so that it moves once only."""
+        if self.masks[name].device != like.device:
+            self.masks[name] = self.masks[name].to(like.device)
+        return self.masks[name]
+
+    def look_again(self, name: str) -> None:
+        """Makes the next forward pass look at a parameter's values."""
+        self._seen.pop(name, None)
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """A parameter whose dead weights are zero, as long as it is the same, at the same place, in the same version.
+
+    Changes in place count up the version, but for those by way of ``.data`` and those of fused optimizers.
+    """
+
+    parameter: nn.Parameter
+    place: int
+    version: int
+
+    @classmethod
+    def of(cls, parameter: nn.Parameter) -> _Seen:
+        return cls(parameter, parameter.data_ptr(), _version(parameter))
+
+    def is_still(self, parameter: nn.Parameter) -> bool:
+        """Whether nothing seems to have changed it."""
+        same = parameter is self.parameter and parameter.data_ptr() == self.place
+        return same and _version(parameter) == self.version
+
+
+def _version(parameter: nn.Parameter) -> int:
+    return 0 if parameter.is_inference() else parameter._version
+
+
+def _parameter_of(module: nn.Module, name: str) -> nn.Parameter | None:
+    """A parameter by its full name; None where something else is in its place."""
+    *path, last = name.split(".")
+    for part in path:
+        child = module._modules.get(part)
+        if child is None:
+            return None
+        module = child
+    found = module._parameters.get(last)
+    return found if isinstance(found, nn.Parameter) else None
 
 
 @dataclass(eq=False)
 class _Masked:
     """A gradient hook."""
 
-    mask: Tensor
+    held: HeldMasks
+    name: str
 
     def __call__(self, gradient: Tensor) -> Tensor:
-        return gradient * _on(self.mask, gradient)
-
-
-_HOOKED, _SEEN = "_graphprune_hooked", "_graphprune_seen"
-"""Attributes of a parameter: that its gradients are masked, and its version when its values were. No copy has them."""
-
-
-def _on(mask: Tensor, like: Tensor) -> Tensor:
-    return mask.to(like.device)
+        self.held.look_again(self.name)  # what comes next is an optimizer's step, which may not count up the version
+        if gradient.layout != torch.strided:
+            return gradient * self.held.on(self.name, gradient)
+        # not a product: what overflowed in a dead weight is 0 too, and no NaN
+        return torch.where(self.held.on(self.name, gradient), gradient, 0)
 
 
 @dataclass(eq=False)

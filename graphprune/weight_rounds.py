@@ -54,8 +54,9 @@ class ByWeights:
         return Goal.of(budget, self.original).limits["weights"]
 
     def is_met(self, budget: Budget, costs: Mapping[Measure, int]) -> bool:
-        """Whether no more weights are left; weights that can come back are looked at in every round."""
-        return costs["weights"] <= self.allowed(budget) and not self.resurrect
+        """Whether no more weights are left; weights that can come back are looked at in every round that takes some."""
+        allowed = self.allowed(budget)
+        return costs["weights"] <= allowed and not (self.resurrect and allowed < self.original["weights"])
 
     def score(self, run: Run, program: Program, sensitivity: Sensitivity) -> Program:
         """See `Rounds`."""

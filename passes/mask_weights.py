@@ -33,7 +33,10 @@ class MaskWeights(Pass):
         if not touched:
             return PassResult(program, False)
         module = copy_sharing_tensors(program.module)
-        values = {name: torch.where(masks[name], full[name], 0) if name in masks else full[name] for name in touched}
+        # a copy that is filled keeps the memory format, channels last say; one that is made by the mask does not
+        values = {
+            name: full[name].clone().masked_fill_(~masks[name], 0) if name in masks else full[name] for name in touched
+        }
         replace_tensors(module, values)
         dormant = full if self.resurrect else {}
         masked = replace(program, module=module, masks=masks, dormant=dormant, origin=replace(program, origin=None))

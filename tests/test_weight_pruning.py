@@ -64,6 +64,14 @@ def test_live_weights_keep_their_values() -> None:
         assert torch.equal(compiled.module.get_parameter(name), expected), name
 
 
+@pytest.mark.parametrize("granularity", BOTH)
+def test_rounds_that_take_nothing_yet(granularity: str) -> None:
+    compiled = compiled_of(granularity, resurrect=True, schedule=lambda kappa: [0.0, kappa / 2, kappa / 2, kappa])
+    total, left = compiled.report.costs["weights"]
+    assert left == total - -(-total * 7 // 10)
+    assert compiled.report.rounds[0].verification is None
+
+
 def test_one_shot_equals_zeroing_by_hand() -> None:
     """SNIP: |w dL/dw| by plain autograd, the largest stay."""
     model, data = randomised(Residual()).eval(), batches(1, 16)
