@@ -29,6 +29,7 @@ def compile(
     accumulate: str | None = None,
     granularity: str = "channel",
     resurrect: bool = False,
+    dead_paths: str = "keep",
     criterion: Given | WeightCriterion = "elasticity",
     schedule: str | Schedule = "halving",
     protect: Sequence[str] = (),
@@ -61,6 +62,11 @@ def compile(
             products, which become zero and stay so in training (``"weight"``, SNIP-it), or both under one threshold
             (``"mixed"``, CNIP-it).
         resurrect: Weights that died are ranked as well in later rounds and can come back (FORCE); not for channels.
+        dead_paths: What becomes of weights that are left but on no path from an input to an output, and of channels
+            without such a path: ``"keep"`` counts them in the report; ``"remove"`` zeroes the weights, gives their
+            places in the budget to the next in the ranking, and removes the channels where channels go. What no output
+            depends on leaves every output as it was; of what depends on no input the constant that its biases made is
+            lost. Not for channels alone, which are always on a path.
         criterion: What ranks the channels: a name (see `graphprune.criteria`); an importance object of torch-pruning
             (``torch_pruning.importance``), which gets gradients where it needs them; or a function of your own: of the
             weights of a group, ``{"conv1.weight[0]": (channels, values), ...}``, that gives a tensor ``(channels,)``,
@@ -101,6 +107,7 @@ def compile(
         accumulate=accumulate,
         granularity=granularity,
         resurrect=resurrect,
+        dead_paths=dead_paths,
         criterion=criterion,
         schedule=schedule,
         protect=protect,

@@ -78,17 +78,29 @@ def connected_masks(program: Program) -> Masks:
 
     What is missing of ``program.masks`` afterwards is dead: no output changes with it but by constants (biases).
     """
-    dependencies = program.dependencies
-    assert dependencies is not None
-    walk, pool = _walk(program, dependencies), pool_of(program)
+    assert program.dependencies is not None
+    walk = _walk(program, program.dependencies)
+    return _between(program, walk.steps, walk.before, walk.after)
+
+
+def useful_masks(program: Program) -> Masks:
+    """Live weights of the pool that an output depends on: without the others every output is exactly what it was."""
+    assert program.dependencies is not None
+    walk = _walk(program, program.dependencies)
+    return _between(program, walk.steps, [torch.ones_like(before) for before in walk.before], walk.after)
+
+
+def _between(program: Program, steps: list[Step], before: list[Tensor], after: list[Tensor]) -> Masks:
+    """Live weights from channels in ``before`` to channels in ``after``, both for each step."""
+    pool = pool_of(program)
     joined: Masks = {}
-    for step, before, after in zip(walk.steps, walk.before, walk.after, strict=True):
+    for step, from_, to in zip(steps, before, after, strict=True):
         if isinstance(step, (WeightPath, PerChannel)) and step.name in pool:
             weight = pool[step.name]
             if isinstance(step, WeightPath):
-                on_path = step.spread(after[step.rows].unsqueeze(1) & before[step.columns], weight)
+                on_path = step.spread(to[step.rows].unsqueeze(1) & from_[step.columns], weight)
             else:
-                on_path = (before & after)[step.channels].reshape(-1, *[1] * (weight.dim() - 1)).expand(weight.shape)
+                on_path = (from_ & to)[step.channels].reshape(-1, *[1] * (weight.dim() - 1)).expand(weight.shape)
             # a weight that several nodes read is alive if it is for one of them
             joined[step.name] = joined.get(step.name, torch.zeros((), dtype=torch.bool)) | on_path
     live = {name: live_of(program, name, weight) for name, weight in pool.items()}
@@ -118,7 +130,7 @@ class _Walk:
 
 def _walk(program: Program, dependencies: Dependencies) -> _Walk:
     """One pass in each direction is enough: what a step reads, earlier steps have made."""
-    steps, parameters = paths_of(program), stored_parameters(program.module)
+    steps, parameters = _steps_of(program, dependencies), stored_parameters(program.module)
     pairs = [
         step.flat(live_of(program, step.name, parameters[step.name])).cpu() if isinstance(step, WeightPath) else None
         for step in steps
@@ -132,6 +144,15 @@ def _walk(program: Program, dependencies: Dependencies) -> _Walk:
         after.append(useful.clone())
         _backward(step, pair, useful)
     return _Walk(steps, before, after[::-1], hits, reached, useful)
+
+
+def _steps_of(program: Program, dependencies: Dependencies) -> list[Step]:
+    """What leads from channel to channel, found once: masks change nothing of it."""
+    remembered = vars(dependencies)
+    if "_steps" not in remembered:
+        remembered["_steps"] = paths_of(program)
+    steps: list[Step] = remembered["_steps"]
+    return steps
 
 
 def _forward(step: Step, pair: Tensor | None, reached: Tensor) -> Tensor:

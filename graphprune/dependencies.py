@@ -106,7 +106,7 @@ class Dependencies:
     def left_of_groups(self, keep: Tensor) -> list[int]:
         """Channels that stay in each group."""
         left = torch.cat([torch.zeros(1, dtype=torch.long), keep.cumsum(0)])
-        bounds = torch.tensor([(group.start, group.stop) for group in self.groups]).reshape(-1, 2)
+        bounds = torch.tensor([(group.start, group.stop) for group in self.groups], dtype=torch.long).reshape(-1, 2)
         counts: list[int] = (left[bounds[:, 1]] - left[bounds[:, 0]]).tolist()
         return counts
 

@@ -17,6 +17,9 @@ from graphprune.weight_rounds import ByWeights, Jointly
 
 Granularity = Literal["channel", "weight", "mixed"]
 
+DeadPathsAre = Literal["keep", "remove"]
+"""What becomes of weights and channels that are left but lie on no path from input to output."""
+
 
 def granularity_of(given: str) -> Granularity:
     """What goes, by name.
@@ -48,18 +51,26 @@ def accumulate_of(given: str | None, granularity: Granularity) -> Accumulate:
 
 def rounds_of(
     granularity: Granularity, criterion: Given | WeightCriterion, original: Mapping[Measure, int], limits: Limits, *,
-    resurrect: bool, verify: bool,
+    resurrect: bool, dead_paths: str, verify: bool,
 ) -> ByRank | ByWeights | Jointly:  # fmt: skip
     """How rounds go that take what is to go.
 
     Raises:
         OptionError: the criterion does not rank that, or an option means nothing there.
     """
+    if dead_paths not in get_args(DeadPathsAre):
+        raise OptionError(f"dead_paths='{dead_paths}' is unknown; known are {', '.join(get_args(DeadPathsAre))}")
+    on_paths = dead_paths == "remove"
     if granularity == "channel":
+        if on_paths:
+            raise OptionError(
+                "dead_paths='remove': a channel that is left is on a path, for all of its weights are; dead paths come "
+                "with granularity='weight' or 'mixed'"
+            )
         if resurrect:
             raise OptionError("resurrect=True: channels are removed for real and cannot come back; weights can")
         return ByRank(criterion_of(criterion), original, limits, verify)
-    by_weights = ByWeights(_weight_criterion_of(criterion), original, resurrect, verify)
+    by_weights = ByWeights(_weight_criterion_of(criterion), original, resurrect, on_paths, verify)
     if granularity == "weight":
         if limits.min_channels != 1 or limits.align != 1:
             raise OptionError("min_channels and align are about channels; granularity='weight' removes none")

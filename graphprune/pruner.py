@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from graphprune.compiled import Compiled
 from graphprune.costs import costs_of, costs_under
 from graphprune.criteria import Given, Sensitivity, name_of
 from graphprune.data import SampleStream, cross_entropy
+from graphprune.dead_paths import DeadPaths, dead_paths_of
 from graphprune.errors import InputError, NothingToPruneError
 from graphprune.gaps import refuse_gaps
 from graphprune.granularity import accumulate_of, counted_by, granularity_of, rounds_of
@@ -32,6 +34,8 @@ from graphprune.runner import Runner
 from graphprune.schedule import Schedule, targets_of
 from graphprune.weight_criteria import WeightCriterion
 from graphprune.weight_masks import hold, settle
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, rounds done, and rounds in all."""
@@ -59,6 +63,7 @@ class Pruner:
         accumulate: str | None = None,
         granularity: str = "channel",
         resurrect: bool = False,
+        dead_paths: str = "keep",
         criterion: Given | WeightCriterion = "elasticity",
         schedule: str | Schedule = "halving",
         protect: Sequence[str] = (),
@@ -81,7 +86,8 @@ class Pruner:
         goes = granularity_of(granularity)
         self._budget = budget_of(sparsity, budget, counted_by(goes))
         limits = limits_of(min_channels, align)
-        rounds_of(goes, criterion, {}, limits, resurrect=resurrect, verify=verify)  # refuses what cannot work
+        how_of = partial(rounds_of, goes, criterion, resurrect=resurrect, dead_paths=dead_paths, verify=verify)
+        how_of(original={}, limits=limits)  # refuses what cannot work
         self._criterion_name = criterion if isinstance(criterion, str) else name_of(criterion)
         self._targets = targets_of(schedule, self._budget.sparsity)
         check_options(samples, protect, seed, progress)
@@ -104,8 +110,7 @@ class Pruner:
         self._plan_rounds: list[Kept] = []
         self._first_importance: Tensor | None = None
         self.rounds: list[Round] = []
-        limits = limits.at_first(self._original.dependencies)
-        how = rounds_of(goes, criterion, self._costs_before, limits, resurrect=resurrect, verify=verify)
+        how = how_of(original=self._costs_before, limits=limits.at_first(self._original.dependencies))
         how.check(self._original, self._budget)
         self._rounds, self._budget = rounds_for(
             self._original, self._budget, how, align, target, stream.example.batch_size
@@ -160,6 +165,7 @@ class Pruner:
         target = self._budget.scaled(self._targets[len(self.rounds)])
         before, loss, weights_before = self._program, None, self._costs["weights"]
         bound: tuple[str, ...] = ()
+        dead_paths: DeadPaths | None = None
         if not self._rounds.is_met(target, self._costs):
             if before.dependencies is None:
                 before = self._run("analyse", pipelines.reanalysis(), before)
@@ -173,16 +179,31 @@ class Pruner:
             selected, pruned = self._rounds.prune(self._run, scored, target, self._seed + len(self.rounds))
             assert selected.selection is not None
             bound = selected.selection.bound
+            if selected.selection.masks:
+                dead_paths = self._checked_paths(selected)
             self._adopt(selected, pruned, optimizer)
         removed = (before.channels_left or 0) - (self._program.channels_left or 0)
         zeroed = weights_before - self._costs["weights"]
         verification = self._program.verification if (removed or zeroed) and self._verify else None
         entry = Round(
-            target.shares(), self._achieved(), removed, zeroed, loss, bound, verification, time.perf_counter() - started
-        )
+            target.shares(), self._achieved(), removed, zeroed, loss, bound, verification,
+            time.perf_counter() - started, dead_paths,
+        )  # fmt: skip
         self.rounds.append(entry)
         self._progress("done", len(self.rounds), len(self._targets))
         return entry
+
+    def _checked_paths(self, selected: Program) -> DeadPaths:
+        """What is left and does nothing, with a warning where no input gets to an output any more."""
+        found = dead_paths_of(selected)
+        known = max((entry.dead_paths.cut for entry in self.rounds if entry.dead_paths is not None), default=0)
+        if found.cut > known:
+            log.warning(
+                "round %d: %d of %d outputs of %s are cut off from every input and constant; ask for less, or for "
+                "smaller steps (schedule), or protect the layer that is cut",
+                len(self.rounds) + 1, found.cut, found.outputs, self._model_name,
+            )  # fmt: skip
+        return found
 
     def finish(self) -> Compiled:
         """The result of the rounds so far.

@@ -12,6 +12,7 @@ from rich.table import Table
 from torch import Tensor
 
 from graphprune.budget import Measure
+from graphprune.dead_paths import DeadPaths
 from graphprune.dependencies import Dependencies
 from graphprune.deploy import TimingResult
 from graphprune.equivalence import Verification
@@ -33,6 +34,7 @@ class Round:
         bound: Groups that a floor or the alignment held back.
         verification: What the proof compared; None where it was switched off.
         seconds: Duration.
+        dead_paths: What is left after it and does nothing; None where no single weights are dead, or nothing was done.
     """
 
     requested: dict[Measure, float]
@@ -43,6 +45,7 @@ class Round:
     bound: tuple[str, ...]
     verification: Verification | None
     seconds: float
+    dead_paths: DeadPaths | None = None
 
 
 @dataclass(frozen=True)
@@ -134,9 +137,15 @@ class Report:
         """Share removed, by measure, in [0, 1)."""
         return {name: 1 - after / before for name, (before, after) in self.costs.items() if before}
 
+    @property
+    def dead_paths(self) -> DeadPaths | None:
+        """What is left and does nothing; None where no single weights are dead, for channels alone never cut a path."""
+        return next((entry.dead_paths for entry in reversed(self.rounds) if entry.dead_paths is not None), None)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON."""
-        return asdict(self) | {"achieved": self.achieved}
+        dead_paths = None if self.dead_paths is None else asdict(self.dead_paths)
+        return asdict(self) | {"achieved": self.achieved, "dead_paths": dead_paths}
 
     def __str__(self) -> str:
         """Tables for a terminal, 120 columns."""
@@ -146,6 +155,8 @@ class Report:
         console.print(self._group_table())
         if self.frozen:
             console.print(self._frozen_table())
+        if self.dead_paths is not None:
+            console.print(f"paths: {self.dead_paths}")
         if self.timing is not None:
             console.print(str(self.timing))
         for name in self.dropped:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import torch
 
 from graphprune.budget import Budget, Measure
 from graphprune.criteria.criterion import Sensitivity
@@ -12,6 +14,7 @@ from graphprune.errors import NothingToPruneError, OptionError
 from graphprune.passes import pipelines
 from graphprune.program import Program, device_of
 from graphprune.rounds import ByRank, Run
+from graphprune.scores import Scores
 from graphprune.selection import Goal
 from graphprune.weight_criteria import WeightCriterion
 
@@ -24,12 +27,14 @@ class ByWeights:
         criterion: Ranks the weights.
         original: Costs of the dense program.
         resurrect: Whether dead weights are ranked too and can come back: FORCE.
+        on_paths: Whether only weights between input and output are left, and counted.
         verify: Whether results are proved.
     """
 
     criterion: WeightCriterion
     original: Mapping[Measure, int]
     resurrect: bool
+    on_paths: bool
     verify: bool
 
     @property
@@ -64,9 +69,12 @@ class ByWeights:
 
     def prune(self, run: Run, scored: Program, budget: Budget, seed: int) -> tuple[Program, Program]:
         """See `Rounds`."""
-        passes = pipelines.masking(self.allowed(budget), resurrect=self.resurrect, verify=self.verify, seed=seed)
-        selected = run("select", passes[:1], scored)
-        return selected, run("prune", passes[1:], selected)
+        choice = pipelines.selecting_weights(
+            self.allowed(budget), on_paths=self.on_paths, verify=self.verify, seed=seed
+        )
+        selected = run("select", choice, scored)
+        passes = pipelines.masking(resurrect=self.resurrect, verify=self.verify, seed=seed)
+        return selected, run("prune", passes, selected)
 
 
 @dataclass(frozen=True)
@@ -97,14 +105,19 @@ class Jointly:
     def score(self, run: Run, program: Program, sensitivity: Sensitivity) -> Program:
         """Channels and weights on the same samples; see `Rounds`."""
         same = sensitivity.drawn(device_of(program))
-        channels = self.rank.score(run, program, same)
+        assert program.dependencies is not None
+        if program.dependencies.channels:
+            channels = self.rank.score(run, program, same)
+        else:  # one is left of each group, and stays
+            channels = replace(program, scores=Scores(torch.empty(0, dtype=torch.float64), "none"))
         return self.weights.score(run, channels, same)
 
     def prune(self, run: Run, scored: Program, budget: Budget, seed: int) -> tuple[Program, Program]:
         """See `Rounds`."""
-        passes = pipelines.pruning_jointly(
-            self.weights.allowed(budget), self.rank.limits, resurrect=self.weights.resurrect,
-            verify=self.weights.verify, seed=seed,
-        )  # fmt: skip
-        selected = run("select", passes[:1], scored)
-        return selected, run("prune", passes[1:], selected)
+        weights = self.weights
+        choice = pipelines.selecting_jointly(
+            weights.allowed(budget), self.rank.limits, on_paths=weights.on_paths, verify=weights.verify, seed=seed
+        )
+        selected = run("select", choice, scored)
+        passes = pipelines.pruning_jointly(resurrect=weights.resurrect, verify=weights.verify, seed=seed)
+        return selected, run("prune", passes, selected)

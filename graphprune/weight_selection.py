@@ -28,7 +28,7 @@ def select_weights(program: Program, allowed: int) -> Selection:
         allowed: Weights that may stay, of the whole pool.
     """
     assert program.dependencies is not None
-    ranks = _Ranks.of(program)
+    ranks = Ranks.of(program)
     everything = torch.ones(program.dependencies.channels, dtype=torch.bool)
     return Selection(everything, masks=ranks.masks(ranks.lowest(ranks.own, len(ranks.own) - allowed)))
 
@@ -47,7 +47,7 @@ def select_jointly(program: Program, allowed: int, limits: Limits) -> Selection:
         limits: Floors and alignment of the channels.
     """
     assert program.dependencies is not None and program.scores is not None
-    dependencies, ranks = program.dependencies, _Ranks.of(program)
+    dependencies, ranks = program.dependencies, Ranks.of(program)
     groups, importance = dependencies.groups, program.scores.importance.double().clone()
     for group in groups:
         importance[_most_important(importance, group, limits.floor(group))] = _STAYS
@@ -62,7 +62,7 @@ def select_jointly(program: Program, allowed: int, limits: Limits) -> Selection:
             if len(at_threshold):
                 importance[at_threshold[len(at_threshold) // 2 :]] = _STAYS
                 continue
-        held = _held_back(groups, removed, importance, limits)
+        held = held_back(groups, removed, importance, limits)
         if not len(held):
             return Selection(~removed, masks=ranks.masks(dead))
         importance[held] = _STAYS
@@ -74,7 +74,7 @@ def _most_important(importance: Tensor, group: Group, count: int) -> Tensor:
     return group.start + order[group.channels - count :]
 
 
-def _held_back(groups: Sequence[Group], removed: Tensor, importance: Tensor, limits: Limits) -> Tensor:
+def held_back(groups: Sequence[Group], removed: Tensor, importance: Tensor, limits: Limits) -> Tensor:
     """Indices of removed channels that have to stay, so that each group has a permitted number."""
     held = [torch.empty(0, dtype=torch.long)]
     for group in groups:
@@ -88,8 +88,8 @@ def _held_back(groups: Sequence[Group], removed: Tensor, importance: Tensor, lim
 
 
 @dataclass(frozen=True)
-class _Ranks:
-    """The pool in one row.
+class Ranks:
+    """The pool in one row, ranked.
 
     Attributes:
         shapes: Of each parameter, in the order of the row.
@@ -100,7 +100,8 @@ class _Ranks:
     own: Tensor
 
     @classmethod
-    def of(cls, program: Program) -> _Ranks:
+    def of(cls, program: Program) -> Ranks:
+        """Of a program with its weights scored; what is dead for good ranks lowest."""
         scores, pool = program.weight_scores, pool_of(program)
         assert scores is not None
         parts = []
@@ -136,6 +137,12 @@ class _Ranks:
         equal = (importance == threshold).nonzero().flatten()
         dead[equal[: count - int(dead.sum())]] = True
         return dead
+
+    def row(self, masks: Masks) -> Tensor:
+        """Live weights of all parameters, bool, shape ``(weights,)``; undoes `masks`."""
+        everything = torch.ones_like(self.own, dtype=torch.bool)
+        parts = zip(self._split(everything), self.shapes, strict=True)
+        return torch.cat([masks[name].flatten().to(part.device) if name in masks else part for part, name in parts])
 
     def masks(self, dead: Tensor) -> Masks:
         """Live weights of each parameter that has dead ones."""

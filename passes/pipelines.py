@@ -11,6 +11,7 @@ from graphprune.passes.build_dependencies import BuildDependencies
 from graphprune.passes.fix_channel_sizes import FixChannelSizes
 from graphprune.passes.mask_weights import MaskWeights
 from graphprune.passes.prune_channels import PruneChannels
+from graphprune.passes.remove_dead_paths import RemoveDeadPaths
 from graphprune.passes.score_channels import ScoreChannels
 from graphprune.passes.score_weights import ScoreWeights
 from graphprune.passes.select_channels import SelectChannels
@@ -42,16 +43,28 @@ def scoring_weights(criterion: WeightCriterion, sensitivity: Sensitivity) -> Seq
     return (ScoreWeights(criterion, sensitivity),)
 
 
-def masking(allowed: int, *, resurrect: bool, verify: bool, seed: int) -> Sequence[Pass]:
-    """The second half of a round that zeroes weights."""
-    proof = (VerifyPrune(seed),) if verify else ()
-    return (SelectWeights(allowed), MaskWeights(resurrect), *proof)
+def selecting_weights(allowed: int, *, on_paths: bool, verify: bool, seed: int) -> Sequence[Pass]:
+    """What chooses the weights that stay."""
+    removal = (RemoveDeadPaths(None, verify, seed),) if on_paths else ()
+    return (SelectWeights(allowed, on_paths), *removal)
 
 
-def pruning_jointly(allowed: int, limits: Limits, *, resurrect: bool, verify: bool, seed: int) -> Sequence[Pass]:
-    """The second half of a round that removes channels and zeroes weights."""
+def masking(*, resurrect: bool, verify: bool, seed: int) -> Sequence[Pass]:
+    """What zeroes the weights that do not stay."""
     proof = (VerifyPrune(seed),) if verify else ()
-    return (SelectJointly(allowed, limits), MaskWeights(resurrect), PruneChannels(), *proof)
+    return (MaskWeights(resurrect), *proof)
+
+
+def selecting_jointly(allowed: int, limits: Limits, *, on_paths: bool, verify: bool, seed: int) -> Sequence[Pass]:
+    """What chooses the channels and weights that stay."""
+    removal = (RemoveDeadPaths(limits, verify, seed),) if on_paths else ()
+    return (SelectJointly(allowed, limits, on_paths), *removal)
+
+
+def pruning_jointly(*, resurrect: bool, verify: bool, seed: int) -> Sequence[Pass]:
+    """What removes the channels and zeroes the weights that do not stay."""
+    proof = (VerifyPrune(seed),) if verify else ()
+    return (MaskWeights(resurrect), PruneChannels(), *proof)
 
 
 def pruning_by_widths(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 from graphprune.costs import costs_of, weights_left
+from graphprune.dead_paths import dead_paths_of, select_on_paths
 from graphprune.pass_protocol import Pass, PassResult
 from graphprune.program import Program
 from graphprune.selection import Goal, Limits, violations
@@ -14,25 +16,36 @@ from graphprune.weight_selection import select_jointly
 
 @dataclass(frozen=True)
 class SelectJointly(Pass):
-    """Ranks channels and weights together, until exactly as many weights are left as are allowed."""
+    """Ranks channels and weights together, until exactly as many weights are left as are allowed.
+
+    Attributes:
+        allowed: Weights that may stay, of the whole pool.
+        limits: Floors and alignment of the channels.
+        on_paths: Whether weights on no path are kept besides and do not count, because they will be removed.
+    """
 
     allowed: int
     limits: Limits
+    on_paths: bool = False
     needs: ClassVar[frozenset[str]] = frozenset({"dependencies", "scores", "weight_scores"})
     provides: ClassVar[frozenset[str]] = frozenset({"selection"})
 
     def run(self, program: Program) -> PassResult:
         """Fills in the selection."""
-        selection = select_jointly(program, self.allowed, self.limits)
+        choose = partial(select_jointly, program, limits=self.limits)
+        selection = select_on_paths(program, self.allowed, choose) if self.on_paths else choose(self.allowed)
         selected = replace(program, selection=selection)
         removed = int((~selection.keep).sum())
         remark = f"{removed} of {len(selection.keep)} channels go, {weights_left(selected)} weights stay"
         return PassResult(selected, True, (remark,))
 
     def ensures(self, before: Program, result: PassResult) -> list[str]:
-        """As many weights are left as should be, and every group respects its floor and alignment."""
+        """As many weights are left as should be, on paths no more; every group respects its floor and alignment."""
         program = result.program
         assert program.selection is not None
         left = weights_left(program)
-        wrong = [] if left == self.allowed else [f"{left} weights left, {self.allowed} allowed"]
+        if self.on_paths:
+            left -= dead_paths_of(program).weights
+        is_met = left <= self.allowed if self.on_paths else left == self.allowed
+        wrong = [] if is_met else [f"{left} weights left, {self.allowed} allowed"]
         return wrong + violations(costs_of(program), program.selection.keep, Goal({}), self.limits)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 from graphprune.costs import weights_left
+from graphprune.dead_paths import dead_paths_of, select_on_paths
 from graphprune.pass_protocol import Pass, PassResult
 from graphprune.program import Program
 from graphprune.weight_selection import select_weights
@@ -13,18 +15,29 @@ from graphprune.weight_selection import select_weights
 
 @dataclass(frozen=True)
 class SelectWeights(Pass):
-    """Keeps exactly as many weights as are allowed, the most important ones."""
+    """Keeps exactly as many weights as are allowed, the most important ones.
+
+    Attributes:
+        allowed: Weights that may stay, of the whole pool.
+        on_paths: Whether those on no path are kept besides and do not count, because they will be removed.
+    """
 
     allowed: int
+    on_paths: bool = False
     needs: ClassVar[frozenset[str]] = frozenset({"dependencies", "weight_scores"})
     provides: ClassVar[frozenset[str]] = frozenset({"selection"})
 
     def run(self, program: Program) -> PassResult:
         """Fills in the selection."""
-        selected = replace(program, selection=select_weights(program, self.allowed))
+        choose = partial(select_weights, program)
+        selection = select_on_paths(program, self.allowed, choose) if self.on_paths else choose(self.allowed)
+        selected = replace(program, selection=selection)
         return PassResult(selected, True, (f"{weights_left(selected)} weights stay",))
 
     def ensures(self, before: Program, result: PassResult) -> list[str]:
-        """As many weights are left as should be."""
+        """As many weights are left as should be; on paths no more than that."""
         left = weights_left(result.program)
-        return [] if left == self.allowed else [f"{left} weights left, {self.allowed} allowed"]
+        if self.on_paths:
+            left -= dead_paths_of(result.program).weights
+        is_met = left <= self.allowed if self.on_paths else left == self.allowed
+        return [] if is_met else [f"{left} weights left, {self.allowed} allowed"]

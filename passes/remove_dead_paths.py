@@ -1,0 +1,83 @@
+"""Takes out of a selection what would be left and do nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from graphprune.connectivity import connectivity_of, useful_masks
+from graphprune.dead_paths import dead_paths_of, without_dead_paths
+from graphprune.equivalence import TOLERANCES, MaskedProgram, difference, scale_of
+from graphprune.pass_protocol import Pass, PassResult
+from graphprune.program import Program
+from graphprune.randomness import private_random_state
+from graphprune.selection import Limits, Selection
+
+
+@dataclass(frozen=True)
+class RemoveDeadPaths(Pass):
+    """Removes weights and channels that lie on no path from an input to an output.
+
+    What no output depends on goes without a trace, which is tried out. What depends on no input is a constant: it goes
+    like anything that is pruned, and what biases and normalisations made of it is lost.
+
+    Attributes:
+        limits: Of the channels; None where channels stay and only weights go.
+        verify: Whether it is tried out that what no output depends on changes nothing.
+        seed: Of the inputs for that.
+    """
+
+    limits: Limits | None = None
+    verify: bool = True
+    seed: int = 0
+    needs: ClassVar[frozenset[str]] = frozenset({"dependencies", "selection"})
+    provides: ClassVar[frozenset[str]] = frozenset({"selection"})
+
+    def requires(self, program: Program) -> list[str]:
+        """Channels are scored where floors may have to choose among dead ones."""
+        return ["channels are not scored"] if self.limits is not None and program.scores is None else []
+
+    def run(self, program: Program) -> PassResult:
+        """Gives a selection without dead paths; nothing changes where there are none."""
+        selection = program.selection
+        assert selection is not None
+        dead, live = dead_paths_of(program), without_dead_paths(program, self.limits)
+        channels = int((selection.keep & ~live.keep).sum())
+        if not dead.weights and not channels:
+            return PassResult(program, False)
+        remark = f"{dead.weights} weights and {channels} channels on no path go"
+        return PassResult(replace(program, selection=live), True, (remark,))
+
+    def ensures(self, before: Program, result: PassResult) -> list[str]:
+        """No live weight is on no path, and outputs are the same without what they do not depend on."""
+        left = dead_paths_of(result.program).weights
+        problems = [f"{left} live weights are on no path"] if left else []
+        if result.modified and self.verify:
+            problems += self._changes_of_outputs(before, result.program)
+        return problems
+
+    def _changes_of_outputs(self, before: Program, after: Program) -> list[str]:
+        """Compares the masked program with the one without what no output depends on, on a fresh input."""
+        assert before.selection is not None and after.selection is not None
+        selection = before.selection
+        masked = replace(before, masks=dict(selection.masks))
+        keep = selection.keep & (connectivity_of(masked).useful | after.selection.keep)
+        useful = Selection(keep, masks=useful_masks(masked))
+        for expected, found in zip(self._outputs(before, selection), self._outputs(before, useful), strict=True):
+            error, scale = difference(expected, found), scale_of(expected)
+            # the same sums with some zeros more; what is summed in another order differs by roundings
+            if not error <= TOLERANCES.get(expected.dtype, 0.0) * scale:
+                return [f"what no output should depend on changes one by {error:.3g} at scale {scale:.3g}"]
+        return []
+
+    def _outputs(self, program: Program, selection: Selection) -> list[Tensor]:
+        assert program.dependencies is not None
+        masked = MaskedProgram.of(program, program.dependencies, selection.keep, selection.masks)
+        example = program.example.fresh(program.example.batch_size, torch.Generator().manual_seed(self.seed))
+        with private_random_state(self.seed), torch.no_grad():
+            leaves = tree_leaves(masked.run(example))
+        return [getattr(leaf, "value", leaf) for leaf in leaves if isinstance(leaf, Tensor)]
