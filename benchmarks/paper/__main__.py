@@ -21,10 +21,12 @@ import torch
 
 from benchmarks.paper.data import DATASETS
 from benchmarks.paper.engine import by_ray, one_by_one
+from benchmarks.paper.figures import draw
 from benchmarks.paper.grid import Choice, Run, left, runs_of
 from benchmarks.paper.measure import Place, check_data
 from benchmarks.paper.rows import Row, append, read
 from benchmarks.paper.studies import SHOWN, STUDIES
+from benchmarks.paper.summary import summary
 from graphprune.networks import NETWORKS
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -46,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--scale", choices=["cpu", "paper"], default="cpu")
     made.add_argument("--data-dir", type=Path, help="of the datasets; default: GRAPHPRUNE_DATA")
     made.add_argument("--out", type=Path, help="JSON lines; default: results/STUDY.jsonl beside this file")
+    made.add_argument("--into", type=Path, default=RESULTS, help="of figures: the folder for SVG files")
     made.add_argument("--networks", nargs="+", choices=list(NETWORKS))
     made.add_argument("--datasets", nargs="+", choices=list(DATASETS), help="in the place of the study's")
     made.add_argument("--methods", nargs="+")
@@ -81,6 +84,17 @@ def make(options: argparse.Namespace) -> int:
     return errors
 
 
+def show(options: argparse.Namespace) -> int:
+    """The tables of results files, or their figures."""
+    paths = [RESULTS / f"{study}.jsonl" for study in options.of or STUDIES] if options.out is None else [options.out]
+    rows = [row for path in paths for row in read(path)]
+    if options.study == "summary":
+        print(summary(rows))
+    else:
+        print("\n".join(map(str, draw(rows, options.into))))
+    return 0
+
+
 def told(row: Row) -> str:
     """A row in a line."""
     run = Run(**{name: row[name] for name in Run.__annotations__})
@@ -107,6 +121,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.list:
         print(mapping())
         return 0
+    if options.study in ("summary", "figures"):
+        return show(options)
     if options.study is None:
         parser().error("name a study, or --list")
     torch.set_num_threads(1)

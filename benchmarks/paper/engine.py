@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from benchmarks.paper.grid import Run
 from benchmarks.paper.measure import Place, row_of
@@ -36,11 +37,12 @@ def by_ray(runs: Sequence[Run], place: Place, at_once: int) -> Iterator[Row]:
     except ModuleNotFoundError as error:
         raise OptionError("--ray needs Ray; `pip install 'graphprune[ray]'`") from error
     environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.environ.get("PYTHONPATH", os.getcwd())}
-    here = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": at_once, "include_dashboard": False}
+    here: dict[str, Any] = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": at_once, "include_dashboard": False}
     ray.init(runtime_env={"env_vars": environment}, log_to_driver=False, **here)
     try:
         remote = ray.remote(num_cpus=1, num_gpus=int(place.device.startswith("cuda")), max_retries=0)(row_of)
-        waiting, under_way = list(runs), {}
+        waiting: list[Run] = list(runs)
+        under_way: dict[Any, Run] = {}
         while waiting or under_way:
             while waiting and len(under_way) < at_once:
                 run = waiting.pop(0)

@@ -52,10 +52,14 @@ ANALYSES: dict[str, Analysis] = {
 }  # fmt: skip
 
 
-def rounded(tree: Any) -> Any:
+def rounded(tree: dict[str, Any]) -> dict[str, Any]:
     """The same with floats of a few digits."""
+    return {key: _rounded(value) for key, value in tree.items()}
+
+
+def _rounded(tree: Any) -> Any:
     if isinstance(tree, dict):
-        return {key: rounded(value) for key, value in tree.items()}
+        return rounded(tree)
     if isinstance(tree, (list, tuple)):
-        return [rounded(value) for value in tree]
+        return [_rounded(value) for value in tree]
     return float(f"{tree:.{DIGITS}g}") if isinstance(tree, float) else tree

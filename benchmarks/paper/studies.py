@@ -110,7 +110,8 @@ CPU_LAMBDAS = {
 
 def of_paper(*pairs: str, batch_size: int = 512) -> tuple[Setting, ...]:
     """Settings of the paper's protocol, of networks and data with a slash in between."""
-    return tuple(Setting(*pair.split("/"), epochs=80, batch_size=batch_size) for pair in pairs)
+    names = (pair.split("/") for pair in pairs)
+    return tuple(Setting(network, data, epochs=80, batch_size=batch_size) for network, data in names)
 
 
 def digits(*networks: str) -> tuple[Setting, ...]:

@@ -63,11 +63,11 @@ class Watch:
             samples: Seen in each.
             epochs: How many; of a control that leaves out those of the method that found its masks.
         """
-        macs, memory = (noted[len(noted) - epochs :] if noted else [] for noted in (self.macs, self.memory_bytes))
-        executed, nonzero = ([getattr(each, kind) for each in macs] for kind in ("executed", "nonzero"))
+        first = len(self.macs) - epochs
+        macs, memory = self.macs[first:], self.memory_bytes[first:]
         found: dict[str, Any] = {
-            "training_macs": training_cost(executed, samples).macs,
-            "training_macs_nonzero": training_cost(nonzero, samples).macs,
+            "training_macs": training_cost([each.executed for each in macs], samples).macs,
+            "training_macs_nonzero": training_cost([each.nonzero for each in macs], samples).macs,
         }
         if memory:
             found["memory_bytes"] = {"peak": max(memory), "median": statistics.median(memory), "first": memory[0]}

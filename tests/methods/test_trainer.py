@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from graphprune.datasets import Dataset, Split
+from graphprune.errors import OptionError
+from graphprune.methods import Dense, Reinitialised
 from graphprune.methods.channels import example_of
+from graphprune.methods.method import trainer_of
 from graphprune.pruner import Pruner
-from graphprune.training import Recipe, Trainer, train
+from graphprune.training import Epoch, Recipe, Trainer, observed, train
 from tests.methods.small import few_digits, lenet
 
 RECIPE = Recipe(2, batch_size=64)
@@ -90,3 +96,47 @@ def test_another_module_keeps_the_groups_of_the_optimizer() -> None:
     assert found == [(1, 0.5, 0), (len(names) - 1, 1e-4, 0.25)]
     assert trainer.optimizer.param_groups[0]["params"][0] is other.get_parameter(names[0])
     assert not trainer.optimizer.state
+
+
+def test_training_images_are_mirrored_by_the_probability_of_the_dataset() -> None:
+    flat, wide = nn.Sequential(nn.Flatten(), nn.Linear(6, 2)), torch.arange(6.0).view(1, 1, 1, 6).repeat(4000, 1, 1, 1)
+    split = Split(wide, torch.zeros(4000, dtype=torch.int64))
+    data = Dataset("ramps", split, split, split, flip=0.2)
+    trainer = trainer_of(flat, data, Recipe(1, batch_size=500), seed=0)
+    seen: list[torch.Tensor] = []
+    trainer.model.register_forward_pre_hook(lambda module, given: seen.append(given[0].flatten(1)))
+    trainer.epoch()
+    images = torch.cat(seen)
+    turned = (images == wide[0].flatten().flip(0)).all(1)
+    assert bool((turned | (images == wide[0].flatten()).all(1)).all())
+    # Five standard deviations of a share of 0.2 among 4000.
+    assert float(turned.double().mean()) == pytest.approx(0.2, abs=5 * (0.16 / 4000) ** 0.5)
+    with pytest.raises(OptionError, match="flip"):
+        Trainer(flat, split, RECIPE, seed=0, flip=1.5)
+
+
+def test_a_control_is_trained_on_mirrored_images_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[float] = []
+    start = Trainer.__init__
+
+    def noted(self: Trainer, *arguments: Any, **options: Any) -> None:
+        start(self, *arguments, **options)
+        made.append(self.flip)
+
+    monkeypatch.setattr(Trainer, "__init__", noted)
+    Reinitialised(Dense()).train(lenet(), replace(few_digits(), flip=0.25), Recipe(1, 256), 0.0, seed=0)
+    assert made == [0.25, 0.25]
+
+
+def test_observers_see_every_epoch_of_every_trainer_while_they_are_there() -> None:
+    one, other = (Trainer(lenet(), few_digits().train, RECIPE, seed=seed) for seed in (0, 1))
+    seen: list[tuple[int, Epoch]] = []
+    also: list[Epoch] = []
+    one.epoch()
+    with observed(lambda model, epoch: seen.append((id(model), epoch))):
+        one.epoch()
+        with observed(lambda model, epoch: also.append(epoch)):
+            other.epoch()
+    other.epoch()
+    assert seen == [(id(one.model), one.done[1]), (id(other.model), other.done[0])]
+    assert also == [other.done[0]]

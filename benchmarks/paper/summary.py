@@ -1,0 +1,190 @@
+"""Tables of what was measured: means and 95 % intervals over seeds, as Markdown."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
+
+from benchmarks.paper.grid import Run
+from benchmarks.paper.rows import Row
+from graphprune.metrics import Spread, spread_over_seeds
+
+Figure = Callable[[Row], float | None]
+"""A number of a row; None where the row does not have it."""
+
+
+def _share(name: str) -> Figure:
+    return lambda row: 100 * row[name]
+
+
+def _fewer(before: str, after: Figure) -> Figure:
+    """How many times less; None where nothing is left, or nothing was measured."""
+
+    def times(row: Row) -> float | None:
+        left = after(row)
+        return row[before] / left if left and before in row else None
+
+    return times
+
+
+def _faster(name: str) -> Figure:
+    return lambda row: row[name]["dense"]["median_ms"] / row[name]["pruned"]["median_ms"] if name in row else None
+
+
+def _memory(when: str) -> Figure:
+    return lambda row: row["memory_bytes"][when] if "memory_bytes" in row else None
+
+
+def _on_disk(row: Row) -> float | None:
+    left = row["disk"]["smaller_bytes"]
+    return row["disk_dense"]["dense_bytes"] / left if left else None
+
+
+FIGURES: dict[str, Figure] = {
+    "accuracy, %": _share("accuracy"),
+    "weights gone, %": _share("weight_sparsity"),
+    "nodes gone, %": _share("node_sparsity"),
+    "HM, weights": _share("hm_weights"),
+    "HM, nodes": _share("hm_nodes"),
+    "training, s": lambda row: row["training_seconds"],
+    "pruning, s": lambda row: row["pruning_seconds"],
+}
+"""Columns of every table."""
+
+COSTS: dict[str, Figure] = {
+    "MACs, x": _fewer("macs_dense", lambda row: row["macs"]["executed"]),
+    "training MACs, x": _fewer("training_macs_dense", lambda row: row["training_macs"]),
+    "memory, x": _fewer("memory_bytes_dense", _memory("median")),
+    "memory at start, x": _fewer("memory_bytes_dense", _memory("first")),
+    "training step, x": _faster("training_step_ms"),
+    "inference, x": _faster("inference_ms"),
+    "disk, x": _on_disk,
+}  # fmt: skip
+"""Columns of structured methods: how many times less than the dense network, in the same run."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """The seeds of one method and target, of one network and its data.
+
+    Attributes:
+        study: As in `Run`.
+        network: As in `Run`.
+        data: As in `Run`, with what of it.
+        method: As in `Run`.
+        target: As in `Run`.
+        rows: One for each seed.
+    """
+
+    study: str
+    network: str
+    data: str
+    method: str
+    target: float
+    rows: tuple[Row, ...]
+
+    @property
+    def structured(self) -> bool:
+        """Whether nodes are what its method removes."""
+        return bool(self.rows[0]["structured"])
+
+    @property
+    def target_kind(self) -> str:
+        """What the target is."""
+        return str(self.rows[0]["target_kind"])
+
+    def spread(self, figure: Figure) -> Spread | None:
+        """Over the seeds; None where one of them does not have it."""
+        values = [value for row in self.rows if (value := figure(row)) is not None]
+        return spread_over_seeds(values) if len(values) == len(self.rows) else None
+
+
+def points(rows: Iterable[Row]) -> list[Point]:
+    """Rows without an error by all that tells runs apart but the seed, in the order of their first row.
+
+    Of rows of one run the last one counts.
+    """
+    names = [field.name for field in fields(Run) if field.name != "seed"]
+    groups: dict[tuple[object, ...], dict[int, Row]] = defaultdict(dict)
+    for row in rows:
+        if "error" not in row:
+            groups[tuple(row[name] for name in names)][row["seed"]] = row
+    found = []
+    for group in groups.values():
+        row, seeds = next(iter(group.values())), tuple(group[seed] for seed in sorted(group))
+        found.append(Point(row["study"], row["network"], _data(row), row["method"], row["target"], seeds))
+    return found
+
+
+def failures(rows: Sequence[Row]) -> list[Row]:
+    """Rows with an error, but for runs that worked later."""
+    names = [field.name for field in fields(Run)]
+    worked = {tuple(row[name] for name in names) for row in rows if "error" not in row}
+    return [row for row in rows if "error" in row and tuple(row[name] for name in names) not in worked]
+
+
+def best(found: Sequence[Point]) -> list[Point]:
+    """Of each method, the target with the highest harmonic mean, as in the paper's tables; dense as it is.
+
+    Source: section 5 of the paper. The sparsity is that of nodes for structured methods, else that of weights.
+    """
+    by_method: dict[str, list[Point]] = defaultdict(list)
+    for point in found:
+        by_method[point.method].append(point)
+    return [max(each, key=_harmonic_mean) for each in by_method.values()]
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """For each study, network and data: all points, then the best of each method; and what failed."""
+    by_place: dict[tuple[str, str, str], list[Point]] = defaultdict(list)
+    for point in points(rows):
+        by_place[point.study, point.network, point.data].append(point)
+    parts = []
+    for (study, network, data), found in by_place.items():
+        parts.append(f"## {study}: {network}, {data}\n")
+        parts.append(table(found, FIGURES))
+        structured = [point for point in found if point.structured]
+        if len(structured) > 1:
+            parts.append("\nHow many times less or faster than the dense network:\n")
+            parts.append(table(structured, COSTS))
+        parts.append("\nHighest harmonic mean of each method:\n")
+        parts.append(table(best(found), FIGURES))
+        parts.append("")
+    if failed := failures(rows):
+        parts.append("## Runs that failed\n")
+        parts += [f"- {Run(**{f.name: row[f.name] for f in fields(Run)})}: {row['error']}" for row in failed]
+    return "\n".join(parts)
+
+
+def table(found: Sequence[Point], figures: dict[str, Figure]) -> str:
+    """A row for each point; mean and half-width of the 95 % interval."""
+    lines = [f"| method | target | seeds | {' | '.join(figures)} |", f"|---|---|{'---|' * (1 + len(figures))}"]
+    for point in found:
+        cells = (_cell(point.spread(figure)) for figure in figures.values())
+        lines.append(f"| {point.method} | {_target(point)} | {len(point.rows)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(spread: Spread | None) -> str:
+    if spread is None:
+        return "-"
+    digits = 0 if abs(spread.mean) >= 1000 else 1 if abs(spread.mean) >= 1 else 2
+    half = "" if spread.half_width is None else f" ± {spread.half_width:.{digits}f}"
+    return f"{spread.mean:.{digits}f}{half}"
+
+
+def _target(point: Point) -> str:
+    kinds = {"nothing": "-", "lambda": f"lambda {point.target:g}"}
+    return kinds.get(point.target_kind, f"{point.target:g}")
+
+
+def _harmonic_mean(point: Point) -> float:
+    spread = point.spread(_share("hm_nodes" if point.structured else "hm_weights"))
+    assert spread is not None
+    return spread.mean
+
+
+def _data(row: Row) -> str:
+    samples = f"{row['train_samples']} to train on"
+    return f"{row['data']} ({samples}, {row['epochs']} epochs, batch {row['batch_size']})"
