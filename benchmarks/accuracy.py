@@ -217,6 +217,7 @@ def main() -> None:
     """Makes the runs that the results file does not have yet, then prints the summary."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", choices=SETTINGS, default=["lenet5", "resnet20"])
+    parser.add_argument("--methods", nargs="+", help="names as in the summary; default: all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--speedups", nargs="+", type=float, default=SPEEDUPS)
     parser.add_argument("--data-dir", type=Path, help="of the datasets; default: GRAPHPRUNE_DATA")
@@ -230,7 +231,8 @@ def main() -> None:
     rows = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
     keys = ("network", "seed", "speedup_asked", "method")
     done = {tuple(row[key] for key in keys) for row in rows}
-    wanted = list(itertools.product(options.networks, options.seeds, options.speedups, methods()))
+    names = options.methods or list(methods())
+    wanted = list(itertools.product(options.networks, options.seeds, options.speedups, names))
     for (name, seed), runs in itertools.groupby([] if options.summary else wanted, key=lambda key: key[:2]):
         left = [run for run in runs if run not in done]
         if not left:
