@@ -78,7 +78,7 @@ def test_criteria_are_those_of_the_name() -> None:
 def test_all_variants_run_on_a_fresh_network(small: Study) -> None:
     data = small.dataset(None)
     for granularity in ("channel", "weight"):
-        for variant in variants(granularity, small.schedule):  # type: ignore[arg-type]
+        for variant in variants(granularity, small.schedule):
             row = run(Job("lenet5", variant, 0.5, 0), narrow(0), data)
             assert "error" not in row, row
             assert 0 <= row["accuracy"] <= 1 and row["rounds"] == (1 if variant.schedule == "one-shot" else 7)
