@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from graphprune.datasets import Batch, Split, batches, mirrored
-from graphprune.errors import LossError, OptionError
+from graphprune.datasets import Batch, Split, mirrored
+from graphprune.epochs import device_of, mean_loss, mode, private_random_state_on, trainable_batches
+from graphprune.errors import OptionError
 
 _log = logging.getLogger(__name__)
 
@@ -172,10 +173,10 @@ class Trainer:
         """
         start, index = time.perf_counter(), len(self.done)
         dropout_seed = int(torch.randint(2**63 - 1, (), generator=self._generator))
-        with _mode(self.model, training=True), _private_random_state(dropout_seed, _device_of(self.model)):
-            losses, counts = self._steps(_trainable_batches(self.split, self.recipe.batch_size, self._generator))
+        with mode(self.model, training=True), private_random_state_on(dropout_seed, device_of(self.model)):
+            losses, counts = self._steps(trainable_batches(self.split, self.recipe.batch_size, self._generator))
         # The copy waits for the device, so the clock stops after the work.
-        loss = _mean_loss(losses.cpu(), counts, index)
+        loss = mean_loss(losses.cpu(), counts, index)
         epoch = Epoch(index, loss, time.perf_counter() - start)
         self.done.append(epoch)
         _log.debug("epoch %d: loss %.4f, %.2f s", index, loss, epoch.seconds)
@@ -208,7 +209,7 @@ class Trainer:
 
     def _steps(self, epoch_batches: Iterator[Batch]) -> tuple[Tensor, list[int]]:
         """Take one step per batch; return each step's mean loss ``(steps,)``, on the device, and its sample count."""
-        device = _device_of(self.model)
+        device = device_of(self.model)
         losses, counts = [], []
         for inputs, targets in epoch_batches:
             self.optimizer.zero_grad(set_to_none=True)
@@ -295,62 +296,9 @@ def accuracy(model: nn.Module, split: Split, batch_size: int = 1000) -> float:
     """
     if batch_size < 1:
         raise OptionError(f"batch_size must be 1 or more, got {batch_size}")
-    device = _device_of(model)
+    device = device_of(model)
     correct = torch.zeros((), dtype=torch.int64, device=device)
-    with _mode(model, training=False):
+    with mode(model, training=False):
         for inputs, targets in zip(split.inputs.split(batch_size), split.targets.split(batch_size), strict=True):
             correct += (model(inputs.to(device)).argmax(dim=1) == targets.to(device)).sum()
     return int(correct) / len(split)
-
-
-def _trainable_batches(split: Split, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
-    """`batches` without a last one that shrank to a single sample."""
-    for step, (inputs, targets) in enumerate(batches(split, batch_size, generator)):
-        if step > 0 and len(targets) == 1 < batch_size:
-            return
-        yield inputs, targets
-
-
-def _mean_loss(losses: Tensor, counts: list[int], epoch: int) -> float:
-    """Return the mean over samples of the losses ``(steps,)``; raise `LossError` at the first that is not finite."""
-    broken = (~losses.isfinite()).nonzero().flatten().tolist()
-    if broken:
-        step = broken[0]
-        raise LossError(
-            f"train: the loss is {losses[step].item()} at epoch {epoch}, step {step} of {len(counts)} (both from 0); "
-            "check the inputs for nan and inf, or lower learning_rate or clip_norm"
-        )
-    weights = torch.tensor(counts, dtype=torch.float64)
-    return float((losses.to(torch.float64) * weights).sum() / weights.sum())
-
-
-def _device_of(model: nn.Module) -> torch.device:
-    parameter = next(model.parameters(), None)
-    return torch.device("cpu") if parameter is None else parameter.device
-
-
-@contextmanager
-def _mode(model: nn.Module, training: bool) -> Iterator[None]:
-    """Put `model` in training or eval mode; give every module its own mode back at the end."""
-    before = {module: module.training for module in model.modules()}
-    model.train(training)
-    try:
-        yield
-    finally:
-        for module, was_training in before.items():
-            module.training = was_training
-
-
-@contextmanager
-def _private_random_state(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed the global generators of the CPU and of `device`, and give them their state back at the end.
-
-    `torch.manual_seed` would not do: it also seeds devices that `fork_rng` was not asked to restore.
-    """
-    accelerators = [] if device.type == "cpu" else [device]
-    with torch.random.fork_rng(accelerators, device_type=device.type):
-        torch.set_rng_state(torch.Generator().manual_seed(seed).get_state())
-        for accelerator in accelerators:
-            state = torch.Generator(accelerator).manual_seed(seed).get_state()
-            torch.get_device_module(accelerator).set_rng_state(state, accelerator)
-        yield

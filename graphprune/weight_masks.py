@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils.hooks import RemovableHandle
 
+from graphprune.errors import OptionError
 from graphprune.weight_pool import Masks
 
 
@@ -26,8 +28,9 @@ class HeldMasks:
     """
 
     masks: Masks
-    _hooked: dict[str, nn.Parameter] = field(default_factory=dict, init=False, repr=False)
+    _hooked: dict[str, tuple[nn.Parameter, RemovableHandle]] = field(default_factory=dict, init=False, repr=False)
     _seen: dict[str, _Seen] = field(default_factory=dict, init=False, repr=False)
+    _trained: set[str] = field(default_factory=set, init=False, repr=False)
 
     def __call__(self, module: nn.Module, args: Any) -> None:
         """Called before each forward pass."""
@@ -41,24 +44,33 @@ class HeldMasks:
             parameter = _parameter_of(module, name)
             if parameter is None or parameter.shape != mask.shape:
                 continue
-            if parameter.requires_grad and self._hooked.get(name) is not parameter:
-                parameter.register_hook(_Masked(self, name))
-                self._hooked[name] = parameter
+            known = self._hooked.get(name)
+            if parameter.requires_grad and (known is None or known[0] is not parameter):
+                handle = parameter.register_hook(_Masked(self.masks, self._trained, name))
+                self._hooked[name] = parameter, handle
             # what was looked at once is not looked at again: autograd would refuse a change between two forward passes
             seen = self._seen.get(name)
-            if seen is None or not seen.is_still(parameter):
-                parameter.masked_fill_(~self.on(name, parameter), 0)
+            if name in self._trained or seen is None or not seen.is_still(parameter):
+                parameter.masked_fill_(~_on(self.masks, name, parameter), 0)
                 self._seen[name] = _Seen.of(parameter)
+                self._trained.discard(name)
 
-    def on(self, name: str, like: Tensor) -> Tensor:
-        """A mask where a tensor is; kept there, so that it moves once only."""
-        if self.masks[name].device != like.device:
-            self.masks[name] = self.masks[name].to(like.device)
-        return self.masks[name]
+    def release(self) -> None:
+        """Lets gradients through again; values stay as they are."""
+        for _, handle in self._hooked.values():
+            handle.remove()
+        self._hooked.clear()
 
-    def look_again(self, name: str) -> None:
-        """Makes the next forward pass look at a parameter's values."""
-        self._seen.pop(name, None)
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and files hold the masks alone: hooks on parameters do not come along either."""
+        return HeldMasks, (self.masks,)
+
+
+def _on(masks: Masks, name: str, like: Tensor) -> Tensor:
+    """A mask where a tensor is; kept there, so that it moves once only."""
+    if masks[name].device != like.device:
+        masks[name] = masks[name].to(like.device)
+    return masks[name]
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,17 +112,25 @@ def _parameter_of(module: nn.Module, name: str) -> nn.Parameter | None:
 
 @dataclass(eq=False)
 class _Masked:
-    """A gradient hook."""
+    """A gradient hook; it does not lead back to its parameter, which would wait for the garbage collector then.
 
-    held: HeldMasks
+    Attributes:
+        masks: Live weights by parameter.
+        trained: Takes the names of parameters that have got a gradient: an optimizer's step, which comes next, may not
+            count up the version.
+        name: Of the parameter.
+    """
+
+    masks: Masks
+    trained: set[str]
     name: str
 
     def __call__(self, gradient: Tensor) -> Tensor:
-        self.held.look_again(self.name)  # what comes next is an optimizer's step, which may not count up the version
+        self.trained.add(self.name)
+        mask = _on(self.masks, self.name, gradient)
         if gradient.layout != torch.strided:
-            return gradient * self.held.on(self.name, gradient)
-        # not a product: what overflowed in a dead weight is 0 too, and no NaN
-        return torch.where(self.held.on(self.name, gradient), gradient, 0)
+            return gradient * mask
+        return torch.where(mask, gradient, 0)  # not a product: what overflowed in a dead weight is 0 too, and no NaN
 
 
 @dataclass(eq=False)
@@ -120,20 +140,37 @@ class _HoldAgain:
     masks: Masks
 
     def __call__(self, copied: fx.GraphModule) -> None:
-        hold(copied, self.masks)
+        _attach(copied, self.masks)  # unchecked: layers may have been replaced since
 
 
-def hold(module: fx.GraphModule, masks: Masks) -> None:
-    """Keeps the dead weights of a module and of its deep copies at zero from now on, instead of those held before."""
+def hold(module: nn.Module, masks: Masks) -> None:
+    """Keeps the dead weights of a module and of its deep copies at zero from now on, instead of those held before.
+
+    What an optimizer remembers of them is its owner's affair, see `graphprune.optimizer.clear_dead`.
+
+    Raises:
+        OptionError: a mask is of no parameter, or of another shape.
+    """
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    wrong = [name for name in masks if name not in parameters or masks[name].shape != parameters[name].shape]
+    if wrong:
+        raise OptionError(f"masks: no parameters of that shape in {type(module).__name__}: {', '.join(wrong)}")
+    _attach(module, masks)
+
+
+def _attach(module: nn.Module, masks: Masks) -> None:
     for key, hook in list(module._forward_pre_hooks.items()):
         if isinstance(hook, HeldMasks):
+            hook.release()
             del module._forward_pre_hooks[key]
-    module._deepcopy_hooks = [hook for hook in module._deepcopy_hooks if not isinstance(hook, _HoldAgain)]
+    if isinstance(module, fx.GraphModule):
+        module._deepcopy_hooks = [hook for hook in module._deepcopy_hooks if not isinstance(hook, _HoldAgain)]
     if masks:
         held = HeldMasks(dict(masks))
         held.apply(module)
         module.register_forward_pre_hook(held)
-        module._register_deepcopy_hook(_HoldAgain(held.masks))
+        if isinstance(module, fx.GraphModule):
+            module._register_deepcopy_hook(_HoldAgain(held.masks))
 
 
 def settle(module: nn.Module) -> None:

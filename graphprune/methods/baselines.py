@@ -11,7 +11,7 @@ from torch import nn
 from graphprune.criteria.evenly import Evenly
 from graphprune.datasets import Dataset
 from graphprune.methods.channels import remove
-from graphprune.methods.masks import HeldMasks, largest, layer_weights
+from graphprune.methods.masks import hold_in, largest, layer_weights
 from graphprune.methods.method import METHODS, Target, Trained, check_sparsity, shrunk, trainer_of, with_masks
 from graphprune.training import Recipe
 
@@ -66,9 +66,7 @@ class RandomWeights:
             name: torch.rand(weight.shape, generator=generator, dtype=torch.float64) for name, weight in weights.items()
         }
         masks = {name: mask.to(weights[name].device) for name, mask in largest(drawn, target).items()}
-        held = HeldMasks(trainer.model, masks)
-        held.apply()
-        trainer.on_gradients = held.mask_gradients
+        hold_in(trainer, masks)
         trainer.run(recipe.epochs)
         return with_masks(model, trainer, masks)
 

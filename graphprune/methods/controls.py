@@ -15,10 +15,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from graphprune.datasets import Dataset
 from graphprune.errors import OptionError
 from graphprune.methods.counts import dead_nodes, zeroed_weights
-from graphprune.methods.masks import HeldMasks
 from graphprune.methods.method import Method, Target, Trained
 from graphprune.networks import orthogonal_init_
 from graphprune.training import Epoch, Recipe, Trainer
+from graphprune.weight_masks import hold
 from graphprune.weight_pool import Masks
 
 FRESH_SEED = 10_000
@@ -48,7 +48,8 @@ def reinitialise_(module: nn.Module, masks: Masks | None, seed: int) -> None:
     for layer in module.modules():
         if isinstance(layer, _BatchNorm):
             layer.reset_parameters()
-    HeldMasks(module, masks or {}).apply()
+    if masks:
+        hold(module, masks)
 
 
 @dataclass(frozen=True)
@@ -127,9 +128,8 @@ class Reinitialised:
 
 def _trained(module: nn.Module, masks: Masks | None, dataset: Dataset, recipe: Recipe, seed: int) -> tuple[Epoch, ...]:
     """Trains a network in place, with its masks held."""
+    if masks:
+        hold(module, masks)
     trainer = Trainer(module, dataset.train, recipe, seed, flip=dataset.flip)
-    held = HeldMasks(module, masks or {})
-    held.apply()
-    trainer.on_gradients = held.mask_gradients
     trainer.run(recipe.epochs)
     return tuple(trainer.done)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.datasets import Dataset
-from graphprune.methods.masks import HeldMasks, layer_weights
+from graphprune.methods.masks import hold_in, layer_weights
 from graphprune.methods.method import (
     METHODS,
     Target,
@@ -62,9 +62,7 @@ class HoyerSquare:
         trainer.run(before)
         trainer.penalty = None
         masks = {name: weight.detach().abs() > self.threshold for name, weight in layer_weights(trainer.model).items()}
-        held = HeldMasks(trainer.model, masks)
-        held.apply(trainer.optimizer)
-        trainer.on_gradients = held.mask_gradients
+        hold_in(trainer, masks)
         trainer.run(recipe.epochs - before)
         return with_masks(model, trainer, masks)
 

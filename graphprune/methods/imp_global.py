@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from graphprune.datasets import Dataset
 from graphprune.errors import OptionError
-from graphprune.methods.masks import HeldMasks, largest, layer_weights
+from graphprune.methods.masks import hold_in, largest, layer_weights
 from graphprune.methods.method import METHODS, Target, Trained, check_sparsity, trainer_of, with_masks
 from graphprune.schedule import Schedule, targets_of
 from graphprune.training import Recipe
@@ -99,9 +99,7 @@ class ImpGlobal:
             weights = {name: weight.detach().abs() for name, weight in layer_weights(trainer.model).items()}
             masks = largest(weights, sparsity)
             start.restore(trainer.model, trainer.optimizer)
-            held = HeldMasks(trainer.model, masks)
-            held.apply(trainer.optimizer)
-            trainer.on_gradients = held.mask_gradients
+            hold_in(trainer, masks)
         trainer.run(left)
         return with_masks(model, trainer, masks)
 

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from graphprune.errors import OptionError
+from graphprune.optimizer import clear_dead
+from graphprune.training import Trainer
+from graphprune.weight_masks import hold
 from graphprune.weight_pool import Masks
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -40,39 +41,7 @@ def largest(scores: Mapping[str, Tensor], sparsity: float) -> Masks:
     return {name: part.view(of_one.shape) for (name, of_one), part in zip(scores.items(), parts, strict=True)}
 
 
-class HeldMasks:
-    """Keeps dead weights at zero while a network is trained.
-
-    Gradients of dead weights are zeroed before they are clipped, so that they do not count in the norm, and their
-    moments are cleared once. Then nothing moves them: an L2 weight decay is proportional to the weight.
-    """
-
-    def __init__(self, module: nn.Module, masks: Masks) -> None:
-        """Nothing happens to the module yet.
-
-        Raises:
-            OptionError: a mask is of no parameter, or of another shape.
-        """
-        parameters = dict(module.named_parameters())
-        wrong = [name for name in masks if name not in parameters or masks[name].shape != parameters[name].shape]
-        if wrong:
-            raise OptionError(f"masks: no parameters of that shape in {type(module).__name__}: {', '.join(wrong)}")
-        self._dead = [(parameters[name], ~mask.to(parameters[name].device)) for name, mask in masks.items()]
-
-    @torch.no_grad()
-    def apply(self, optimizer: Optimizer | None = None) -> None:
-        """Zeroes dead weights, and their entries in the optimizer's state."""
-        for parameter, dead in self._dead:
-            parameter.masked_fill_(dead, 0.0)
-            if optimizer is None or parameter not in optimizer.state:
-                continue
-            for value in optimizer.state[parameter].values():
-                if isinstance(value, Tensor) and value.shape == parameter.shape:
-                    value.masked_fill_(dead, 0.0)
-
-    @torch.no_grad()
-    def mask_gradients(self) -> None:
-        """To be called when gradients are there and before they are clipped."""
-        for parameter, dead in self._dead:
-            if parameter.grad is not None:
-                parameter.grad.masked_fill_(dead, 0.0)
+def hold_in(trainer: Trainer, masks: Masks) -> None:
+    """Zeroes dead weights and their moments, and keeps them at zero while the trainer goes on."""
+    hold(trainer.model, masks)
+    clear_dead(trainer.optimizer, dict(trainer.model.named_parameters()), masks)

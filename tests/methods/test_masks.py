@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from graphprune.errors import OptionError
 from graphprune.methods.counts import dead_nodes, zeroed_weights
-from graphprune.methods.masks import HeldMasks, largest, layer_weights
+from graphprune.methods.masks import hold_in, largest, layer_weights
 from graphprune.training import Recipe, Trainer
+from graphprune.weight_masks import hold
 from tests.methods.small import few_digits, lenet
 
 
@@ -39,9 +43,7 @@ def test_dead_weights_stay_dead_and_have_no_moments() -> None:
     trainer = Trainer(lenet(), few_digits().train, Recipe(3, batch_size=64, weight_decay=0.1), seed=0)
     trainer.run(1)
     masks = largest({n: w.detach().abs() for n, w in layer_weights(trainer.model).items()}, 0.8)
-    held = HeldMasks(trainer.model, masks)
-    held.apply(trainer.optimizer)
-    trainer.on_gradients = held.mask_gradients
+    hold_in(trainer, masks)
     live = {n: w.detach().clone() for n, w in layer_weights(trainer.model).items()}
     trainer.run(2)
     for name, weight in layer_weights(trainer.model).items():
@@ -59,9 +61,7 @@ def test_dead_weights_do_not_count_in_the_norm_that_clips() -> None:
     weight = model.get_parameter("1.weight")
     mask = torch.zeros_like(weight, dtype=torch.bool)
     mask[:, 300:310] = True
-    held = HeldMasks(model, {"1.weight": mask})
-    held.apply()
-    trainer.on_gradients = held.mask_gradients
+    hold_in(trainer, {"1.weight": mask})
     trainer.after_step = lambda: seen.append(weight.grad.clone() if weight.grad is not None else torch.empty(0))
     trainer.epoch()
     # What is clipped is the gradient of live weights alone; torch adds 1e-6 to the norm that it divides by.
@@ -72,7 +72,45 @@ def test_dead_weights_do_not_count_in_the_norm_that_clips() -> None:
 def test_masks_that_fit_nothing_are_named() -> None:
     masks = {"features.conv1.weight": torch.ones(2, dtype=torch.bool), "nowhere": torch.ones(1, dtype=torch.bool)}
     with pytest.raises(OptionError, match=r"no parameters of that shape in ConvNet: features\.conv1\.weight, nowhere"):
-        HeldMasks(lenet(), masks)
+        hold(lenet(), masks)
+
+
+def test_later_masks_take_the_place_of_earlier_ones() -> None:
+    """Also where they let weights live that were dead before; gradients follow the masks that hold now."""
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    weight = model.get_parameter("0.weight")
+    for place in (0, 2):
+        mask = torch.ones(3, 4, dtype=torch.bool)
+        mask[place] = False
+        hold(model, {"0.weight": mask})
+        model.zero_grad()
+        model(torch.rand(8, 4)).square().sum().backward()
+        gradient = weight.grad
+        assert gradient is not None and not bool(weight[place].any()) and not bool(gradient[place].any())
+        assert bool(gradient[1].all()) and bool(gradient[2 - place].all()), "alive, or alive again"
+        with torch.no_grad():
+            weight[0] = 0.1  # it is for the masks that hold next to let this be, or not
+    hold(model, {})
+    assert not model._forward_pre_hooks and not [key for key in vars(weight) if "graphprune" in key]
+
+
+def test_any_module_is_held_and_its_copies(tmp_path: Path) -> None:
+    model = lenet()
+    masks = largest({n: w.detach().abs() for n, w in layer_weights(model).items()}, 0.9)
+    hold(model, masks)
+    torch.save(model, tmp_path / "model.pt")
+    for each in (model, copy.deepcopy(model), torch.load(tmp_path / "model.pt", weights_only=False)):
+        optimizer = torch.optim.SGD(each.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+        for _ in range(2):
+            optimizer.zero_grad()
+            each(torch.randn(4, 1, 28, 28)).square().sum().backward()
+            for name, mask in masks.items():
+                gradient = each.get_parameter(name).grad
+                assert gradient is not None and not bool(gradient[~mask].any())
+            optimizer.step()
+        assert all(not bool(each.get_parameter(name)[~mask].any()) for name, mask in masks.items())
+    # a state is read without the hook
+    assert all(type(value) is Tensor for value in model.state_dict().values())
 
 
 def test_counts_of_what_is_gone() -> None:
