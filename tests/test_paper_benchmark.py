@@ -19,7 +19,7 @@ from benchmarks.paper import measure
 from benchmarks.paper.data import DATASETS
 from benchmarks.paper.engine import by_ray
 from benchmarks.paper.extras import ANALYSES
-from benchmarks.paper.figures import draw
+from benchmarks.paper.figures import _by_target, draw
 from benchmarks.paper.grid import Choice, Run, left, runs_of
 from benchmarks.paper.measure import Place, row_of
 from benchmarks.paper.named import method_of
@@ -288,13 +288,29 @@ def test_a_run_can_be_repeated() -> None:
     assert rows[0]["epoch_losses"] == rows[1]["epoch_losses"] and rows[0]["accuracy"] == rows[1]["accuracy"]
 
 
-@pytest.mark.parametrize("study", ["elasticities", "saliency"])
-def test_analyses_are_in_the_row(study: str, tmp_path: Path) -> None:
-    choice = replace(TINY, methods=["dense"], epochs=0, networks=["lenet5" if study == "elasticities" else "mlp5"])
-    (run,) = runs_of(study, "cpu", choice)
+@pytest.mark.parametrize(
+    "study, network, method, file",
+    [("elasticities", "lenet5", "dense", "elasticities.svg"),
+     ("saliency", "mlp5", "snip", "saliency-maps-mlp5-mnist_5k-0.5.svg"),
+     ("remaining", "mlp5", "snip", "remaining-mlp5-mnist_5k-0.5.svg")],
+)  # fmt: skip
+def test_analyses_are_in_the_row_and_drawn(study: str, network: str, method: str, file: str, tmp_path: Path) -> None:
+    (run,) = runs_of(study, "cpu", replace(TINY, methods=[method], epochs=0, networks=[network]))
     row = json.loads(json.dumps(row_of(run, PLACE)))
     assert row[study], row
-    assert (tmp_path / f"{study}.svg") in draw([row], tmp_path)
+    assert (tmp_path / file) in draw([row], tmp_path)
+
+
+def test_of_a_penalty_the_sparsity_that_came_closest_is_shown(tmp_path: Path) -> None:
+    success = {"images": 3, "classified": 2, "distances": [0.4, None], "success": {"0.5": 0.5, "1.0": 0.5}}
+    rows = [made_up("snip", 0.9, 0, 0.8, robustness=success, target_kind="weight sparsity", structured=False)]
+    for penalty, sparsity in ((1e-3, 0.999), (1e-4, 0.92), (1e-5, 0.1)):
+        more = {"robustness": success, "target_kind": "lambda", "structured": False, "weight_sparsity": sparsity}
+        rows.append(made_up("hoyer-square", penalty, 0, 0.7, **more))
+    names = [path.name for path in draw(rows, tmp_path)]
+    assert "structured-lenet5-mnist_5k-0.9.svg" in names and "structured-at-0.5.svg" in names
+    (side,) = _by_target(points(rows)).values()
+    assert {label: point.target for label, point in side.items()} == {"snip": 0.9, "hoyer-square, 92.0%": 1e-4}
 
 
 @pytest.mark.skipif(find_spec("ray") is None, reason="needs ray")

@@ -18,9 +18,9 @@ Analysis = Callable[[nn.Module, Dataset, Scale], dict[str, Any]]
 ATTACKS: dict[Scale, tuple[int, Attack]] = {"paper": (1000, Attack()), "cpu": (100, Attack(5, 200, 5e-2, 1e-1))}
 """Test images, and the attack on them; fewer and longer steps from a larger weight where time is short."""
 
-MAPS = 8
+MAPS = 5
 SAMPLES = 2560
-DIGITS = 5
+DIGITS = 4
 """Of numbers in a row of which there are thousands."""
 
 

@@ -19,6 +19,9 @@ from graphprune.metrics.sparsity import LayerLeft
 
 MARKERS = "osD^v<>Pp*h"
 
+CAP = 0.5
+"""Largest distance of an attack against which sparsity is drawn. Source: figure 5a of the paper."""
+
 
 def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
     """All figures that the rows allow; their names begin with the study's.
@@ -36,7 +39,7 @@ def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
         for kind in ("weight", "node"):
             chosen = [point for point in pruned if point.structured == (kind == "node")]
             if chosen:
-                paths.append(_accuracies(found, chosen, kind, folder / f"{study}-{kind}s.svg"))
+                paths.append(_curves(found, chosen, kind, ("accuracy", _accuracy), folder / f"{study}-{kind}s.svg"))
         structured = [point for point in pruned if point.structured]
         if structured:
             paths += [_costs(structured, folder / f"{study}-costs.svg"),
@@ -45,35 +48,38 @@ def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
     return paths
 
 
-def _accuracies(found: Sequence[Point], chosen: Sequence[Point], kind: str, path: Path) -> Path:
-    """Accuracy against what is left, a curve for each method with its bounds, one part for each network and data."""
+def _curves(found: Sequence[Point], chosen: Sequence[Point], kind: str, value: tuple[str, Figure], path: Path) -> Path:
+    """A value against what is left, a curve for each method with its bounds, one part for each network and data."""
     places = list(dict.fromkeys((point.network, point.data) for point in chosen))
     figure, axes = _figure(len(places))
+    name, of_row = value
     for side, place in zip(axes, places, strict=True):
         here = [point for point in chosen if (point.network, point.data) == place]
         for index, (method, curve) in enumerate(_by_method(here).items()):
-            _bounded(side, curve, f"{kind}_sparsity", method, index)
+            _bounded(side, curve, f"{kind}_sparsity", of_row, method, index)
         for point in found:
             if point.target_kind == "nothing" and (point.network, point.data) == place:
-                side.axhline(_mean(point, lambda row: row["accuracy"]), color="black", linestyle=":", label="dense")
-        side.set(xscale="log", xlabel=f"share of the {kind}s left", ylabel="accuracy", title="\n".join(place))
+                side.axhline(_mean(point, of_row), color="black", linestyle=":", label="dense")
+        side.set(xscale="log", xlabel=f"share of the {kind}s left", ylabel=name, title="\n".join(place))
         side.invert_xaxis()
+        side.xaxis.set_major_formatter("{x:g}")
+        side.xaxis.set_minor_formatter("{x:g}")
         side.grid(alpha=0.3)
         side.legend(fontsize=7)
     return _saved(figure, path)
 
 
-def _bounded(side: Any, curve: Sequence[Point], sparsity: str, label: str, index: int) -> None:
+def _bounded(side: Any, curve: Sequence[Point], sparsity: str, value: Figure, label: str, index: int) -> None:
     """One curve, by the sparsity that came out."""
-    ordered = sorted(curve, key=lambda point: _mean(point, lambda row: row[sparsity]))
-    spreads = [point.spread(lambda row: row["accuracy"]) for point in ordered]
-    told = [(1 - _mean(point, lambda row: row[sparsity]), spread.mean, spread.half_width or 0.0)
-            for point, spread in zip(ordered, spreads, strict=True) if spread is not None]  # fmt: skip
-    told = [each for each in told if each[0] > 0]
-    left, middle, half = ([each[place] for each in told] for place in range(3))
-    (line,) = side.plot(left, middle, marker=MARKERS[index % len(MARKERS)], markersize=4, label=label)
+    told = []
+    for point in curve:
+        left, spread = 1 - _mean(point, lambda row: row[sparsity]), point.spread(value)
+        if left > 0 and spread is not None:
+            told.append((left, spread.mean, spread.half_width or 0.0))
+    left_, middle, half = ([each[place] for each in sorted(told)] for place in range(3))
+    (line,) = side.plot(left_, middle, marker=MARKERS[index % len(MARKERS)], markersize=4, label=label)
     low, high = ([m + sign * h for m, h in zip(middle, half, strict=True)] for sign in (-1, 1))
-    side.fill_between(left, low, high, alpha=0.15, color=line.get_color())
+    side.fill_between(left_, low, high, alpha=0.15, color=line.get_color())
 
 
 def _costs(chosen: Sequence[Point], path: Path) -> Path:
@@ -85,6 +91,8 @@ def _costs(chosen: Sequence[Point], path: Path) -> Path:
         for index, (method, curve) in enumerate(_by_method(here).items()):
             _plotted(side, curve, cost, method, index)
         side.set(yscale="log", xlabel="share of the nodes gone", ylabel=name, title=place[0])
+        side.yaxis.set_major_formatter("{x:g}")
+        side.yaxis.set_minor_formatter("{x:g}")
         side.grid(alpha=0.3)
     axes[0].legend(fontsize=7)
     return _saved(figure, path)
@@ -124,47 +132,79 @@ def _elasticities(study: str, found: Sequence[Point], folder: Path) -> list[Path
 
 
 def _saliency(study: str, found: Sequence[Point], folder: Path) -> list[Path]:
-    maps = {}
-    for point in found:
-        if (told := point.rows[0].get("saliency")) is not None:
-            tensors = {name: torch.tensor(values) for name, values in told.items()}
-            maps[_label(point)] = SaliencyMaps(**tensors)
-    return [draw_saliency(maps, folder / f"{study}.svg")] if maps else []
+    paths = []
+    for name, shown in _by_target([point for point in found if "saliency" in point.rows[0]]).items():
+        tensors = {label: {key: torch.tensor(values) for key, values in point.rows[0]["saliency"].items()}
+                   for label, point in shown.items()}  # fmt: skip
+        maps = {label: SaliencyMaps(**of_one) for label, of_one in tensors.items()}
+        paths.append(draw_saliency(maps, folder / f"{study}-maps-{name}.svg"))
+    return paths
 
 
 def _robustness(study: str, found: Sequence[Point], folder: Path) -> list[Path]:
-    """Of the first seed, a figure for each target."""
-    attacks: dict[float, dict[str, Robustness]] = defaultdict(dict)
-    for point in found:
-        if (told := point.rows[0].get("robustness")) is not None:
-            distances = tuple(float("inf") if each is None else each for each in told["distances"])
-            success = {float(cap): share for cap, share in told["success"].items()}
-            robustness = Robustness(told["images"], told["classified"], distances, success)
-            at = point.target if point.target_kind.endswith("sparsity") else 0.0
-            attacks[at][_label(point)] = robustness
-    return [draw_robustness(of, folder / f"{study}-{at:g}.svg") for at, of in sorted(attacks.items())]
+    """Success against distance, a figure for each target, of the first seed; and against sparsity, of all seeds."""
+    attacked = [point for point in found if "robustness" in point.rows[0]]
+    paths = []
+    for name, shown in _by_target(attacked).items():
+        attacks = {label: _attack(point.rows[0]["robustness"]) for label, point in shown.items()}
+        paths.append(draw_robustness(attacks, folder / f"{study}-{name}.svg"))
+    pruned = [point for point in attacked if point.target_kind != "nothing"]
+    if pruned:
+        success = (f"success at distances up to {CAP}", lambda row: row["robustness"]["success"].get(str(CAP)))
+        paths.append(_curves(attacked, pruned, "weight", success, folder / f"{study}-at-{CAP}.svg"))
+    return paths
+
+
+def _attack(told: Row) -> Robustness:
+    distances = tuple(float("inf") if each is None else each for each in told["distances"])
+    success = {float(cap): share for cap, share in told["success"].items()}
+    return Robustness(told["images"], told["classified"], distances, success)
 
 
 def _remaining(study: str, found: Sequence[Point], folder: Path) -> list[Path]:
-    """Of the study of that name, for each network and data."""
-    if study != "remaining":
-        return []
-    shown: dict[str, dict[str, Remaining]] = defaultdict(dict)
-    for point in found:
-        told = point.rows[0]["remaining"]
-        layers = {kind: tuple(LayerLeft(**layer) for layer in told[kind]) for kind in ("weights", "nodes")}
-        shown[f"{point.network}-{point.rows[0]['data']}"][_label(point)] = Remaining(**layers)
-    return [draw_remaining(of, folder / f"{study}-{name}.svg") for name, of in shown.items()]
+    """Of the study of that name."""
+    paths = []
+    for name, shown in (_by_target(found) if study == "remaining" else {}).items():
+        layers = {label: {kind: tuple(LayerLeft(**layer) for layer in of) for kind, of in
+                          point.rows[0]["remaining"].items()} for label, point in shown.items()}  # fmt: skip
+        left = {label: Remaining(**of_one) for label, of_one in layers.items()}
+        paths.append(draw_remaining(left, folder / f"{study}-{name}.svg"))
+    return paths
+
+
+def _by_target(found: Sequence[Point]) -> dict[str, dict[str, Point]]:
+    """For each network, data and weight sparsity that was asked for, the points to set side by side, by label.
+
+    They are the dense network, the methods with that target, and of each method with a penalty the one that came
+    closest: its sparsity is hard to control. Source: section 5 of the paper, which does likewise.
+    """
+    sides: dict[str, dict[str, Point]] = {}
+    asked = dict.fromkeys((point.network, point.data, point.target) for point in found
+                          if point.target_kind == "weight sparsity")  # fmt: skip
+    for network, data, target in asked:
+        here = [point for point in found if (point.network, point.data) == (network, data)]
+        side = {point.method: point for point in here
+                if point.target_kind == "nothing" or point.target == target}  # fmt: skip
+        penalised = [point for point in here if point.target_kind == "lambda"]
+        for method, points_of in _by_method(penalised).items():
+            closest = min(points_of, key=lambda point: abs(_mean(point, _weights_gone) - target))
+            side[f"{method}, {_mean(closest, _weights_gone):.1%}"] = closest
+        sides[f"{network}-{here[0].rows[0]['data']}-{target:g}"] = side
+    return sides
+
+
+def _accuracy(row: Row) -> float:
+    return float(row["accuracy"])
+
+
+def _weights_gone(row: Row) -> float:
+    return float(row["weight_sparsity"])
 
 
 Draw = Callable[[str, Sequence[Point], Path], list[Path]]
 ANALYSES: dict[str, Draw] = {
     "elasticities": _elasticities, "saliency": _saliency, "robustness": _robustness, "remaining": _remaining,
 }  # fmt: skip
-
-
-def _label(point: Point) -> str:
-    return f"{point.method}, lambda {point.target:g}" if point.target_kind == "lambda" else point.method
 
 
 def _by_method(chosen: Sequence[Point]) -> dict[str, list[Point]]:
@@ -185,7 +225,7 @@ def _figure(columns: int, rows: int = 1) -> tuple[Any, list[Any]]:
         from matplotlib.figure import Figure as Canvas
     except ImportError as error:
         raise OptionError("figures need matplotlib; `pip install 'graphprune[plot]'`") from error
-    figure = Canvas(figsize=(5.2 * columns, 4.2 * rows), layout="constrained")
+    figure = Canvas(figsize=(4.6 * columns, 3.8 * rows), layout="constrained")
     return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 

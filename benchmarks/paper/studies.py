@@ -103,7 +103,7 @@ CPU_NODES = (0.5, 0.7, 0.85, 0.93)
 CPU_LAMBDAS = {
     "hoyer-square": log_steps(1e-3, 1e-6, 5),
     "group-hoyer-square": log_steps(1e-1, 1e-4, 5),
-    "l0": log_steps(10, 0.1, 5),
+    "l0": log_steps(3, 3e-3, 5),
 }
 """Fewer, where they make a difference in some ten epochs."""
 
@@ -141,7 +141,7 @@ STUDIES: dict[str, Study] = {
                 of_paper("lenet5/cifar10", "conv6/cifar10", "lenet5/mnist"), STRUCTURED, 5, nodes=PAPER_NODES
             ),
             "cpu": Sizes(
-                (Setting("lenet5", "fashion_mnist", 10), Setting("conv6", "cifar10", 10, 10_000, 128)),
+                (Setting("lenet5", "fashion_mnist", 10), Setting("conv6", "cifar10", 8, 5_000, 128)),
                 STRUCTURED, 3, nodes=CPU_NODES, lambdas=CPU_LAMBDAS,
             ),
         },
@@ -172,7 +172,8 @@ STUDIES: dict[str, Study] = {
         {
             "paper": Sizes(of_paper("conv6/cifar10", "mlp5/mnist"), CONTROLS, 5, (0.9, 0.95, 0.98, 0.99), (0.7, 0.93)),
             "cpu": Sizes(
-                (*digits("mlp5"), Setting("lenet5", "fashion_mnist", 10)), CONTROLS, 3, (0.9, 0.98), (0.7, 0.93)
+                (*digits("mlp5"), Setting("lenet5", "fashion_mnist", 10, 20_000, 128)),
+                CONTROLS, 3, (0.9, 0.98), (0.7, 0.93),
             ),
         },
     ),
