@@ -123,7 +123,9 @@ def costs_of(program: Program) -> CostModel:
     remembered = vars(program.dependencies)
     known: CostModel | None = remembered.get("_costs")
     if known is None or known.program.module is not program.module:
-        known = remembered["_costs"] = CostModel(program, program.dependencies)
+        # what is remembered lives as long as the dependencies; scores of weights take more memory than the weights
+        alone = replace(program, scores=None, weight_scores=None, selection=None, dormant={}, origin=None)
+        known = remembered["_costs"] = CostModel(alone, program.dependencies)
     return known
 
 

@@ -157,10 +157,10 @@ class Pruner:
             )
         if optimizer is not None:
             check_holds(optimizer, self._module)
+        self._runner.forget()
         sensitivity = self._sensitivity
         if data is not None:
             sensitivity = replace(sensitivity, stream=SampleStream(data, sensitivity.stream.example))
-        self._runner.forget()  # between rounds the module is the user's, who may train it
         started = time.perf_counter()
         target = self._budget.scaled(self._targets[len(self.rounds)])
         before, loss, weights_before = self._program, None, self._costs["weights"]
@@ -189,6 +189,7 @@ class Pruner:
             target.shares(), self._achieved(), removed, zeroed, loss, bound, verification,
             time.perf_counter() - started, dead_paths,
         )  # fmt: skip
+        self._runner.forget()  # between rounds the module is the user's, who may train it
         self.rounds.append(entry)
         self._progress("done", len(self.rounds), len(self._targets))
         return entry

@@ -53,8 +53,8 @@ class Runner:
         return program
 
     def forget(self) -> None:
-        """To be called when the module was in other hands, which may have replaced its tensors."""
-        self._last = None
+        """To be called before the module goes to other hands, which may replace its tensors."""
+        self._last = self._checked = None
 
     def _run_one(self, transformation: Pass, program: Program) -> Program:
         started = time.perf_counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -251,3 +252,35 @@ def test_channels_by_a_budget_of_weights() -> None:
     before, after = compiled.report.costs["weights"]
     assert after <= before / 2 and not compiled.plan.masks
     assert after == sum(m.weight.numel() for m in compiled.module.modules() if isinstance(m, (nn.Conv2d, nn.Linear)))
+
+
+@pytest.mark.parametrize("granularity", BOTH)
+@pytest.mark.parametrize("resurrect", [False, True])
+def test_a_model_of_which_no_channel_can_go(granularity: str, resurrect: bool) -> None:
+    compiled = graphprune.compile(
+        nn.Linear(6, 4), torch.randn(3, 6), granularity=granularity, resurrect=resurrect, sparsity=0.75
+    )
+    assert compiled.report.costs["weights"] == (24, 6) and compiled.report.costs["channels"] == (0, 0)
+    assert compiled.verify().relative_error <= 1e-5
+
+
+def test_channels_may_run_out_before_the_last_round() -> None:
+    """Each group is down to one channel by then, and weights go alone."""
+    model = nn.Sequential(nn.Linear(5, 2), nn.ReLU(), nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, CLASSES))
+    pruner = Pruner(model, torch.randn(4, 5), granularity="mixed", sparsity=0.9, criterion="magnitude")
+    while pruner.rounds_left:
+        pruner.step()
+    assert pruner.rounds[-1].achieved["channels"] == 0.5 and not pruner.rounds[-1].removed
+    assert pruner.report().costs["weights"] == (20, 2)
+
+
+@pytest.mark.parametrize("granularity", BOTH)
+def test_no_scores_are_left_between_rounds(granularity: str) -> None:
+    """In double precision they take twice the memory of the model."""
+    model = nn.Sequential(nn.Linear(20, 200), nn.ReLU(), nn.Linear(200, 200), nn.ReLU(), nn.Linear(200, CLASSES))
+    pruner = Pruner(model, torch.randn(4, 20), granularity=granularity, sparsity=0.9, schedule="linear")
+    for _ in range(2):
+        pruner.step()
+        gc.collect()
+        left = [thing for thing in gc.get_objects() if type(thing) is Tensor and thing.dtype == torch.float64]
+        assert not [tuple(tensor.shape) for tensor in left if tensor.numel() >= 200 * 20]
