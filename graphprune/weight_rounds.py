@@ -17,6 +17,7 @@ from graphprune.rounds import ByRank, Run
 from graphprune.scores import Scores
 from graphprune.selection import Goal
 from graphprune.weight_criteria import WeightCriterion
+from graphprune.weight_norms import norms_of
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,12 @@ class ByWeights:
         if budget.shares().keys() != {"weights"} or budget.is_timed:
             raise OptionError(
                 f"{budget}: where single weights go, weights are what is counted; give sparsity= or Budget(weights=)"
+            )
+        if self.on_paths and (norms := norms_of(program)):
+            raise OptionError(
+                f"dead_paths='remove': the model divides {', '.join(list(norms)[:4])} by their own norms, of which a path "
+                "that goes would leave 0 / 0; use dead_paths='keep', or remove the norms first "
+                "(torch.nn.utils.parametrize.remove_parametrizations)"
             )
         if self.allowed(budget) >= self.original["weights"]:
             raise NothingToPruneError(
