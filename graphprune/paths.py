@@ -201,7 +201,8 @@ class _WeightFinder:
 
 
 def _of_layer(layer: nn.Module, parameter: nn.Parameter) -> tuple[int, int, bool] | None:
-    if getattr(layer, "weight", None) is not parameter:
+    # not by attribute: a parametrized weight is computed then, and a spectral norm updates its buffers by that
+    if layer._parameters.get("weight") is not parameter:
         return None
     if isinstance(layer, nn.Linear):
         return 0, 1, False

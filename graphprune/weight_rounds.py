@@ -51,8 +51,8 @@ class ByWeights:
             )
         if self.on_paths and (norms := norms_of(program)):
             raise OptionError(
-                f"dead_paths='remove': the model divides {', '.join(list(norms)[:4])} by their own norms, of which a path "
-                "that goes would leave 0 / 0; use dead_paths='keep', or remove the norms first "
+                f"dead_paths='remove': the model divides {', '.join(list(norms)[:4])} by their own norms, of which a "
+                "path that goes would leave 0 / 0; use dead_paths='keep', or remove the norms first "
                 "(torch.nn.utils.parametrize.remove_parametrizations)"
             )
         if self.allowed(budget) >= self.original["weights"]:

@@ -57,6 +57,15 @@ def test_no_norm_is_zero(name: str, granularity: str) -> None:
         assert compiled.verify().relative_error <= 1e-5
 
 
+def test_rounds_do_not_iterate_spectral_norms() -> None:
+    """In training mode each look at such a weight moves the vectors that its norm is computed with."""
+    model = Normed(parametrizations.spectral_norm).train()
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    compiled = graphprune.compile(model, images(2), granularity="weight", sparsity=0.9)
+    after = dict(compiled.module.named_buffers())
+    assert before and all(torch.equal(after[name], value) for name, value in before.items())
+
+
 def test_more_norms_than_weights_that_may_stay() -> None:
     model = Normed(parametrizations.weight_norm)
     with pytest.raises(BudgetError, match=r"11 weights may stay, but \d+ have to, one for each norm"):
