@@ -31,12 +31,14 @@ class Connectivity:
         useful: bool, shape ``(channels,)``.
         outputs: Number of outputs: of indices of what leaves the program that a weight makes.
         cut: Outputs that are not reached, as rows of the weights that would make them: parameter and index.
+        cut_outputs: How many outputs that are; several rows may make one.
     """
 
     reached: Tensor
     useful: Tensor
     outputs: int
     cut: tuple[tuple[str, int], ...]
+    cut_outputs: int
 
     @property
     def alive(self) -> Tensor:
@@ -69,8 +71,8 @@ def connectivity_of(program: Program) -> Connectivity:
     assert dependencies is not None
     walk = _walk(program, dependencies)
     weights = [(step, hit) for step, hit in zip(walk.steps, walk.hits, strict=True) if isinstance(step, WeightPath)]
-    outputs, cut = _cut_outputs(program, dependencies, weights)
-    return Connectivity(walk.reached[:-1], walk.useful[:-1], outputs, cut)
+    outputs, cut_outputs, cut = _cut_outputs(program, dependencies, weights)
+    return Connectivity(walk.reached[:-1], walk.useful[:-1], outputs, cut, cut_outputs)
 
 
 def connected_masks(program: Program) -> Masks:
@@ -180,8 +182,8 @@ def _backward(step: Step, pair: Tensor | None, useful: Tensor) -> None:
 
 def _cut_outputs(
     program: Program, dependencies: Dependencies, weights: list[tuple[WeightPath, Tensor]]
-) -> tuple[int, tuple[tuple[str, int], ...]]:
-    """Number of outputs, and the rows of those that no live path gets to.
+) -> tuple[int, int, tuple[tuple[str, int], ...]]:
+    """Number of outputs, of those that no live path gets to, and the rows of these.
 
     An output may be made by several rows (a sum of two heads); it is cut if none is reached.
 
@@ -204,7 +206,7 @@ def _cut_outputs(
     whole = distinct(roots[torch.isin(roots, made)] for _, roots, _ in makers)
     left = whole[~torch.isin(whole, distinct(roots[hit] for _, roots, hit in makers))]
     cut = ((name, index) for name, roots, _ in makers for index in torch.isin(roots, left).nonzero().flatten().tolist())
-    return len(whole), tuple(cut)
+    return len(whole), len(left), tuple(cut)
 
 
 def _ties_without_pins(dependencies: Dependencies) -> Tensor:

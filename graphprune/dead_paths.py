@@ -58,7 +58,7 @@ def dead_paths_of(selected: Program) -> DeadPaths:
         int((selection.keep & ~found.reached).sum()),
         int((selection.keep & ~found.useful).sum()),
         found.outputs,
-        len(found.cut),
+        found.cut_outputs,
     )
 
 

@@ -325,3 +325,4 @@ def test_two_outputs_and_a_sum_of_heads() -> None:
     assert found.outputs == 6 and found.cut == (("other.weight", 3),)
     found = connectivity_of(replace(program, masks={"one.weight": dead, "two.weight": dead}))
     assert {name for name, _ in found.cut} == {"one.weight", "two.weight"} and len(found.cut) == 4
+    assert found.cut_outputs == 2, "each of them is a sum of two rows"
