@@ -37,6 +37,16 @@ def pool_of(program: Program) -> dict[str, nn.Parameter]:
     }
 
 
+def not_in_pool(program: Program) -> dict[str, nn.Parameter]:
+    """Parameters of two dims or more that are neither in the pool nor protected."""
+    pool, protected = pool_of(program), {name for name, _ in protected_dims(program.module, program.protect)}
+    return {
+        name: parameter
+        for name, parameter in stored_parameters(program.module).items()
+        if parameter.dim() >= 2 and name not in pool and name not in protected
+    }
+
+
 def weights_by_node(program: Program) -> Iterator[tuple[fx.Node, list[nn.Parameter]]]:
     """Nodes that contract, in the order of the graph, with the weights of the layer, or those that a function takes."""
     assert program.dependencies is not None

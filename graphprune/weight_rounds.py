@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from graphprune.budget import Budget, Measure
 from graphprune.criteria.criterion import Sensitivity
@@ -18,6 +20,9 @@ from graphprune.scores import Scores
 from graphprune.selection import Goal
 from graphprune.weight_criteria import WeightCriterion
 from graphprune.weight_norms import norms_of
+from graphprune.weight_pool import not_in_pool
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,17 @@ class ByWeights:
                 "path that goes would leave 0 / 0; use dead_paths='keep', or remove the norms first "
                 "(torch.nn.utils.parametrize.remove_parametrizations)"
             )
+        left_out = not_in_pool(program)
+        if not self.original["weights"]:
+            raise NothingToPruneError(
+                "no weight can become zero: none of a convolution, a linear layer or another matrix product is found "
+                f"that is not protected. Not among them: {_listed(left_out) or 'no other either'}"
+            )
+        if sum(weight.numel() for weight in left_out.values()) > self.original["weights"]:
+            log.warning(
+                "only %d weights can become zero and are counted; more are looked up, computed before they multiply or "
+                "otherwise not followed, and stay: %s", self.original["weights"], _listed(left_out),
+            )  # fmt: skip
         if self.allowed(budget) >= self.original["weights"]:
             raise NothingToPruneError(
                 f"the budget weights={budget.weights} would make none of {self.original['weights']} weights zero: ask "
@@ -128,3 +144,12 @@ class Jointly:
         selected = run("select", choice, scored)
         passes = pipelines.pruning_jointly(resurrect=weights.resurrect, verify=weights.verify, seed=seed)
         return selected, run("prune", passes, selected)
+
+
+def _listed(weights: Mapping[str, Tensor]) -> str:
+    """The first few, and how many more there are."""
+    rest = len(weights) - _SHOWN
+    return ", ".join([*list(weights)[:_SHOWN], *([f"and {rest} more"] if rest > 0 else [])])
+
+
+_SHOWN = 4

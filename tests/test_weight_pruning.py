@@ -284,3 +284,28 @@ def test_no_scores_are_left_between_rounds(granularity: str) -> None:
         gc.collect()
         left = [thing for thing in gc.get_objects() if type(thing) is Tensor and thing.dtype == torch.float64]
         assert not [tuple(tensor.shape) for tensor in left if tensor.numel() >= 200 * 20]
+
+
+class Standardised(nn.Module):
+    """A convolution by weights that are computed first, from which zeros would not come through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(2, 8, 3), nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.conv.weight - self.conv.weight.mean((1, 2, 3), keepdim=True)
+        out: Tensor = self.head(torch.relu(functional.conv2d(x, weight)).mean((2, 3)))
+        return out
+
+
+def test_what_is_not_counted_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    compiled = graphprune.compile(Standardised(), images(2), granularity="weight", sparsity=0.5)
+    assert compiled.report.costs["weights"] == (8 * CLASSES, 4 * CLASSES)
+    told = "only 24 weights can become zero and are counted; more are looked up, computed before they multiply"
+    assert told.replace("24", str(8 * CLASSES)) in caplog.text and "and stay: conv.weight" in caplog.text
+    caplog.clear()
+    compiled_of("weight")
+    assert "are counted" not in caplog.text
+    with pytest.raises(NothingToPruneError, match=r"no weight can become zero: .* Not among them: conv\.weight"):
+        graphprune.compile(Standardised(), images(2), granularity="weight", protect=("head",))
