@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import copy
 import itertools
-import json
 import statistics
 import tempfile
 import warnings
@@ -30,8 +29,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import graphprune
-from benchmarks.compile_time import append
 from benchmarks.latency_tools import searched
+from benchmarks.rows import Row, read, record
 from benchmarks.trained_networks import SETTINGS, Setting
 from graphprune import Budget, Profile
 from graphprune.datasets import Dataset, sensitivity_batches
@@ -46,7 +45,6 @@ SAMPLES = 2560
 TRIES = 7
 """Of the bisection for torch-pruning's ratio."""
 
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -228,7 +226,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    rows = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
+    rows = read(options.out)
     keys = ("network", "seed", "speedup_asked", "method")
     done = {tuple(row[key] for key in keys) for row in rows}
     names = options.methods or list(methods())
@@ -243,7 +241,7 @@ def main() -> None:
             for _, _, speedup, method in left:
                 job = Job(dense, SETTINGS[name], data, speedup, seed, Path(folder))
                 rows.append(run_or_error(name, method, job))
-                append(options.out, rows[-1])
+                record(options.out, rows[-1])
     print(summary(rows))
 
 

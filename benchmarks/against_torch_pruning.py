@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import warnings
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -25,6 +24,7 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from benchmarks.compile_time import all_models, build, time_limit
+from benchmarks.rows import read, record
 from graphprune.capture import capture
 from graphprune.criteria.members import member_indices
 from graphprune.dependencies import Dependencies
@@ -144,19 +144,13 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    done = set()
-    if options.out is not None and options.out.exists():
-        done = {json.loads(line)["model"] for line in options.out.read_text().splitlines()}
+    done = {row["model"] for row in read(options.out)}
     for name in all_models() if options.models == ["all"] else options.models:
         if name not in done:
-            line = json.dumps(_record(name, options.side, options.limit))
-            print(line, flush=True)
-            if options.out is not None:
-                with options.out.open("a") as file:
-                    file.write(line + "\n")
+            record(options.out, _row(name, options.side, options.limit))
 
 
-def _record(name: str, side: int, limit_s: float) -> dict[str, Any]:
+def _row(name: str, side: int, limit_s: float) -> dict[str, Any]:
     versions = {"torch": torch.__version__} | {name: version(name) for name in ("torch-pruning", "torchvision")}
     try:
         with time_limit(limit_s):

@@ -30,6 +30,7 @@ import torchvision
 from torch import nn
 
 import graphprune
+from benchmarks.rows import read, record
 from graphprune.deploy import describe_hardware, library_versions
 
 SPARSITY = 0.5
@@ -152,22 +153,6 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def read(path: Path | None) -> list[dict[str, Any]]:
-    """The rows of a results file; none where there is no file yet."""
-    if path is None or not path.exists():
-        return []
-    return [row for row in map(json.loads, path.read_text().splitlines()) if "model" in row]
-
-
-def append(path: Path | None, row: dict[str, Any]) -> None:
-    """Prints a row, and adds it to the file."""
-    print(json.dumps(row), flush=True)
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-
-
 def main() -> None:
     """Measures the models that the results file does not have yet, then prints the summary of all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -180,14 +165,14 @@ def main() -> None:
     if options.apart:
         print(json.dumps(measure(options.apart, options.repeats, options.limit_s)))
         return
-    rows = read(options.out)
+    rows = [row for row in read(options.out) if "model" in row]
     if not rows:
-        append(options.out, {"hardware": str(describe_hardware()), "versions": library_versions(), "threads": 1})
+        record(options.out, {"hardware": str(describe_hardware()), "versions": library_versions(), "threads": 1})
     done = {row["model"] for row in rows}
     for name in all_models() if options.models == ["all"] else options.models:
         if name not in done:
             rows.append(measure_apart(name, options.repeats, options.limit_s))
-            append(options.out, rows[-1])
+            record(options.out, rows[-1])
     print(json.dumps(summary(rows), indent=1))
 
 

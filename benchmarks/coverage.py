@@ -22,6 +22,7 @@ from typing import Any
 from benchmarks.coverage_page import write_page
 from benchmarks.coverage_run import Grid
 from benchmarks.models import names
+from benchmarks.rows import append, read
 from graphprune.deploy import describe_hardware, library_versions
 
 SOURCES = ("torchvision", "segmentation", "timm", "transformers", "paper")
@@ -62,9 +63,7 @@ def main() -> None:
     for field in fields(Grid):
         parser.add_argument(f"--{field.name.replace('_', '-')}", nargs="+", default=[], help="passed on for each model")
     options = parser.parse_args()
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    lines = options.out.read_text().splitlines() if options.out.exists() else []
-    done = {json.loads(line)["model"] for line in lines}
+    done = {row["model"] for row in read(options.out)}
     wanted = options.models or [name for source in options.sources for name in names(source)]
     arguments = ["--memory-gib", str(options.memory_gib)]
     for field in fields(Grid):
@@ -74,8 +73,7 @@ def main() -> None:
 
     def run(name: str) -> None:
         row = run_apart(name, arguments, options.time_limit_s) | origin
-        with options.out.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        append(options.out, row)
         print(f"{row['outcome']:8}{name}: {row.get('seconds', 0):.0f} s {row['reason'][:300]}", flush=True)
 
     with ThreadPoolExecutor(options.jobs) as pool:

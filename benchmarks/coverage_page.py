@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections import Counter
 from collections.abc import Iterable
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.models import names
+from benchmarks.rows import read
 
 TITLES = {
     "torchvision": "torchvision, classification",
@@ -38,7 +38,7 @@ the model's compilations, with their proofs, in one thread.
 
 def write_page(results: Path, page: Path) -> None:
     """Writes the page; of a model that was studied twice the later row counts."""
-    rows = {row["model"]: row for row in map(json.loads, results.read_text().splitlines())}
+    rows = {row["model"]: row for row in read(results)}
     sections = [(source, [rows[name] for name in names(source) if name in rows]) for source in TITLES]
     sections = [(source, found) for source, found in sections if found]
     parts = [_HEAD, _summary(sections), *(_section(source, found) for source, found in sections)]

@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.rows import append, read
 from tests.property.checks import Outcome, check
 from tests.property.ops import OPS
 from tests.property.programs import RandomProgram, build
@@ -110,10 +111,7 @@ def fingerprint() -> str:
 
 def finished(path: Path, code: str) -> dict[tuple[int, int], Line]:
     """Lines of this code by first seed and number of programs."""
-    if not path.exists():
-        return {}
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    return {(line["first_seed"], line["programs"]): line for line in lines if line["code"] == code}
+    return {(line["first_seed"], line["programs"]): line for line in read(path) if line["code"] == code}
 
 
 def run(blocks: list[tuple[int, int]], jobs: int, path: Path) -> list[Line]:
@@ -127,8 +125,7 @@ def run(blocks: list[tuple[int, int]], jobs: int, path: Path) -> list[Line]:
         try:
             for future in as_completed(futures):
                 lines.append(future.result())
-                with path.open("a") as file:
-                    file.write(json.dumps(lines[-1]) + "\n")
+                append(path, lines[-1])
                 _show(lines[-1], sum(line["programs"] for line in lines), sum(programs for _, programs in blocks))
         except BaseException:  # an interrupt too: the blocks that wait are left for the next run
             pool.shutdown(wait=False, cancel_futures=True)

@@ -23,9 +23,9 @@ from typing import Any
 import onnx
 from torch import nn
 
-from benchmarks.compile_time import append
 from benchmarks.latency_tools import TOOLS, image
 from benchmarks.onnx_macs import count_macs, count_parameters
+from benchmarks.rows import read, record
 from graphprune.deploy import TimingResult, describe_hardware, library_versions, onnx_feeds, time_interleaved
 from graphprune.program import Example
 
@@ -134,12 +134,12 @@ def main() -> None:
     parser.add_argument("--limit-s", type=float, default=600, help="of one tool on one model")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    rows = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
+    rows = read(options.out)
     done = {(row["model"], row["measure"], row["share"]) for row in rows}
     for model in options.models:
         if (model, options.measure, options.share) not in done:
             rows.append(measure(model, options))
-            append(options.out, rows[-1])
+            record(options.out, rows[-1])
     print(table(rows))
     print(json.dumps(summary(rows), indent=1))
 

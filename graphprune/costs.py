@@ -16,7 +16,7 @@ from graphprune.budget import MEASURES, Measure
 from graphprune.dependencies import Dependencies
 from graphprune.interpret import evaluating
 from graphprune.planes import channel_planes, squash
-from graphprune.program import Program, stored_parameters, stored_tensors, take
+from graphprune.program import Program, cuts_of, stored_parameters, stored_tensors, take
 from graphprune.weight_pool import pool_of
 
 
@@ -74,15 +74,14 @@ class CostModel:
     def weights(self, keep: Tensor) -> int:
         """Weights of the pool that are left and live."""
         sizes: list[int] = self.dependencies.kept_sizes(keep).tolist()
-        kept = self.dependencies.kept(keep) if self.program.masks else {}
+        cuts = cuts_of(self.dependencies.kept(keep)) if self.program.masks else {}
         total = 0
         for name in self._pool:
             mask = self.program.masks.get(name)
             if mask is None:
                 total += prod([sizes[place] for place in self._dims_of_parameters.get(name, ())])  # () of 1x1
             else:
-                cuts = [(dim, indices) for (owner, dim), indices in kept.items() if owner == name]
-                total += int(take(mask, cuts).sum())
+                total += int(take(mask, cuts.get(name, ())).sum())
         return total
 
     def macs(self, keep: Tensor) -> int:

@@ -62,6 +62,21 @@ def dead_paths_of(selected: Program) -> DeadPaths:
     )
 
 
+def wrong_number(selected: Program, allowed: int, *, on_paths: bool) -> list[str]:
+    """What is wrong with the number of weights that a selection keeps; nothing if it is the one that is allowed.
+
+    Args:
+        selected: With its dependencies and its selection.
+        allowed: Weights that should stay, of the whole pool.
+        on_paths: Whether those on paths alone count, of which fewer will do.
+    """
+    left = weights_left(selected)
+    if on_paths:
+        left -= dead_paths_of(selected).weights
+    is_met = left <= allowed if on_paths else left == allowed
+    return [] if is_met else [f"{left} weights left, {allowed} allowed"]
+
+
 def without_dead_paths(selected: Program, limits: Limits | None) -> Selection:
     """The selection without weights on no path and without channels that are not between input and output.
 

@@ -58,8 +58,7 @@ def rounds_of(
     Raises:
         OptionError: the criterion does not rank that, or an option means nothing there.
     """
-    if dead_paths not in get_args(DeadPathsAre):
-        raise OptionError(f"dead_paths='{dead_paths}' is unknown; known are {', '.join(get_args(DeadPathsAre))}")
+    check_name("dead_paths", dead_paths, get_args(DeadPathsAre))
     on_paths = dead_paths == "remove"
     if granularity == "channel":
         if on_paths:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from graphprune.errors import InputError
-from graphprune.program import Kept
+from graphprune.program import Cut, Kept, cuts_of, take
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +40,7 @@ def follow(
         after: Parameters after it.
         kept: Kept indices of each dim that shrank, in terms of ``before``.
     """
-    cuts: dict[str, list[tuple[int, Tensor]]] = {}
-    for (name, dim), indices in kept.items():
-        cuts.setdefault(name, []).append((dim, indices))
+    cuts = cuts_of(kept)
     successors = {id(before[name]): (name, after[name]) for name in before if name in after}
     if hasattr(optimizer, "_numel_cache"):
         optimizer._numel_cache = None  # LBFGS counts its parameters once
@@ -77,15 +75,13 @@ def clear_dead(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter], mas
                 value.mul_(mask.to(value.device))
 
 
-def _sliced_state(
-    state: dict[str, object], name: str, old: Tensor, cuts: list[tuple[int, Tensor]]
-) -> dict[str, object]:
+def _sliced_state(state: dict[str, object], name: str, old: Tensor, cuts: list[Cut]) -> dict[str, object]:
     result: dict[str, object] = {}
     for key, value in state.items():
         if not isinstance(value, Tensor) or value.numel() == 1:
             result[key] = value
         elif _has_dims_of(value, old):
-            result[key] = _sliced(value, [(dim, indices) for dim, indices in cuts if value.shape[dim] > 1])
+            result[key] = take(value, [(dim, indices) for dim, indices in cuts if value.shape[dim] > 1])
         else:
             log.warning(
                 "optimizer state '%s' of %s has shape %s, the parameter %s: the state of %s is dropped",
@@ -103,16 +99,10 @@ def _has_dims_of(value: Tensor, parameter: Tensor) -> bool:
 
 
 def _carry_gradients(
-    before: Mapping[str, nn.Parameter], after: Mapping[str, nn.Parameter], cuts: Mapping[str, list[tuple[int, Tensor]]]
+    before: Mapping[str, nn.Parameter], after: Mapping[str, nn.Parameter], cuts: Mapping[str, list[Cut]]
 ) -> None:
     """Gradients that wait for the optimizer's step shrink too."""
     for name, old in before.items():
         new = after.get(name)
         if new is not None and new is not old and old.grad is not None:
-            new.grad = _sliced(old.grad, cuts.get(name, []))
-
-
-def _sliced(tensor: Tensor, cuts: list[tuple[int, Tensor]]) -> Tensor:
-    for dim, indices in cuts:
-        tensor = torch.index_select(tensor, dim, indices.to(tensor.device))
-    return tensor
+            new.grad = take(old.grad, cuts.get(name, []))

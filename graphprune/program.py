@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 Kept = dict[tuple[str, int], Tensor]
 """Kept indices of each (parameter or buffer name, dim) that shrank; int64, ascending, shape ``(kept,)``."""
 
+Cut = tuple[int, Tensor]
+"""A dim, and the indices of it that are kept."""
+
 
 @dataclass(frozen=True)
 class Example:
@@ -173,16 +176,22 @@ class Program:
         classes = self.classes
         if classes is not None:
             classes = classes | _selected({key: classes[key] for key in kept}, kept)
-        cuts: dict[str, list[tuple[int, Tensor]]] = {}
-        for (name, dim), indices in kept.items():
-            cuts.setdefault(name, []).append((dim, indices))
+        cuts = cuts_of(kept)
         masks = {name: take(mask, cuts.get(name, ())) for name, mask in self.masks.items()}
         dormant = {name: take(weight, cuts.get(name, ())) for name, weight in self.dormant.items()}
         kept = compose_kept(self.kept, kept)
         return self.with_module(module, kept=kept, classes=classes, masks=masks, dormant=dormant, **changes)
 
 
-def take(tensor: Tensor, cuts: Iterable[tuple[int, Tensor]]) -> Tensor:
+def cuts_of(kept: Kept) -> dict[str, list[Cut]]:
+    """Kept indices by the name of their tensor."""
+    cuts: dict[str, list[Cut]] = {}
+    for (name, dim), indices in kept.items():
+        cuts.setdefault(name, []).append((dim, indices))
+    return cuts
+
+
+def take(tensor: Tensor, cuts: Iterable[Cut]) -> Tensor:
     """What is left of a tensor at the kept indices of some of its dims."""
     for dim, indices in cuts:
         tensor = tensor.index_select(dim, indices.to(tensor.device))

@@ -23,3 +23,8 @@ class Scores:
     criterion: str
     loss: float | None = None
     samples: int = 0
+
+
+def remark(criterion: str, samples: int, loss: float | None) -> str:
+    """What a reader of the log should know of a scoring."""
+    return f"{criterion}, {samples} samples" + ("" if loss is None else f", loss {loss:.4g}")

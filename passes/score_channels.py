@@ -9,6 +9,7 @@ from typing import ClassVar
 from graphprune.criteria.criterion import Criterion, Sensitivity, scores_of
 from graphprune.pass_protocol import Pass, PassResult
 from graphprune.program import Program
+from graphprune.scores import remark
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,5 @@ class ScoreChannels(Pass):
         channels = program.dependencies.channels
         if len(scores.importance.unique()) == 1 < channels:
             log.warning("all %d channels have the same %s: their ranking is arbitrary", channels, scores.criterion)
-        loss = "" if scores.loss is None else f", loss {scores.loss:.4g}"
-        remark = f"{scores.criterion}, {scores.samples} samples{loss}"
-        return PassResult(replace(program, scores=scores), True, (remark,))
+        told = remark(scores.criterion, scores.samples, scores.loss)
+        return PassResult(replace(program, scores=scores), True, (told,))

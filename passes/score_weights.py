@@ -8,6 +8,7 @@ from typing import ClassVar
 from graphprune.criteria.criterion import Sensitivity
 from graphprune.pass_protocol import Pass, PassResult
 from graphprune.program import Program
+from graphprune.scores import remark
 from graphprune.weight_criteria import WeightCriterion, weight_scores_of
 
 
@@ -27,6 +28,5 @@ class ScoreWeights(Pass):
             OptionError: the criterion does not give one finite number per weight.
         """
         scores = weight_scores_of(self.criterion, program, self.sensitivity)
-        loss = "" if scores.loss is None else f", loss {scores.loss:.4g}"
-        remark = f"{scores.criterion}, {scores.samples} samples{loss}"
-        return PassResult(replace(program, weight_scores=scores), True, (remark,))
+        told = remark(scores.criterion, scores.samples, scores.loss)
+        return PassResult(replace(program, weight_scores=scores), True, (told,))

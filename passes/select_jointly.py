@@ -7,7 +7,7 @@ from functools import partial
 from typing import ClassVar
 
 from graphprune.costs import costs_of, weights_left
-from graphprune.dead_paths import dead_paths_of, select_on_paths
+from graphprune.dead_paths import select_on_paths, wrong_number
 from graphprune.pass_protocol import Pass, PassResult
 from graphprune.program import Program
 from graphprune.selection import Goal, Limits, violations
@@ -43,9 +43,5 @@ class SelectJointly(Pass):
         """As many weights are left as should be, on paths no more; every group respects its floor and alignment."""
         program = result.program
         assert program.selection is not None
-        left = weights_left(program)
-        if self.on_paths:
-            left -= dead_paths_of(program).weights
-        is_met = left <= self.allowed if self.on_paths else left == self.allowed
-        wrong = [] if is_met else [f"{left} weights left, {self.allowed} allowed"]
+        wrong = wrong_number(program, self.allowed, on_paths=self.on_paths)
         return wrong + violations(costs_of(program), program.selection.keep, Goal({}), self.limits)

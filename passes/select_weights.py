@@ -7,7 +7,7 @@ from functools import partial
 from typing import ClassVar
 
 from graphprune.costs import weights_left
-from graphprune.dead_paths import dead_paths_of, select_on_paths
+from graphprune.dead_paths import select_on_paths, wrong_number
 from graphprune.pass_protocol import Pass, PassResult
 from graphprune.program import Program
 from graphprune.weight_selection import select_weights
@@ -36,8 +36,4 @@ class SelectWeights(Pass):
 
     def ensures(self, before: Program, result: PassResult) -> list[str]:
         """As many weights are left as should be; on paths no more than that."""
-        left = weights_left(result.program)
-        if self.on_paths:
-            left -= dead_paths_of(result.program).weights
-        is_met = left <= self.allowed if self.on_paths else left == self.allowed
-        return [] if is_met else [f"{left} weights left, {self.allowed} allowed"]
+        return wrong_number(result.program, self.allowed, on_paths=self.on_paths)

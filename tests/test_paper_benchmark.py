@@ -23,9 +23,9 @@ from benchmarks.paper.figures import _by_target, draw
 from benchmarks.paper.grid import Choice, Run, left, runs_of
 from benchmarks.paper.measure import Place, row_of
 from benchmarks.paper.named import method_of
-from benchmarks.paper.rows import Row, append, read
 from benchmarks.paper.studies import LAMBDAS, SHOWN, STUDIES, Scale
 from benchmarks.paper.summary import best, points, summary
+from benchmarks.rows import Row, append, read
 from graphprune.errors import InputError, OptionError
 from graphprune.methods import METHODS, ImpGlobal, Iterated, Reinitialised, ShuffledMasks
 from graphprune.networks import NETWORKS

@@ -24,9 +24,9 @@ from benchmarks.paper.engine import by_ray, one_by_one
 from benchmarks.paper.figures import draw
 from benchmarks.paper.grid import Choice, Run, left, runs_of
 from benchmarks.paper.measure import Place, check_data
-from benchmarks.paper.rows import Row, append, read
 from benchmarks.paper.studies import SHOWN, STUDIES
 from benchmarks.paper.summary import summary
+from benchmarks.rows import Row, append, read
 from graphprune.networks import NETWORKS
 
 RESULTS = Path(__file__).resolve().parent / "results"

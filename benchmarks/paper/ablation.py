@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import tempfile
 import time
 import warnings
@@ -30,7 +29,7 @@ from torch import nn
 
 import graphprune
 from benchmarks.accuracy import trained_dense
-from benchmarks.compile_time import append
+from benchmarks.rows import Row, read, record
 from benchmarks.trained_networks import SETTINGS
 from graphprune.criteria.elasticity import Elasticity
 from graphprune.criteria.evenly import Evenly
@@ -46,7 +45,6 @@ from graphprune.training import Recipe, accuracy, train
 RESULTS = Path(__file__).resolve().parent / "results" / "ablation.jsonl"
 
 Granularity = Literal["channel", "weight"]
-Row = dict[str, Any]
 
 KEYS = ("network", "granularity", "variant", "sparsity", "seed", "finetune_epochs")
 """What tells runs apart."""
@@ -338,14 +336,14 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    rows = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
+    rows = read(options.out)
     done = {tuple(row[key] for key in KEYS) for row in rows}
     left = [] if options.summary else [job for job in jobs(options) if job.key not in done]
     data = {name: STUDIES[name].dataset(options.data_dir) for name in dict.fromkeys(job.network for job in left)}
     networks = {name: models(name, of, options) for name, of in data.items()}
     for job in left:
         rows.append(run(job, networks[job.network](job.seed), data[job.network]))
-        append(options.out, rows[-1])
+        record(options.out, rows[-1])
     print(summary(rows))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.paper.grid import Run
 from benchmarks.paper.measure import Place, row_of
-from benchmarks.paper.rows import Row
+from benchmarks.rows import Row
 from graphprune.errors import OptionError
 
 

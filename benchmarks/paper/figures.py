@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.paper.rows import Row
 from benchmarks.paper.summary import COSTS, Figure, Point, points
+from benchmarks.rows import Row
 from graphprune.analyses import Curve, ElasticityCurves, Remaining, Robustness, SaliencyMaps
 from graphprune.analyses.drawing import draw_elasticities, draw_remaining, draw_robustness, draw_saliency
 from graphprune.errors import OptionError

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from benchmarks.paper.named import method_of
-from benchmarks.paper.rows import Row
 from benchmarks.paper.studies import STUDIES, Scale, Setting, Sizes
+from benchmarks.rows import Row
 
 Key = tuple[Any, ...]
 

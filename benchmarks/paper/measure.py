@@ -17,9 +17,9 @@ from benchmarks.paper.data import dataset
 from benchmarks.paper.extras import ANALYSES
 from benchmarks.paper.grid import Run
 from benchmarks.paper.named import method_of
-from benchmarks.paper.rows import Row
 from benchmarks.paper.studies import STUDIES, Scale
 from benchmarks.paper.watch import Watch
+from benchmarks.rows import Row
 from graphprune.analyses import remaining
 from graphprune.datasets import Batch, Dataset, Split
 from graphprune.deploy import Latency, describe_hardware, library_versions

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 
 from benchmarks.paper.grid import Run
-from benchmarks.paper.rows import Row
+from benchmarks.rows import Row
 from graphprune.metrics import Spread, spread_over_seeds
 
 Figure = Callable[[Row], float | None]

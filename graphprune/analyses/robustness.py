@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.datasets import Normalisation, Split
+from graphprune.epochs import device_of
 from graphprune.errors import OptionError
 from graphprune.interpret import in_mode
-from graphprune.metrics.step import device_of_module
 
 CAPS = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 """Largest distances at which success is told; the paper's figure 5 has one of 0.5, and a range around 1."""
@@ -125,7 +125,7 @@ def _attacked(
 ) -> Tensor:
     """Distances ``(n,)``, float64, of those images of a batch that are classified right."""
     foolbox = _foolbox()
-    device = device_of_module(model)
+    device = device_of(model)
     # rounding must not leave the box
     pixels, targets = normalisation.undo(inputs.to(device)).clamp(0, 1), targets.to(device)
     network = _OfPixels(model, normalisation).eval()

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from graphprune.epochs import device_of
 from graphprune.errors import InputError
 from graphprune.interpret import in_mode
-from graphprune.metrics.step import device_of_module
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +54,7 @@ def saliency_maps(model: nn.Module, images: Tensor, targets: Tensor) -> Saliency
             f"saliency: expected images (N, C, H, W) and N > 0 targets, got {tuple(images.shape)} and "
             f"{tuple(targets.shape)}"
         )
-    device = device_of_module(model)
+    device = device_of(model)
     inputs = images.detach().to(device).requires_grad_()
     with in_mode(model, training=False), torch.enable_grad():
         logits = model(inputs)

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from graphprune.criteria.criterion import Sensitivity
-from graphprune.criteria.elasticity import single_samples
+from graphprune.criteria.criterion import Accumulate, Sensitivity
+from graphprune.criteria.elasticity import ACCUMULATE, single_samples
 from graphprune.data import Batch, evaluate_loss
 from graphprune.errors import LossError
-from graphprune.program import Program, device_of
+from graphprune.program import Program
 from graphprune.rewrite.compact import copy_sharing_tensors
 
 
@@ -61,21 +61,38 @@ def differentiate(program: Program, sensitivity: Sensitivity, *, squared: bool) 
     """
     module = private_copy(program.module)
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    means, loss, count = mean_gradients(module, parameters, sensitivity, "squared" if squared else "signed")
+    for parameter, mean in zip(parameters, means, strict=True):
+        parameter.grad = mean.to(parameter.dtype)
+    return Differentiated(module, loss, count)
+
+
+def mean_gradients(
+    module: nn.Module, parameters: list[nn.Parameter], sensitivity: Sensitivity, accumulate: Accumulate
+) -> tuple[list[Tensor], float, int]:
+    """Means over samples of the gradients of a module, and of the loss; and the number of samples.
+
+    Args:
+        module: In evaluation mode.
+        parameters: Of it; gradients of others are not taken.
+        sensitivity: Samples and loss.
+        accumulate: What becomes of each sample's gradient, with a backward pass each; ``"signed"`` takes batches.
+
+    Raises:
+        LossError: the loss or its gradient is not finite, or the loss does not depend on the weights.
+    """
     # in half precision thousands of small terms would not add up
     totals = [torch.zeros_like(each, dtype=torch.promote_types(each.dtype, torch.float32)) for each in parameters]
     loss_sum, count = 0.0, 0
-    batches: Iterable[Batch] = sensitivity.stream.draw(sensitivity.samples, device_of(program))
-    for batch in single_samples(batches) if squared else batches:
+    batches: Iterable[Batch] = sensitivity.stream.draw(sensitivity.samples, next(module.parameters()).device)
+    for batch in batches if accumulate == "signed" else single_samples(batches):
         gradients, loss = gradients_of(module, parameters, batch, sensitivity.loss)
         for total, gradient in zip(totals, gradients, strict=True):
             if gradient is not None:
-                gradient = gradient.to(total)
-                total += (gradient.square() if squared else gradient) * batch.size
+                total += ACCUMULATE[accumulate](gradient.to(total)) * batch.size
         loss_sum += loss * batch.size
         count += batch.size
-    for parameter, total in zip(parameters, totals, strict=True):
-        parameter.grad = (total / count).to(parameter.dtype)
-    return Differentiated(module, loss_sum / count, count)
+    return [total / count for total in totals], loss_sum / count, count
 
 
 def gradients_of(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +15,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from graphprune.datasets import Dataset
 from graphprune.errors import OptionError
-from graphprune.methods.counts import dead_nodes, zeroed_weights
 from graphprune.methods.method import Method, Target, Trained
+from graphprune.metrics import node_sparsity, weight_sparsity
 from graphprune.networks import orthogonal_init_
 from graphprune.training import Epoch, Recipe, Trainer
 from graphprune.weight_masks import hold
@@ -53,7 +54,35 @@ def reinitialise_(module: nn.Module, masks: Masks | None, seed: int) -> None:
 
 
 @dataclass(frozen=True)
-class ShuffledMasks:
+class _Control:
+    """Another method first, whose result is then changed and trained; that method's properties but for the name.
+
+    Attributes:
+        of: The other method.
+        change: What is changed, as the name says it.
+    """
+
+    of: Method
+    change: ClassVar[str]
+
+    @property
+    def name(self) -> str:
+        """Of the method, with what is different."""
+        return f"{self.of.name}, {self.change}"
+
+    @property
+    def target(self) -> Target:
+        """Of the method."""
+        return self.of.target
+
+    @property
+    def structured(self) -> bool:
+        """Of the method."""
+        return self.of.structured
+
+
+@dataclass(frozen=True)
+class ShuffledMasks(_Control):
     """Runs another method, then trains the initial network with its masks, shuffled within each layer.
 
     Attributes:
@@ -64,72 +93,41 @@ class ShuffledMasks:
             weights, which `Reinitialised` draws anew.
     """
 
-    of: Method
+    change: ClassVar[str] = "shuffled"
 
     def __post_init__(self) -> None:
         if self.structured:
             raise OptionError(f"{self.of.name} ends in a smaller network, which has no masks; take Reinitialised")
-
-    @property
-    def name(self) -> str:
-        """Of the method, with what is different."""
-        return f"{self.of.name}, shuffled"
-
-    @property
-    def target(self) -> Target:
-        """Of the method."""
-        return self.of.target
-
-    @property
-    def structured(self) -> bool:
-        """Of the method, so False."""
-        return self.of.structured
 
     def train(self, model: nn.Module, dataset: Dataset, recipe: Recipe, target: float, seed: int) -> Trained:
         """See `graphprune.methods.Method`; the epochs are those of the control, all of the recipe's."""
         found = self.of.train(model, dataset, recipe, target, seed)
         assert found.masks is not None
         masks, module = shuffled(found.masks, seed + FRESH_SEED), copy.deepcopy(model)
-        epochs = _trained(module, masks, dataset, recipe, seed)
-        return Trained(module, masks, zeroed_weights(model, module, masks), dead_nodes(module, masks), epochs)
+        hold(module, masks)
+        epochs = _trained(module, dataset, recipe, seed)
+        return Trained(module, masks, weight_sparsity(module, model), node_sparsity(module, model), epochs)
 
 
 @dataclass(frozen=True)
-class Reinitialised:
+class Reinitialised(_Control):
     """Runs another method, then trains the pruned network from new initial weights.
 
     Attributes:
         of: A method, structured or not.
     """
 
-    of: Method
-
-    @property
-    def name(self) -> str:
-        """Of the method, with what is different."""
-        return f"{self.of.name}, re-initialised"
-
-    @property
-    def target(self) -> Target:
-        """Of the method."""
-        return self.of.target
-
-    @property
-    def structured(self) -> bool:
-        """Of the method."""
-        return self.of.structured
+    change: ClassVar[str] = "re-initialised"
 
     def train(self, model: nn.Module, dataset: Dataset, recipe: Recipe, target: float, seed: int) -> Trained:
         """See `graphprune.methods.Method`; the epochs are those of the control, all of the recipe's."""
         found = self.of.train(model, dataset, recipe, target, seed)
         reinitialise_(found.module, found.masks, seed + FRESH_SEED)
-        return replace(found, epochs=_trained(found.module, found.masks, dataset, recipe, seed))
+        return replace(found, epochs=_trained(found.module, dataset, recipe, seed))
 
 
-def _trained(module: nn.Module, masks: Masks | None, dataset: Dataset, recipe: Recipe, seed: int) -> tuple[Epoch, ...]:
-    """Trains a network in place, with its masks held."""
-    if masks:
-        hold(module, masks)
+def _trained(module: nn.Module, dataset: Dataset, recipe: Recipe, seed: int) -> tuple[Epoch, ...]:
+    """Trains a network in place."""
     trainer = Trainer(module, dataset.train, recipe, seed, flip=dataset.flip)
     trainer.run(recipe.epochs)
     return tuple(trainer.done)

@@ -13,8 +13,8 @@ from graphprune.datasets import Dataset, sensitivity_batches
 from graphprune.errors import OptionError
 from graphprune.granularity import Granularity
 from graphprune.methods.channels import example_of
-from graphprune.methods.counts import dead_nodes, zeroed_weights
 from graphprune.methods.method import METHODS, Target, Trained, check_sparsity, trainer_of
+from graphprune.metrics import node_sparsity, weight_sparsity
 from graphprune.pruner import Pruner
 from graphprune.schedule import Schedule
 from graphprune.training import Recipe, Trainer
@@ -111,9 +111,9 @@ def _trained(model: nn.Module, trainer: Trainer, pruner: Pruner, *, structured: 
     compiled = pruner.finish()
     masks = None if structured else dict(compiled.plan.masks)
     channels = pruner.rounds[-1].achieved["channels"]
-    nodes = dead_nodes(trainer.model, masks) if masks is not None and not channels else channels
-    weights = zeroed_weights(model, trainer.model, masks)
-    return Trained(trainer.model, masks, weights, nodes, tuple(trainer.done), compiled)
+    module = trainer.model
+    nodes = node_sparsity(module, model) if masks is not None and not channels else channels
+    return Trained(module, masks, weight_sparsity(module, model), nodes, tuple(trainer.done), compiled)
 
 
 def exponential(rounds: int) -> Schedule:

@@ -12,7 +12,7 @@ from torch import nn
 from graphprune.compiled import Compiled
 from graphprune.datasets import Dataset
 from graphprune.errors import OptionError
-from graphprune.methods.counts import dead_nodes, zeroed_weights
+from graphprune.metrics import node_sparsity, weight_sparsity
 from graphprune.pruner import Pruner
 from graphprune.registry import Registry
 from graphprune.training import Epoch, Recipe, Trainer
@@ -96,17 +96,18 @@ def trainer_of(model: nn.Module, dataset: Dataset, recipe: Recipe, seed: int) ->
 
 def with_masks(model: nn.Module, trainer: Trainer, masks: Masks) -> Trained:
     """The result of an unstructured method that began with ``model``."""
-    counts = zeroed_weights(model, trainer.model, masks), dead_nodes(trainer.model, masks)
-    return Trained(trainer.model, masks, *counts, tuple(trainer.done))
+    module = trainer.model
+    shares = weight_sparsity(module, model), node_sparsity(module, model)
+    return Trained(module, masks, *shares, tuple(trainer.done))
 
 
 def shrunk(model: nn.Module, trainer: Trainer, pruner: Pruner | None) -> Trained:
     """The result of a structured method that began with ``model``; without a pruner nothing was removed."""
     module, epochs = trainer.model, tuple(trainer.done)
     if pruner is None:
-        return Trained(module, None, zeroed_weights(model, module), 0.0, epochs)
+        return Trained(module, None, weight_sparsity(module, model), 0.0, epochs)
     nodes = pruner.rounds[-1].achieved["channels"]
-    return Trained(module, None, zeroed_weights(model, module), nodes, epochs, pruner.finish())
+    return Trained(module, None, weight_sparsity(module, model), nodes, epochs, pruner.finish())
 
 
 def check_sparsity(method: Method, target: float) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from graphprune.datasets import Batch
+from graphprune.epochs import device_of
 from graphprune.training import Recipe
 
 
@@ -34,7 +35,7 @@ class TrainingStep:
         """On a copy of the network, so that it stays as it is."""
         recipe = recipe or Recipe(epochs=1)
         own = copy.deepcopy(model).train()
-        device = device_of_module(own)
+        device = device_of(own)
         optimizer = torch.optim.Adam(own.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
         return cls(own, optimizer, (batch[0].to(device), batch[1].to(device)), recipe.clip_norm)
 
@@ -52,9 +53,3 @@ class TrainingStep:
         moments = [value for state in self.optimizer.state.values() for value in state.values()]
         tensors = (*self.model.parameters(), *self.model.buffers(), *moments)
         return [tensor for tensor in tensors if isinstance(tensor, Tensor)]
-
-
-def device_of_module(model: nn.Module) -> torch.device:
-    """The device of the first parameter; the CPU where there is none."""
-    parameter = next(model.parameters(), None)
-    return torch.device("cpu") if parameter is None else parameter.device

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from graphprune.datasets import Batch
 from graphprune.deploy.timing import Latency, garbage_collector_off
+from graphprune.epochs import device_of
 from graphprune.errors import OptionError
-from graphprune.metrics.step import TrainingStep, device_of_module
+from graphprune.metrics.step import TrainingStep
 from graphprune.training import Recipe
 
 
@@ -76,7 +77,7 @@ def _check(models: Mapping[str, nn.Module], warmup: int, repeats: int) -> None:
 
 
 def _device(models: Mapping[str, nn.Module]) -> torch.device:
-    devices = {device_of_module(model) for model in models.values()}
+    devices = {device_of(model) for model in models.values()}
     if len(devices) > 1:
         raise OptionError(f"networks to compare must be on one device, got {', '.join(map(str, devices))}")
     return devices.pop()

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from graphprune.dependencies import Dependencies, leaf_operands
 from graphprune.ops.operand import Operand
 from graphprune.planes import kept_shape
-from graphprune.program import Kept, Layers, Program, stored_tensors, submodules
+from graphprune.program import Cut, Kept, Layers, Program, cuts_of, stored_tensors, submodules
 from graphprune.rewrite.attributes import Updater, updater_of
 from graphprune.rewrite.literals import can_resize, resize_literals
 from graphprune.rewrite.sizes import Resize
@@ -123,11 +123,8 @@ def as_many(tensor: Tensor, dim: int, indices: Tensor) -> Tensor:
 
 def slice_tensors(module: nn.Module, kept: Kept, take: Take = torch.index_select) -> None:
     """Replaces parameters and buffers by what is kept of them; ties stay ties, ``requires_grad`` stays."""
-    by_tensor: dict[str, list[tuple[int, Tensor]]] = {}
-    for (name, dim), indices in kept.items():
-        by_tensor.setdefault(name, []).append((dim, indices))
     tensors = stored_tensors(module)
-    replace_tensors(module, {name: _sliced(tensors[name], cuts, take) for name, cuts in by_tensor.items()})
+    replace_tensors(module, {name: _sliced(tensors[name], cuts, take) for name, cuts in cuts_of(kept).items()})
 
 
 def replace_tensors(module: nn.Module, values: Mapping[str, Tensor]) -> None:
@@ -145,7 +142,7 @@ def replace_tensors(module: nn.Module, values: Mapping[str, Tensor]) -> None:
                     home[key] = others[id(tensor)]  # type: ignore[assignment]
 
 
-def _sliced(tensor: Tensor, cuts: list[tuple[int, Tensor]], take: Take) -> Tensor:
+def _sliced(tensor: Tensor, cuts: list[Cut], take: Take) -> Tensor:
     result = tensor.detach()
     for dim, indices in cuts:
         result = take(result, dim, indices.to(tensor.device))

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-import torch
-from torch import Tensor, nn
-
 from graphprune.criteria.criterion import Sensitivity
-from graphprune.criteria.elasticity import ACCUMULATE, single_samples
-from graphprune.criteria.gradients import gradients_of, private_copy
-from graphprune.data import Batch
+from graphprune.criteria.gradients import mean_gradients, private_copy
 from graphprune.errors import LossError
-from graphprune.program import Program, device_of
+from graphprune.program import Program
 from graphprune.randomness import private_random_state
 from graphprune.weight_criteria.criterion import WEIGHT_CRITERIA, WeightScores
 from graphprune.weight_pool import full_weights
@@ -35,10 +28,9 @@ def elasticity(program: Program, sensitivity: Sensitivity) -> WeightScores:
     own = dict(module.named_parameters())
     wanted = [own[name] for name in weights]
     with private_random_state(sensitivity.seed):
-        totals, loss, count = _accumulated(module, wanted, program, sensitivity)
+        means, loss, count = mean_gradients(module, wanted, sensitivity, sensitivity.accumulate)
     if loss == 0:
         raise LossError("the mean loss of the sensitivity samples is 0; elasticity is relative to the loss")
-    means = [total / count for total in totals]
     if sensitivity.accumulate == "squared":
         means = [mean.sqrt() for mean in means]
     importance = {
@@ -46,22 +38,3 @@ def elasticity(program: Program, sensitivity: Sensitivity) -> WeightScores:
         for (name, weight), mean in zip(weights.items(), means, strict=True)
     }
     return WeightScores(importance, "elasticity", loss, count)
-
-
-def _accumulated(
-    module: nn.Module, parameters: list[nn.Parameter], program: Program, sensitivity: Sensitivity
-) -> tuple[list[Tensor], float, int]:
-    """Sums over samples of the accumulated gradients, the mean loss, and the number of samples."""
-    accumulate = ACCUMULATE[sensitivity.accumulate]
-    batches: Iterable[Batch] = sensitivity.stream.draw(sensitivity.samples, device_of(program))
-    # in half precision thousands of small terms would not add up
-    totals = [torch.zeros_like(each, dtype=torch.promote_types(each.dtype, torch.float32)) for each in parameters]
-    loss_sum, count = 0.0, 0
-    for batch in batches if sensitivity.accumulate == "signed" else single_samples(batches):
-        gradients, loss = gradients_of(module, parameters, batch, sensitivity.loss)
-        for total, gradient in zip(totals, gradients, strict=True):
-            if gradient is not None:
-                total += accumulate(gradient.to(total)) * batch.size
-        loss_sum += loss * batch.size
-        count += batch.size
-    return totals, loss_sum / count, count

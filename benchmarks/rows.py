@@ -14,10 +14,11 @@ _log = logging.getLogger(__name__)
 Row = dict[str, Any]
 
 
-def read(path: Path) -> list[Row]:
+def read(path: Path | None) -> list[Row]:
     """The rows of a file, none where there is no file; a line that was cut off is left out with a warning."""
     found = []
-    for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], start=1):
+    text = path.read_text() if path is not None and path.exists() else ""
+    for number, line in enumerate(text.splitlines(), start=1):
         try:
             found.append(json.loads(line))
         except json.JSONDecodeError:
@@ -39,6 +40,13 @@ def append(path: Path, row: Row) -> None:
         os.write(target, line.encode())
     finally:
         os.close(target)
+
+
+def record(path: Path | None, row: Row) -> None:
+    """Prints a row, and adds it to the file if there is one."""
+    print(json.dumps(row), flush=True)
+    if path is not None:
+        append(path, row)
 
 
 def worked(rows: Iterable[Row]) -> list[Row]:
