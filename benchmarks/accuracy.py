@@ -33,9 +33,9 @@ from benchmarks.latency_tools import searched
 from benchmarks.rows import Row, read, record
 from benchmarks.trained_networks import SETTINGS, Setting
 from graphprune import Budget, Profile
-from graphprune.datasets import Dataset, sensitivity_batches
 from graphprune.deploy import TimingResult, describe_hardware, export_onnx, library_versions, time_interleaved
-from graphprune.training import accuracy, train
+from graphprune.research.datasets import Dataset, sensitivity_batches
+from graphprune.research.training import accuracy, train
 
 RESULTS = Path(__file__).resolve().parent / "results" / "accuracy.jsonl"
 SPEEDUPS = (2.0, 3.0)

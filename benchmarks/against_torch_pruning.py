@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from benchmarks.compile_time import all_models, build, time_limit
 from benchmarks.rows import read, record
 from graphprune.capture import capture
+from graphprune.coupling.dependencies import Dependencies
 from graphprune.criteria.members import member_indices
-from graphprune.dependencies import Dependencies
 from graphprune.passes import pipelines
 from graphprune.rewrite.compact import compact_module
 from graphprune.runner import Runner

@@ -21,8 +21,8 @@ from torch.utils._pytree import tree_leaves
 import graphprune
 from benchmarks.models import make
 from graphprune.compiled import Compiled
+from graphprune.coupling.protection import output_dim
 from graphprune.errors import UserError
-from graphprune.protection import output_dim
 
 SPARSITIES = (0.3, 0.5, 0.8)
 ROUNDS = (1, 3)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from graphprune.networks import NETWORKS, build
+from graphprune.research.networks import NETWORKS, build
 
 FAMILIES = Path(__file__).with_name("timm_families.json")
 """The smallest timm model of each family, by parameters; ``python -m benchmarks.timm_families`` makes it."""

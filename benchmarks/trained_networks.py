@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from graphprune.data_files import cifar10, fashion_mnist
-from graphprune.datasets import Dataset, Split
-from graphprune.networks import build, orthogonal_init_
-from graphprune.training import Recipe
+from graphprune.research.data_files import cifar10, fashion_mnist
+from graphprune.research.datasets import Dataset, Split
+from graphprune.research.networks import build, orthogonal_init_
+from graphprune.research.training import Recipe
 
 
 class Block(nn.Module):

@@ -5,7 +5,6 @@
 """
 
 from graphprune import ops as _ops
-from graphprune.artifact import load
 from graphprune.budget import Budget
 from graphprune.compile import compile
 from graphprune.compiled import Compiled
@@ -16,6 +15,7 @@ from graphprune.plan import Plan
 from graphprune.pruner import Pruner
 from graphprune.report import Report
 from graphprune.runner import Runner
+from graphprune.saving.artifact import load
 from graphprune.sweep import Sweep, sweep, top_one
 
 __version__ = "0.1.0"

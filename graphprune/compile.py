@@ -14,7 +14,7 @@ from graphprune.latency.profiles import Profile
 from graphprune.pruner import Progress, Pruner
 from graphprune.runner import Runner
 from graphprune.schedule import Schedule
-from graphprune.weight_criteria import WeightCriterion
+from graphprune.weights.criteria import WeightCriterion
 
 
 def compile(
@@ -71,7 +71,7 @@ def compile(
             (``torch_pruning.importance``), which gets gradients where it needs them; or a function of your own: of the
             weights of a group, ``{"conv1.weight[0]": (channels, values), ...}``, that gives a tensor ``(channels,)``,
             or of ``(program, sensitivity)`` for all channels at once. Weights are ranked by a name or function of
-            `graphprune.weight_criteria`.
+            `graphprune.weights.criteria`.
         schedule: A name (see `graphprune.schedule`) or a function from the final sparsity to that of each round.
         protect: Name patterns (shell wildcards) of modules whose outputs, or parameters that as a whole, must stay.
         attention: What goes of attention: whole ``"heads"``, or as many indices of every head (``"head_dim"``).

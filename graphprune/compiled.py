@@ -12,7 +12,6 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from graphprune.artifact import save as save_artifact
 from graphprune.data import SampleStream
 from graphprune.deploy import ExportResult, TimingResult, export_onnx, onnx_feeds, time_interleaved
 from graphprune.equivalence import MaskedProgram, Verification, verify_compact
@@ -20,6 +19,7 @@ from graphprune.errors import VerificationError
 from graphprune.plan import Plan, on_device_of
 from graphprune.program import Example, Kept, Program, device_of, stored_parameters, stored_tensors
 from graphprune.report import Report, kept_labels
+from graphprune.saving.artifact import save as save_artifact
 
 
 class Compiled:

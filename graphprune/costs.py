@@ -13,11 +13,11 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from graphprune.budget import MEASURES, Measure
-from graphprune.dependencies import Dependencies
-from graphprune.interpret import evaluating
-from graphprune.planes import channel_planes, squash
+from graphprune.coupling.dependencies import Dependencies
+from graphprune.coupling.interpret import evaluating
+from graphprune.coupling.planes import channel_planes, squash
 from graphprune.program import Program, cuts_of, stored_parameters, stored_tensors, take
-from graphprune.weight_pool import pool_of
+from graphprune.weights.pool import pool_of
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ from torch import nn
 
 from graphprune.compile import compile
 from graphprune.compiled import Compiled
-from graphprune.datasets import Dataset, Split, mnist_5k, sensitivity_batches
 from graphprune.deploy import Latency, TimingResult, export_onnx, onnx_feeds, time_interleaved
 from graphprune.deploy.sessions import choose_provider
 from graphprune.equivalence import Verification
-from graphprune.networks import build, orthogonal_init_
 from graphprune.program import Example
-from graphprune.training import Epoch, Recipe, TrainingResult, accuracy, epochs, result_of
+from graphprune.research.datasets import Dataset, Split, mnist_5k, sensitivity_batches
+from graphprune.research.networks import build, orthogonal_init_
+from graphprune.research.training import Epoch, Recipe, TrainingResult, accuracy, epochs, result_of
 
 Progress = Callable[[str, int, int], None]
 """Called with the phase, steps done, and steps in all."""
@@ -32,7 +32,7 @@ class DemoSettings:
     """What the demo does.
 
     Attributes:
-        network: A network of the paper; see `graphprune.networks`.
+        network: A network of the paper; see `graphprune.research.networks`.
         sparsity: Share of the prunable channels to remove, in [0, 1).
         epochs: Passes over the training split. The paper trains for 80; on these few digits accuracy has settled at 40.
         accumulate: How samples add up in the score; the paper's way by default.

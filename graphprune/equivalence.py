@@ -14,16 +14,16 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves
 
-from graphprune.dependencies import Dependencies
+from graphprune.coupling.dependencies import Dependencies
+from graphprune.coupling.interpret import evaluating, interpret, keeping_buffers
+from graphprune.coupling.labelled import Labelled, LabelRun
+from graphprune.coupling.labels import LabelSpace, ReplayedSpace
+from graphprune.coupling.planes import gather
 from graphprune.errors import InputError, VerificationError, is_out_of_memory
-from graphprune.interpret import evaluating, interpret, keeping_buffers
-from graphprune.labelled import Labelled, LabelRun
-from graphprune.labels import LabelSpace, ReplayedSpace
-from graphprune.planes import gather
 from graphprune.precision import as_double, in_double
 from graphprune.program import Example, Kept, Program, device_of, stored_tensors
 from graphprune.randomness import private_random_state
-from graphprune.weight_pool import full_weights
+from graphprune.weights.pool import full_weights
 
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 5e-3}
 """Largest error as a share of the output's scale: some hundred roundings of each type, summed in another order."""

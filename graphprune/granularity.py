@@ -12,8 +12,8 @@ from graphprune.errors import OptionError
 from graphprune.names import check_name
 from graphprune.rounds import ByRank
 from graphprune.selection import Limits
-from graphprune.weight_criteria import WEIGHT_CRITERIA, WeightCriterion
-from graphprune.weight_rounds import ByWeights, Jointly
+from graphprune.weights.criteria import WEIGHT_CRITERIA, WeightCriterion
+from graphprune.weights.rounds import ByWeights, Jointly
 
 Granularity = Literal["channel", "weight", "mixed"]
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graphprune.coupling.shapes import propagate_shapes
 from graphprune.program import Program, stored_tensors
-from graphprune.shapes import propagate_shapes
 
 Invariant = Callable[[Program], list[str]]
 

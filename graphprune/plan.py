@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from graphprune.capture import capture, unshare
-from graphprune.dependencies import Dependencies
+from graphprune.coupling.dependencies import Dependencies
 from graphprune.errors import ArtifactError, InputError, UserError
 from graphprune.options import attention_of
-from graphprune.packed_masks import pack, unpack
-from graphprune.plan_json import (
+from graphprune.program import Attention, Example, Kept, Program, compose_kept, stored_parameters, stored_tensors
+from graphprune.rewrite.compact import compact_module
+from graphprune.saving.plan_json import (
     FORMAT,
     VERSION,
     Sizes,
@@ -25,11 +26,10 @@ from graphprune.plan_json import (
     kept_to_json,
     sizes_from_json,
 )
-from graphprune.program import Attention, Example, Kept, Program, compose_kept, stored_parameters, stored_tensors
-from graphprune.rewrite.compact import compact_module
-from graphprune.trees import READ_ERRORS, decode, decode_example, encode, encode_example, explained
-from graphprune.weight_masks import hold
-from graphprune.weight_pool import Masks
+from graphprune.saving.trees import READ_ERRORS, decode, decode_example, encode, encode_example, explained
+from graphprune.weights.masks import hold
+from graphprune.weights.packed import pack, unpack
+from graphprune.weights.pool import Masks
 
 _SHOWN = 8
 """Problems that an error message lists before it only counts them."""

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves
 
-from graphprune.dependencies import Dependencies
-from graphprune.interpret import interpret, meta_tensors
-from graphprune.labelled import ShapeRun
-from graphprune.labels import LabelSpace
+from graphprune.coupling.dependencies import Dependencies
+from graphprune.coupling.interpret import interpret, meta_tensors
+from graphprune.coupling.labelled import ShapeRun
+from graphprune.coupling.labels import LabelSpace
+from graphprune.coupling.planes import channel_planes, squash
 from graphprune.ops.operand import Operand
-from graphprune.planes import channel_planes, squash
 from graphprune.program import Program, device_of
 
 _DTYPES = {

@@ -12,11 +12,11 @@ from torch.fx.graph import _PyTreeCodeGen
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 if TYPE_CHECKING:
-    from graphprune.dependencies import Dependencies
+    from graphprune.coupling.dependencies import Dependencies
     from graphprune.equivalence import Verification
     from graphprune.scores import Scores
     from graphprune.selection import Selection
-    from graphprune.weight_criteria.criterion import WeightScores
+    from graphprune.weights.criteria.criterion import WeightScores
 
 Kept = dict[tuple[str, int], Tensor]
 """Kept indices of each (parameter or buffer name, dim) that shrank; int64, ascending, shape ``(kept,)``."""

@@ -16,24 +16,24 @@ from graphprune.budget import MEASURES, Budget, Measure, budget_of
 from graphprune.capture import capture, unshare
 from graphprune.compiled import Compiled
 from graphprune.costs import costs_of, costs_under
+from graphprune.coupling.gaps import refuse_gaps
 from graphprune.criteria import Given, Sensitivity, name_of
 from graphprune.data import SampleStream, cross_entropy
-from graphprune.dead_paths import DeadPaths, dead_paths_of
 from graphprune.errors import InputError, NothingToPruneError
-from graphprune.gaps import refuse_gaps
 from graphprune.granularity import accumulate_of, counted_by, granularity_of, rounds_of
 from graphprune.latency.profiles import Profile
 from graphprune.latency.rounds import rounds_for
 from graphprune.optimizer import check_holds, clear_dead, follow
 from graphprune.options import attention_of, check_options, limits_of
 from graphprune.passes import pipelines
+from graphprune.paths.dead import DeadPaths, dead_paths_of
 from graphprune.plan import Plan
 from graphprune.program import Example, Kept, Program, device_of, stored_parameters
 from graphprune.report import Report, Round, build_report
 from graphprune.runner import Runner
 from graphprune.schedule import Schedule, targets_of
-from graphprune.weight_criteria import WeightCriterion
-from graphprune.weight_masks import hold, settle
+from graphprune.weights.criteria import WeightCriterion
+from graphprune.weights.masks import hold, settle
 
 log = logging.getLogger(__name__)
 

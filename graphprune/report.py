@@ -12,13 +12,13 @@ from rich.table import Table
 from torch import Tensor
 
 from graphprune.budget import Measure
-from graphprune.dead_paths import DeadPaths
-from graphprune.dependencies import Dependencies
+from graphprune.coupling.dependencies import Dependencies
+from graphprune.coupling.explain import path_to_cause, told
+from graphprune.coupling.protection import output_dim
 from graphprune.deploy import TimingResult
 from graphprune.equivalence import Verification
-from graphprune.explain import path_to_cause, told
+from graphprune.paths.dead import DeadPaths
 from graphprune.program import Kept, Program
-from graphprune.protection import output_dim
 
 
 @dataclass(frozen=True)

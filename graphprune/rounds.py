@@ -8,11 +8,11 @@ from typing import Protocol
 
 from graphprune.budget import MEASURES, Budget, Measure
 from graphprune.costs import costs_of
+from graphprune.coupling.dependencies import Dependencies
+from graphprune.coupling.explain import path_to_cause
 from graphprune.criteria.criterion import Criterion, Sensitivity
-from graphprune.dependencies import Dependencies
 from graphprune.deploy import TimingResult
 from graphprune.errors import NothingToPruneError
-from graphprune.explain import path_to_cause
 from graphprune.pass_protocol import Pass
 from graphprune.passes import pipelines
 from graphprune.program import Program

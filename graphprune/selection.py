@@ -12,9 +12,9 @@ from torch import Tensor
 
 from graphprune.budget import Budget, Measure
 from graphprune.costs import CostModel
-from graphprune.dependencies import Dependencies
+from graphprune.coupling.dependencies import Dependencies
+from graphprune.coupling.groups import Group
 from graphprune.errors import BudgetError, OptionError
-from graphprune.groups import Group
 
 Dims = frozenset[tuple[str, int]]
 """Names and dims of a group's members."""

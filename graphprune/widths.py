@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from graphprune.dependencies import Dependencies
-from graphprune.planes import Planes, channel_planes, squash, thin, varying
+from graphprune.coupling.dependencies import Dependencies
+from graphprune.coupling.planes import Planes, channel_planes, squash, thin, varying
 
 Counts = NDArray[np.int64]
 """Channels kept of each group, shape ``(groups,)`` or ``(candidates, groups)``."""

@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, fx
 
-from graphprune.analysis import analyse
-from graphprune.dependencies import Dependencies
+from graphprune.coupling.analysis import analyse
+from graphprune.coupling.dependencies import Dependencies
+from graphprune.coupling.shapes import propagate_shapes, shapes_of
 from graphprune.equivalence import run_program
 from graphprune.errors import InputError, RewriteError
 from graphprune.ops.operand import Operand
@@ -18,7 +19,6 @@ from graphprune.program import Example, Layers, Program
 from graphprune.rewrite.channel_sizes import with_fixed_channel_sizes
 from graphprune.rewrite.compact import as_many, copy_sharing_tensors, foretold_shapes, resize_nodes, slice_tensors
 from graphprune.rewrite.sizeless import is_sizeless
-from graphprune.shapes import propagate_shapes, shapes_of
 
 Pins = tuple[tuple[str, str], ...]
 

@@ -10,7 +10,7 @@ import torch
 from graphprune.pass_protocol import Pass, PassResult
 from graphprune.program import Program, stored_parameters
 from graphprune.rewrite.compact import copy_sharing_tensors, replace_tensors
-from graphprune.weight_pool import full_weights
+from graphprune.weights.pool import full_weights
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from graphprune.passes.select_weights import SelectWeights
 from graphprune.passes.select_widths import SelectWidths
 from graphprune.passes.verify_prune import VerifyPrune
 from graphprune.selection import Goal, Limits
-from graphprune.weight_criteria import WeightCriterion
+from graphprune.weights.criteria import WeightCriterion
 
 
 def analysis() -> Sequence[Pass]:

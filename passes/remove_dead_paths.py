@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from graphprune.connectivity import connectivity_of, useful_masks
-from graphprune.dead_paths import dead_paths_of, without_dead_paths
 from graphprune.equivalence import TOLERANCES, MaskedProgram, difference, scale_of
 from graphprune.pass_protocol import Pass, PassResult
+from graphprune.paths.connectivity import connectivity_of, useful_masks
+from graphprune.paths.dead import dead_paths_of, without_dead_paths
 from graphprune.program import Program
 from graphprune.randomness import private_random_state
 from graphprune.selection import Limits, Selection

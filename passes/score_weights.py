@@ -9,7 +9,7 @@ from graphprune.criteria.criterion import Sensitivity
 from graphprune.pass_protocol import Pass, PassResult
 from graphprune.program import Program
 from graphprune.scores import remark
-from graphprune.weight_criteria import WeightCriterion, weight_scores_of
+from graphprune.weights.criteria import WeightCriterion, weight_scores_of
 
 
 @dataclass(frozen=True)

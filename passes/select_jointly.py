@@ -7,11 +7,11 @@ from functools import partial
 from typing import ClassVar
 
 from graphprune.costs import costs_of, weights_left
-from graphprune.dead_paths import select_on_paths, wrong_number
 from graphprune.pass_protocol import Pass, PassResult
+from graphprune.paths.dead import select_on_paths, wrong_number
 from graphprune.program import Program
 from graphprune.selection import Goal, Limits, violations
-from graphprune.weight_selection import select_jointly
+from graphprune.weights.selection import select_jointly
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from functools import partial
 from typing import ClassVar
 
 from graphprune.costs import weights_left
-from graphprune.dead_paths import select_on_paths, wrong_number
 from graphprune.pass_protocol import Pass, PassResult
+from graphprune.paths.dead import select_on_paths, wrong_number
 from graphprune.program import Program
-from graphprune.weight_selection import select_weights
+from graphprune.weights.selection import select_weights
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
+from graphprune.coupling.planes import Planes, channel_planes, drop
 from graphprune.ops.call import OpCall
 from graphprune.ops.registry import RULES
-from graphprune.planes import Planes, channel_planes, drop
 from tests.ops.case import net
 
 aten = torch.ops.aten

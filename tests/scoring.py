@@ -16,7 +16,7 @@ from torch.nn import functional
 from graphprune.criteria.criterion import Accumulate, Sensitivity
 from graphprune.data import SampleStream, cross_entropy
 from graphprune.program import Example, Program
-from graphprune.weight_pool import pool_of
+from graphprune.weights.pool import pool_of
 from tests.small_models import CLASSES, analysed, randomised
 
 Batches = list[tuple[Tensor, Tensor]]

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from graphprune.capture import capture
-from graphprune.dependencies import Dependencies
-from graphprune.groups import Group
+from graphprune.coupling.dependencies import Dependencies
+from graphprune.coupling.groups import Group
 from graphprune.passes import pipelines
 from graphprune.program import Program
 from graphprune.runner import Runner

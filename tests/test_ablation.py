@@ -17,9 +17,9 @@ from benchmarks.paper import ablation
 from benchmarks.paper.ablation import Job, Study, Variant, jobs, narrow_conv6, run, summary, variants
 from benchmarks.trained_networks import CifarResNet
 from graphprune.criteria.elasticity import Elasticity
-from graphprune.datasets import Dataset, Normalisation, Split
-from graphprune.networks import ConvNet
-from graphprune.training import Recipe
+from graphprune.research.datasets import Dataset, Normalisation, Split
+from graphprune.research.networks import ConvNet
+from graphprune.research.training import Recipe
 
 
 def noise(count: int, side: int, channels: int) -> Split:

@@ -11,7 +11,7 @@ from torch import nn
 import graphprune
 from graphprune.compiled import Compiled, embedded
 from graphprune.errors import VerificationError
-from tests.saved_artifacts import Saved, saved_lenet, saved_tied, saved_tiny
+from tests.saving.artifacts import Saved, saved_lenet, saved_tied, saved_tiny
 
 
 @pytest.fixture

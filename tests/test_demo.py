@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 import graphprune
-from graphprune.datasets import Dataset, Split, mnist_5k
 from graphprune.demo import DemoResult, DemoSettings, run_demo, train_in_turns
 from graphprune.errors import LossError, OptionError
-from graphprune.networks import build
-from graphprune.training import Recipe, accuracy, train
+from graphprune.research.datasets import Dataset, Split, mnist_5k
+from graphprune.research.networks import build
+from graphprune.research.training import Recipe, accuracy, train
 
 SETTINGS = DemoSettings(network="mlp5", sparsity=0.9, epochs=1, batch=16, provider="cpu", repeats=3)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import fx, nn
 
-from graphprune.dependencies import Dependencies
+from graphprune.coupling.dependencies import Dependencies
 from graphprune.errors import InvariantError
 from graphprune.invariants import violations
 from graphprune.program import Program

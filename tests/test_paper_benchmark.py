@@ -27,8 +27,8 @@ from benchmarks.paper.studies import LAMBDAS, SHOWN, STUDIES, Scale
 from benchmarks.paper.summary import best, points, summary
 from benchmarks.rows import Row, append, read
 from graphprune.errors import InputError, OptionError
-from graphprune.methods import METHODS, ImpGlobal, Iterated, Reinitialised, ShuffledMasks
-from graphprune.networks import NETWORKS
+from graphprune.research.methods import METHODS, ImpGlobal, Iterated, Reinitialised, ShuffledMasks
+from graphprune.research.networks import NETWORKS
 
 PLACE = Place(None, "cpu", "cpu")
 SCALES: tuple[Scale, ...] = ("cpu", "paper")

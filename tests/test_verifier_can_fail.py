@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import graphprune.ops
 import graphprune.rewrite
 from graphprune.capture import capture
-from graphprune.dependencies import Dependencies
+from graphprune.coupling.dependencies import Dependencies
 from graphprune.equivalence import MaskedProgram, verify_compact
 from graphprune.errors import InvariantError, VerificationError
 from graphprune.ops.registry import RULES

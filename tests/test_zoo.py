@@ -8,7 +8,7 @@ import torch
 import graphprune
 from benchmarks.models import make
 from graphprune.capture import capture
-from graphprune.dependencies import Dependencies
+from graphprune.coupling.dependencies import Dependencies
 from graphprune.passes import pipelines
 from graphprune.program import Program
 from graphprune.runner import Runner

@@ -27,7 +27,7 @@ from benchmarks.paper.measure import Place, check_data
 from benchmarks.paper.studies import SHOWN, STUDIES
 from benchmarks.paper.summary import summary
 from benchmarks.rows import Row, append, read
-from graphprune.networks import NETWORKS
+from graphprune.research.networks import NETWORKS
 
 RESULTS = Path(__file__).resolve().parent / "results"
 

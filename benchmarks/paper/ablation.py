@@ -34,13 +34,13 @@ from benchmarks.trained_networks import SETTINGS
 from graphprune.criteria.elasticity import Elasticity
 from graphprune.criteria.evenly import Evenly
 from graphprune.data import cross_entropy
-from graphprune.data_files import fashion_mnist
-from graphprune.datasets import Dataset, Split, sensitivity_batches
 from graphprune.deploy import describe_hardware, library_versions
-from graphprune.methods.iterated import Iterated, published_loss
-from graphprune.metrics import spread_over_seeds
-from graphprune.networks import DROPOUT, NEGATIVE_SLOPE, ConvNet, build, orthogonal_init_
-from graphprune.training import Recipe, accuracy, train
+from graphprune.research.data_files import fashion_mnist
+from graphprune.research.datasets import Dataset, Split, sensitivity_batches
+from graphprune.research.methods.iterated import Iterated, published_loss
+from graphprune.research.metrics import spread_over_seeds
+from graphprune.research.networks import DROPOUT, NEGATIVE_SLOPE, ConvNet, build, orthogonal_init_
+from graphprune.research.training import Recipe, accuracy, train
 
 RESULTS = Path(__file__).resolve().parent / "results" / "ablation.jsonl"
 

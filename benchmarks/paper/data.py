@@ -7,9 +7,9 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-from graphprune.data_files import cifar10, fashion_mnist, mnist
-from graphprune.datasets import Dataset, Split, mnist_5k
-from graphprune.image_folders import imagenette
+from graphprune.research.data_files import cifar10, fashion_mnist, mnist
+from graphprune.research.datasets import Dataset, Split, mnist_5k
+from graphprune.research.image_folders import imagenette
 
 DATASETS: dict[str, Callable[[Path | None], Dataset]] = {
     "mnist": mnist,
@@ -18,7 +18,7 @@ DATASETS: dict[str, Callable[[Path | None], Dataset]] = {
     "imagenette": imagenette,
     "mnist_5k": lambda directory: mnist_5k(),
 }
-"""Readers; each takes the directory of the data, see `graphprune.data_files`."""
+"""Readers; each takes the directory of the data, see `graphprune.research.data_files`."""
 
 
 @lru_cache(maxsize=1)

@@ -8,9 +8,9 @@ from typing import Any
 from torch import nn
 
 from benchmarks.paper.studies import Scale
-from graphprune.analyses import elasticity_curves, robustness, saliency_maps
-from graphprune.analyses.robustness import Attack
-from graphprune.datasets import Dataset, Split, sensitivity_batches
+from graphprune.research.analyses import elasticity_curves, robustness, saliency_maps
+from graphprune.research.analyses.robustness import Attack
+from graphprune.research.datasets import Dataset, Split, sensitivity_batches
 
 Analysis = Callable[[nn.Module, Dataset, Scale], dict[str, Any]]
 """From the trained network, its data and the scale to what the row is given, ready for JSON."""

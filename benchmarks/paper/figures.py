@@ -12,10 +12,10 @@ import torch
 
 from benchmarks.paper.summary import COSTS, Figure, Point, points
 from benchmarks.rows import Row
-from graphprune.analyses import Curve, ElasticityCurves, Remaining, Robustness, SaliencyMaps
-from graphprune.analyses.drawing import draw_elasticities, draw_remaining, draw_robustness, draw_saliency
 from graphprune.errors import OptionError
-from graphprune.metrics.sparsity import LayerLeft
+from graphprune.research.analyses import Curve, ElasticityCurves, Remaining, Robustness, SaliencyMaps
+from graphprune.research.analyses.drawing import draw_elasticities, draw_remaining, draw_robustness, draw_saliency
+from graphprune.research.metrics.sparsity import LayerLeft
 
 MARKERS = "osD^v<>Pp*h"
 

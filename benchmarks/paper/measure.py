@@ -20,12 +20,12 @@ from benchmarks.paper.named import method_of
 from benchmarks.paper.studies import STUDIES, Scale
 from benchmarks.paper.watch import Watch
 from benchmarks.rows import Row
-from graphprune.analyses import remaining
-from graphprune.datasets import Batch, Dataset, Split
 from graphprune.deploy import Latency, describe_hardware, library_versions
 from graphprune.errors import InputError
-from graphprune.methods import Iterated, Trained
-from graphprune.metrics import (
+from graphprune.research.analyses import remaining
+from graphprune.research.datasets import Batch, Dataset, Split
+from graphprune.research.methods import Iterated, Trained
+from graphprune.research.metrics import (
     disk_size,
     forward_macs,
     harmonic_mean,
@@ -36,8 +36,8 @@ from graphprune.metrics import (
     training_memory,
     weight_sparsity,
 )
-from graphprune.networks import build, orthogonal_init_
-from graphprune.training import Recipe, accuracy, observed
+from graphprune.research.networks import build, orthogonal_init_
+from graphprune.research.training import Recipe, accuracy, observed
 
 _log = logging.getLogger(__name__)
 

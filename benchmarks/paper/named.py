@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from graphprune.methods import METHODS, ImpGlobal, Iterated, Method, Reinitialised, ShuffledMasks
+from graphprune.research.methods import METHODS, ImpGlobal, Iterated, Method, Reinitialised, ShuffledMasks
 
 CONTROLS: dict[str, Callable[[Method], Method]] = {", shuffled": ShuffledMasks, ", re-initialised": Reinitialised}
 """By the end of the name that they give."""

@@ -28,7 +28,7 @@ class Setting:
     """A network, its data, and how long it is trained.
 
     Attributes:
-        network: A key of `graphprune.networks.NETWORKS`.
+        network: A key of `graphprune.research.networks.NETWORKS`.
         data: A key of `benchmarks.paper.data.DATASETS`.
         epochs: The recipe's; some methods take twice as many.
         samples: Of those to train on; None for all.

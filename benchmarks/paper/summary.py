@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 
 from benchmarks.paper.grid import Run
 from benchmarks.rows import Row
-from graphprune.metrics import Spread, spread_over_seeds
+from graphprune.research.metrics import Spread, spread_over_seeds
 
 Figure = Callable[[Row], float | None]
 """A number of a row; None where the row does not have it."""

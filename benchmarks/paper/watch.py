@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graphprune.datasets import Batch
-from graphprune.metrics import Macs, forward_macs, training_cost, training_memory
-from graphprune.training import Epoch
+from graphprune.research.datasets import Batch
+from graphprune.research.metrics import Macs, forward_macs, training_cost, training_memory
+from graphprune.research.training import Epoch
 
 
 @dataclass
 class Watch:
-    """An observer of epochs, see `graphprune.training.observed`.
+    """An observer of epochs, see `graphprune.research.training.observed`.
 
     The network's structure is that of the whole epoch, for it is pruned between epochs. Nothing is measured again
     while parameters keep their shapes and, for work, their numbers of zeros.

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from graphprune.coupling.interpret import in_mode, keeping_buffers
 from graphprune.equivalence import TOLERANCES, difference, scale_of
 from graphprune.errors import InputError, first_line, is_out_of_memory
-from graphprune.interpret import in_mode, keeping_buffers
 from graphprune.program import CapturedBy, Example, Program
 from graphprune.randomness import private_random_state
 

@@ -23,10 +23,10 @@ from torch.fx.proxy import TraceError
 from graphprune.capture.in_place import ModelProxy
 from graphprune.capture.requirements import require_sizes
 from graphprune.capture.symbolic import ModelTracer, is_foreign, trace
-from graphprune.labelled import ShapeRun
-from graphprune.labels import LabelSpace
+from graphprune.coupling.labelled import ShapeRun
+from graphprune.coupling.labels import LabelSpace
+from graphprune.coupling.shapes import ShapeInterpreter
 from graphprune.program import Example
-from graphprune.shapes import ShapeInterpreter
 
 _BATCH_SIZES = (2, 1021)
 """Far apart, and one of them a large prime: few conditions on the batch come out the same under both."""

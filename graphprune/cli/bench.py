@@ -11,16 +11,16 @@ import torch
 import typer
 
 import graphprune
-from graphprune.artifact import ONNX, PLAN
 from graphprune.cli import options
 from graphprune.cli.model_names import NamedModel, build_model
 from graphprune.cli.progress import Phases
 from graphprune.deploy import export_onnx, onnx_feeds, time_interleaved
 from graphprune.deploy.signature import Feeds, feed, tensor_leaves
 from graphprune.errors import OptionError
-from graphprune.manifest import Manifest
 from graphprune.plan import load_plan
 from graphprune.program import Example
+from graphprune.saving.artifact import ONNX, PLAN
+from graphprune.saving.manifest import Manifest
 
 NAME, SUMMARY = "bench", "Time dense against compact in onnxruntime."
 HELP = """Prunes MODEL, exports it before and after, and times both in onnxruntime, in turns.

@@ -13,7 +13,7 @@ from graphprune.cli.progress import Phases
 from graphprune.cli.tables import show, table
 from graphprune.demo import COMPACT, DENSE, DemoResult, DemoSettings, Figures, run_demo
 from graphprune.deploy import Latency
-from graphprune.networks import NETWORKS
+from graphprune.research.networks import NETWORKS
 
 NAME, SUMMARY = "demo", "Prune before training on real digits; measure everything."
 HELP = """Prunes a network before it is trained, trains it beside the dense one, exports both to ONNX and times both.

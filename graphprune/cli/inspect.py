@@ -11,24 +11,24 @@ from typing import Annotated
 import torch
 import typer
 
-from graphprune.artifact import REPORT_TEXT
 from graphprune.capture import capture
 from graphprune.cli import options
 from graphprune.cli.model_names import build_model
 from graphprune.cli.tables import show, table
 from graphprune.costs import CostModel, costs_of
-from graphprune.dependencies import Dependencies
+from graphprune.coupling.dependencies import Dependencies
+from graphprune.coupling.explain import path_to_cause, told
+from graphprune.coupling.gaps import refuse_gaps
+from graphprune.coupling.labels import Owner
 from graphprune.errors import OptionError
-from graphprune.explain import path_to_cause, told
-from graphprune.gaps import refuse_gaps
-from graphprune.labels import Owner
 from graphprune.latency import LatencyModel, Profile
-from graphprune.manifest import Manifest
 from graphprune.options import attention_of
 from graphprune.passes import pipelines
 from graphprune.program import Example, Program
 from graphprune.report import frozen_rows
 from graphprune.runner import Runner
+from graphprune.saving.artifact import REPORT_TEXT
+from graphprune.saving.manifest import Manifest
 
 NAME, SUMMARY = "inspect", "Show what can be removed, what it costs, what is frozen and why."
 HELP = """Shows which channels of MODEL can be removed, in groups, what they cost, and which weights are frozen and why.

@@ -20,7 +20,7 @@ from safetensors.torch import load_model
 from torch import Tensor, nn
 
 from graphprune.errors import ArtifactError, OptionError
-from graphprune.networks import NETWORKS
+from graphprune.research.networks import NETWORKS
 
 FORMS = "torchvision:resnet18, timm:resnet50, paper:lenet5, or package.module:factory"
 

@@ -11,11 +11,11 @@ import typer
 from graphprune.budget import Budget, Measure
 from graphprune.criteria import CRITERIA
 from graphprune.errors import ArtifactError, OptionError
-from graphprune.manifest import is_artifact
 from graphprune.pass_protocol import Pass
 from graphprune.passes import pipelines
+from graphprune.saving.manifest import is_artifact
 from graphprune.schedule import SCHEDULES
-from graphprune.weight_criteria import WEIGHT_CRITERIA
+from graphprune.weights.criteria import WEIGHT_CRITERIA
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Name of a model; see `graphprune --help`.")]
 InputShape = Annotated[

@@ -9,8 +9,8 @@ from typing import Any, Literal, Protocol, get_args, runtime_checkable
 import torch
 from torch import Tensor
 
+from graphprune.coupling.dependencies import Dependencies
 from graphprune.data import SampleStream
-from graphprune.dependencies import Dependencies
 from graphprune.errors import OptionError
 from graphprune.names import check_name
 from graphprune.program import Program

@@ -14,8 +14,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from graphprune.criteria.criterion import CRITERIA, Accumulate, Sensitivity
 from graphprune.data import Batch, evaluate_loss
 from graphprune.errors import LossError, is_out_of_memory
-from graphprune.gate_sites import find_sites
-from graphprune.gates import GatedModule, can_be_per_sample, insert_gates
+from graphprune.gates.insertion import GatedModule, can_be_per_sample, insert_gates
+from graphprune.gates.placement import find_sites
 from graphprune.program import Layers, Program, device_of
 from graphprune.randomness import private_random_state
 from graphprune.scores import Scores
@@ -36,7 +36,7 @@ class Elasticity:
         value at the end. ``"absolute"`` and ``"squared"`` take the absolute value or the square of each sample's
         gradient first (of squares the root of the mean is taken at the end): on a trained model signed gradients of
         samples cancel. The paper has activations that are zero at zero; behind others (sigmoid) the gate acts on the
-        activation, see `graphprune.gate_sites`.
+        activation, see `graphprune.gates.placement`.
 
     Attributes:
         training: Score with batch statistics and dropout, as in training; in evaluation mode by default.

@@ -9,12 +9,12 @@ from graphprune.criteria.criterion import CRITERIA, Sensitivity
 from graphprune.criteria.rows import channel_scores
 from graphprune.program import Program
 from graphprune.scores import Scores
-from graphprune.weight_criteria.grasp import Grasp
+from graphprune.weights.criteria.grasp import Grasp
 
 
 @dataclass(frozen=True)
 class GraspOfChannels:
-    """Sum of w * (H g) over the weights that make a channel, see `graphprune.weight_criteria.grasp.Grasp`.
+    """Sum of w * (H g) over the weights that make a channel, see `graphprune.weights.criteria.grasp.Grasp`.
 
     The sum is the change of the gradient flow, to first order and by half, when all of them go at once. It may be
     negative: such a channel hinders the gradient flow, and goes first. A channel that no weight makes goes last.

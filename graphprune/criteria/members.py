@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from graphprune.dependencies import Dependencies
-from graphprune.groups import Group
+from graphprune.coupling.dependencies import Dependencies
+from graphprune.coupling.groups import Group
 
 Indices = dict[tuple[str, int], Tensor]
 """Of each (parameter or buffer name, dim) the indices of each channel, ascending, ``(channels, per_channel)``."""

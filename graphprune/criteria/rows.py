@@ -7,13 +7,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, fx, nn
 
+from graphprune.coupling.dependencies import Dependencies
+from graphprune.coupling.loops import Contraction
+from graphprune.coupling.planes import Planes, channel_planes, squash
+from graphprune.coupling.protection import output_dim
 from graphprune.criteria.unrated import put_last
-from graphprune.dependencies import Dependencies
-from graphprune.loops import Contraction
-from graphprune.planes import Planes, channel_planes, squash
 from graphprune.program import Program, stored_parameters
-from graphprune.protection import output_dim
-from graphprune.weight_pool import weights_by_node
+from graphprune.weights.pool import weights_by_node
 
 
 def channel_scores(program: Program, of_weights: Mapping[str, Tensor], criterion: str, warned: set[str]) -> Tensor:

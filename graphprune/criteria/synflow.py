@@ -9,12 +9,12 @@ from graphprune.criteria.criterion import CRITERIA, Sensitivity
 from graphprune.criteria.rows import channel_scores
 from graphprune.program import Program
 from graphprune.scores import Scores
-from graphprune.weight_criteria.synflow import synflow
+from graphprune.weights.criteria.synflow import synflow
 
 
 @dataclass(frozen=True)
 class SynflowOfChannels:
-    """Sum of |w| dR/d|w| over the weights that make a channel, see `graphprune.weight_criteria.synflow`.
+    """Sum of |w| dR/d|w| over the weights that make a channel, see `graphprune.weights.criteria.synflow`.
 
     Without skip connections that is the flow through the channel. A channel of several layers (a residual stream, a
     depthwise convolution) has the sum of all of them. A channel that no weight makes goes last.

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from graphprune.coupling.groups import Group
 from graphprune.criteria.criterion import Sensitivity
 from graphprune.criteria.gradients import Differentiated, differentiate, private_copy
 from graphprune.criteria.members import member_indices
 from graphprune.criteria.unrated import put_last
 from graphprune.errors import OptionError
-from graphprune.groups import Group
 from graphprune.program import Program
 from graphprune.randomness import private_random_state
 from graphprune.scores import Scores

@@ -18,9 +18,9 @@ from torch_pruning import ops
 from torch_pruning.dependency import Dependency, Group, Node
 from torch_pruning.pruner import function
 
+from graphprune.coupling.protection import output_dim
 from graphprune.criteria.members import Indices
 from graphprune.program import stored_tensors
-from graphprune.protection import output_dim
 
 _TYPES_WITH_ROWS = (ops.OPTYPE.CONV, ops.OPTYPE.DEPTHWISE_CONV, ops.OPTYPE.LINEAR, ops.OPTYPE.EMBED)
 _TYPES_OF_VECTORS = (ops.OPTYPE.BN, ops.OPTYPE.LN, ops.OPTYPE.GN, ops.OPTYPE.IN, ops.OPTYPE.PRELU)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from graphprune.coupling.groups import Group
 from graphprune.errors import OptionError
-from graphprune.groups import Group
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from graphprune.groups import Group
+from graphprune.coupling.groups import Group
 from graphprune.latency.model import LatencyModel
 from graphprune.widths import Counts
 

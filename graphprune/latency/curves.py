@@ -12,9 +12,9 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
+from graphprune.coupling.loops import Window
 from graphprune.latency.kernels import Kernel, Operator
 from graphprune.latency.profiles import Profile
-from graphprune.loops import Window
 
 STEPS = (1, 2, 4, 8, 16, 32)
 """Multiples that widths may have to be, ascending."""

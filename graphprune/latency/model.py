@@ -11,12 +11,12 @@ from math import gcd, prod
 import numpy as np
 from numpy.typing import NDArray
 
-from graphprune.dependencies import Dependencies, leaf_operands
+from graphprune.coupling.dependencies import Dependencies, leaf_operands
+from graphprune.coupling.loops import Contraction
+from graphprune.coupling.planes import is_sample, varying
 from graphprune.latency.curves import Curve, Family, curve_of
 from graphprune.latency.kernels import Kernel, KernelLoops
 from graphprune.latency.profiles import Profile
-from graphprune.loops import Contraction
-from graphprune.planes import is_sample, varying
 from graphprune.program import Program
 from graphprune.widths import Counts, Widths
 

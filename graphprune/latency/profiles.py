@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import platformdirs
 
+from graphprune.coupling.loops import Window
 from graphprune.deploy.hardware import describe_hardware
 from graphprune.deploy.sessions import CUDA, BoundSession, choose_provider, open_session
 from graphprune.deploy.timing import runs_per_sample, timed_ms
 from graphprune.errors import ArtifactError, OptionError
 from graphprune.latency.kernels import Kernel, model_of
-from graphprune.loops import Window
 from graphprune.options import is_count
 
 FORMAT = 1

@@ -13,11 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from graphprune.labels import Origin
-from graphprune.loops import Contraction, Window, loops_of
-from graphprune.ops.operand import Operand, operand_of, tensors_in
-from graphprune.ops.schema import bind
-from graphprune.planes import (
+from graphprune.coupling.labels import Origin
+from graphprune.coupling.loops import Contraction, Window, loops_of
+from graphprune.coupling.planes import (
     Planes,
     along,
     channel_planes,
@@ -30,9 +28,11 @@ from graphprune.planes import (
     thin,
     varying,
 )
+from graphprune.ops.operand import Operand, operand_of, tensors_in
+from graphprune.ops.schema import bind
 
 if TYPE_CHECKING:
-    from graphprune.labelled import LabelRun
+    from graphprune.coupling.labelled import LabelRun
 
 Arguments = dict[str, Any]
 

@@ -7,10 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from graphprune.ops.call import OpCall
-from graphprune.ops.operand import Operand
-from graphprune.ops.registry import rule
-from graphprune.planes import (
+from graphprune.coupling.planes import (
     Planes,
     along,
     channels_along,
@@ -20,6 +17,9 @@ from graphprune.planes import (
     thin,
     varying,
 )
+from graphprune.ops.call import OpCall
+from graphprune.ops.operand import Operand
+from graphprune.ops.registry import rule
 
 aten = torch.ops.aten
 

@@ -6,12 +6,12 @@ from math import prod
 
 import torch
 
-from graphprune.loops import Window
+from graphprune.coupling.loops import Window
+from graphprune.coupling.planes import Planes, along, channels_along, drop, is_sample, relayout, varying
 from graphprune.ops.call import OpCall
 from graphprune.ops.contraction import loops, required
 from graphprune.ops.operand import Operand
 from graphprune.ops.registry import rule
-from graphprune.planes import Planes, along, channels_along, drop, is_sample, relayout, varying
 
 aten = torch.ops.aten
 

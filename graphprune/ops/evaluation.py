@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from graphprune.coupling.planes import gather, scatter
 from graphprune.ops.call import Arguments, OpCall
 from graphprune.ops.likeness import call_for_shapes, result_like
 from graphprune.ops.operand import planes_of, tensors_in
 from graphprune.ops.schema import call_by_schema
-from graphprune.planes import gather, scatter
 
 
 def evaluate(call: OpCall) -> Any:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from graphprune.coupling.planes import Planes, drop, thin
 from graphprune.ops.call import OpCall
 from graphprune.ops.registry import rule
-from graphprune.planes import Planes, drop, thin
 
 aten = torch.ops.aten
 

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from graphprune.coupling.planes import Planes, compress, drop, is_sample, thin
 from graphprune.ops.call import OpCall
 from graphprune.ops.movement import settle
 from graphprune.ops.operand import Operand, operand_of
 from graphprune.ops.registry import rule
-from graphprune.planes import Planes, compress, drop, is_sample, thin
 
 aten = torch.ops.aten
 

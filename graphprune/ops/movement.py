@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphprune.labels import PINNED
+from graphprune.coupling.labels import PINNED
+from graphprune.coupling.planes import Planes, channel_planes, compress, is_sample, relayout, squash, thin, varying
 from graphprune.ops.call import OpCall
 from graphprune.ops.operand import Operand, operand_of
 from graphprune.ops.registry import rule
 from graphprune.ops.schema import call_by_schema
-from graphprune.planes import Planes, channel_planes, compress, is_sample, relayout, squash, thin, varying
 
 aten = torch.ops.aten
 
@@ -151,7 +151,7 @@ def part(call: OpCall) -> list[Planes]:
 
 
 def _note_strided(call: OpCall, operand: Operand, dim: int) -> None:
-    """Notes channels of which the call takes every so many; see `graphprune.labelled.LabelRun.strided`."""
+    """Notes channels of which the call takes every so many; see `graphprune.coupling.labelled.LabelRun.strided`."""
     memory = call.run.memory_of(call["self"])
     cause = call.run.cause(call.func, "is written to in place, where its channels are not next to each other", "gap")
     for plane in channel_planes(operand.planes):

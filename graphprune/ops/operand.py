@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphprune.planes import Planes, channel_planes, varying
+from graphprune.coupling.planes import Planes, channel_planes, varying
 
 
 @dataclass(slots=True, unsafe_hash=True)

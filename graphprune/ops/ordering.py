@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from graphprune.coupling.planes import Planes, drop, thin, varying
 from graphprune.ops.call import OpCall
 from graphprune.ops.reduction import reduced_dims
 from graphprune.ops.registry import rule
-from graphprune.planes import Planes, drop, thin, varying
 
 aten = torch.ops.aten
 

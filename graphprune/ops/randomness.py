@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from graphprune.coupling.planes import Planes
 from graphprune.ops.call import OpCall
 from graphprune.ops.registry import rule
-from graphprune.planes import Planes
 
 
 @rule(torch.Tag.nondeterministic_seeded)

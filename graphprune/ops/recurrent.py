@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from graphprune.coupling.planes import Planes, compress, drop, relayout
 from graphprune.ops.call import OpCall
 from graphprune.ops.contraction import loops, required
 from graphprune.ops.operand import Operand, operand_of
 from graphprune.ops.registry import rule
-from graphprune.planes import Planes, compress, drop, relayout
 
 aten = torch.ops.aten
 

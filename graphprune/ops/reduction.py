@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 import torch
 
+from graphprune.coupling.planes import Planes, drop, thin, varying
 from graphprune.ops.call import OpCall
 from graphprune.ops.operand import Operand
 from graphprune.ops.registry import rule
-from graphprune.planes import Planes, drop, thin, varying
 
 aten = torch.ops.aten
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from graphprune.coupling.planes import Planes
 from graphprune.errors import InternalError
-from graphprune.planes import Planes
 
 if TYPE_CHECKING:
     from graphprune.ops.call import OpCall

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from graphprune.coupling.planes import Planes, drop, varying
 from graphprune.ops.call import OpCall
 from graphprune.ops.contraction import required
 from graphprune.ops.convolution import general_convolution
 from graphprune.ops.registry import rule
-from graphprune.planes import Planes, drop, varying
 
 
 @rule("torchvision::deform_conv2d")

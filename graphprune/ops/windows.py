@@ -6,11 +6,11 @@ from math import prod
 
 import torch
 
+from graphprune.coupling.planes import Planes, compress, drop, relayout, thin
 from graphprune.ops.call import OpCall
 from graphprune.ops.movement import settle
 from graphprune.ops.operand import Operand
 from graphprune.ops.registry import rule
-from graphprune.planes import Planes, compress, drop, relayout, thin
 
 aten = torch.ops.aten
 

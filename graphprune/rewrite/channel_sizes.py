@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from graphprune.dependencies import Dependencies
-from graphprune.groups import NOT_PRUNABLE
+from graphprune.coupling.dependencies import Dependencies
+from graphprune.coupling.groups import NOT_PRUNABLE
+from graphprune.coupling.planes import channel_planes, is_sample, squash, varying
 from graphprune.ops.operand import Operand
-from graphprune.planes import channel_planes, is_sample, squash, varying
 from graphprune.rewrite.compact import copy_sharing_tensors
 from graphprune.rewrite.literals import argument
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from graphprune.dependencies import Dependencies, leaf_operands
+from graphprune.coupling.dependencies import Dependencies, leaf_operands
+from graphprune.coupling.planes import kept_shape
 from graphprune.ops.operand import Operand
-from graphprune.planes import kept_shape
 from graphprune.program import Cut, Kept, Layers, Program, cuts_of, stored_tensors, submodules
 from graphprune.rewrite.attributes import Updater, updater_of
 from graphprune.rewrite.literals import can_resize, resize_literals

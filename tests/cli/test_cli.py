@@ -25,7 +25,7 @@ from graphprune.deploy import Hardware, Latency, TimingResult
 from graphprune.deploy.sessions import NodePlacement
 from graphprune.equivalence import Verification
 from graphprune.errors import InternalError, OptionError
-from graphprune.networks import lenet5
+from graphprune.research.networks import lenet5
 
 USER_CODE = '''
 import torch
@@ -240,7 +240,7 @@ def test_factories_in_the_current_directory(name: str, user_code: Path) -> None:
 
 
 def test_factories_of_installed_packages() -> None:
-    named = build_model("graphprune.networks:lenet5", "1,1,28,28")
+    named = build_model("graphprune.research.networks:lenet5", "1,1,28,28")
     assert named.module(named.example).shape == (1, 10)
 
 

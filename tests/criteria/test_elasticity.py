@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from graphprune.coupling.dependencies import Dependencies
 from graphprune.criteria.criterion import Accumulate, Sensitivity
 from graphprune.criteria.elasticity import Elasticity, gate_gradient
 from graphprune.data import Batch, SampleStream, cross_entropy
-from graphprune.dependencies import Dependencies
 from graphprune.errors import InputError, LossError
-from graphprune.gate_sites import find_sites
-from graphprune.gates import insert_gates
+from graphprune.gates.insertion import insert_gates
+from graphprune.gates.placement import find_sites
 from graphprune.passes.score_channels import ScoreChannels
 from graphprune.program import Example, Program
 from graphprune.runner import Runner

@@ -21,7 +21,7 @@ from graphprune.program import Example, Program
 from graphprune.rewrite.compact import compact_module
 from tests.scoring import batches_like, leaving_no_trace, prepared, sensitivity
 from tests.small_models import CLASSES, Dense, Inverted, Mlp, Residual, Transformer, images
-from tests.test_weight_pool import TOKENS, Attention, Grouped
+from tests.weights.test_pool import TOKENS, Attention, Grouped
 
 Shape = tuple[Callable[[], nn.Module], Tensor]
 MODELS: dict[str, Shape] = {

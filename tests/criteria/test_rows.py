@@ -15,11 +15,11 @@ from graphprune.criteria.criterion import scores_of
 from graphprune.criteria.rows import channel_scores, making_dims
 from graphprune.errors import OptionError
 from graphprune.program import Program
-from graphprune.weight_criteria import WEIGHT_CRITERIA, Grasp
-from graphprune.weight_pool import pool_of
+from graphprune.weights.criteria import WEIGHT_CRITERIA, Grasp
+from graphprune.weights.pool import pool_of
 from tests.scoring import batches_like, prepared, sensitivity, with_dead_weights
 from tests.small_models import CLASSES, Dense, Inverted, Mlp, Residual, Transformer, group_of, images
-from tests.test_weight_pool import TOKENS, Attention, Functional, Grouped, Recurrent
+from tests.weights.test_pool import TOKENS, Attention, Functional, Grouped, Recurrent
 
 
 def of_group(program: Program, importance: Tensor, member: str, dim: int = 0) -> Tensor:

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import graphprune
+from graphprune.coupling.dependencies import Dependencies
 from graphprune.criteria import Sensitivity, TorchPruning, criterion_of
 from graphprune.criteria.members import member_indices
 from graphprune.data import SampleStream, cross_entropy
-from graphprune.dependencies import Dependencies
 from graphprune.errors import LossError, OptionError
 from graphprune.program import Example, Program
 from graphprune.scores import Scores

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from graphprune import Pruner, Runner
-from graphprune.networks import lenet5
+from graphprune.research.networks import lenet5
 from tests.small_models import Residual, Transformer, images
 
 HERE = Path(__file__).parent

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from graphprune.coupling.loops import Window
 from graphprune.latency.curves import Curve, Family, curve_of
-from graphprune.loops import Window
 from tests.latency.stepped import HERE, Stepped
 
 WINDOW = Window((8, 8), (3, 3), (1, 1), (1, 1), (1, 1), transposed=False)

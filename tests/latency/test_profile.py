@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 import graphprune
+from graphprune.coupling.loops import Window
 from graphprune.errors import ArtifactError, OptionError
 from graphprune.latency.kernels import Kernel
 from graphprune.latency.profiles import Profile, Target
-from graphprune.loops import Window
 
 KERNEL = Kernel("Conv", (1, 1, 4, 3), Window((4, 4), (3, 3), (1, 1), (1, 1), (1, 1), transposed=False))
 

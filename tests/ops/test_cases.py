@@ -13,13 +13,13 @@ from torch.utils._pytree import tree_leaves
 
 import graphprune
 from graphprune.capture import capture
-from graphprune.dependencies import Dependencies
+from graphprune.coupling.dependencies import Dependencies
+from graphprune.coupling.explain import why_frozen
+from graphprune.coupling.interpret import evaluating
+from graphprune.coupling.labelled import Labelled
 from graphprune.equivalence import MaskedProgram, verify_compact
-from graphprune.explain import why_frozen
-from graphprune.gate_sites import find_sites
-from graphprune.gates import GatedModule, insert_gates
-from graphprune.interpret import evaluating
-from graphprune.labelled import Labelled
+from graphprune.gates.insertion import GatedModule, insert_gates
+from graphprune.gates.placement import find_sites
 from graphprune.passes import pipelines
 from graphprune.program import Example, Kept, Program
 from graphprune.rewrite.compact import compact_module

@@ -10,7 +10,7 @@ from graphprune.passes.mask_weights import MaskWeights
 from graphprune.program import Program
 from graphprune.runner import Runner
 from graphprune.selection import Selection
-from graphprune.weight_pool import pool_of
+from graphprune.weights.pool import pool_of
 from tests.small_models import Mlp, analysed
 
 

@@ -18,7 +18,7 @@ from graphprune.program import Program
 from graphprune.runner import Runner
 from graphprune.scores import Scores
 from graphprune.selection import Limits, Selection
-from graphprune.weight_pool import Masks, pool_of
+from graphprune.weights.pool import Masks, pool_of
 from tests.small_models import CLASSES, Dense, Inverted, Mlp, Residual, analysed, images, randomised
 
 MODELS: dict[str, Callable[[], nn.Module]] = {"residual": Residual, "depthwise": Inverted, "concat": Dense}

@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from graphprune.capture import capture
-from graphprune.dependencies import Dependencies
+from graphprune.coupling.dependencies import Dependencies
+from graphprune.coupling.explain import why_frozen
+from graphprune.coupling.interpret import evaluating
 from graphprune.deploy.onnx_export import export_onnx
 from graphprune.errors import ExportError
-from graphprune.explain import why_frozen
-from graphprune.interpret import evaluating
 from graphprune.passes import pipelines
 from graphprune.passes.prune_channels import PruneChannels
 from graphprune.passes.verify_prune import VerifyPrune

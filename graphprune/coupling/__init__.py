@@ -1,0 +1,1 @@
+"""Which channels hang together: a program runs once on labels, and their unions are solved."""

@@ -1,0 +1,172 @@
+"""Analysis of a program: one run on labels, then the unions that it found are solved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from graphprune.coupling.dependencies import Dependencies, leaf_operands
+from graphprune.coupling.groups import NOT_PRUNABLE, number_channels
+from graphprune.coupling.interpret import interpret, meta_tensors, operands_of
+from graphprune.coupling.labelled import LabelRun
+from graphprune.coupling.labels import PINNED, Cause, LabelSpace, look_up, merged
+from graphprune.coupling.planes import channel_planes, squash, thin, varying
+from graphprune.coupling.protection import protected_dims
+from graphprune.program import Program, device_of, source_line
+from graphprune.rewrite.literals import can_resize
+
+CHOICES = ("more of what is flattened", "outer of what is broadcast", "whole entries")
+"""Kinds of choices of op rules, in the order in which the other side is tried."""
+
+
+def analyse(program: Program, pins: Sequence[tuple[str, str]] = ()) -> Dependencies:
+    """Runs a program on labels and solves the unions.
+
+    Where a choice turns out to be in vain (no whole head can go, but the same indices of every one might), the other
+    one is tried.
+
+    Args:
+        program: The program; it is not changed.
+        pins: Names of nodes whose labels are frozen besides, each with the reason.
+    """
+    found, in_vain = _analyse(program, pins, program.choices)
+    if program.classes is not None:
+        return found
+    for kind in CHOICES:
+        changed = {choice: not found.choices[choice] for choice in in_vain if choice.endswith(kind)}
+        if changed:
+            other, still_in_vain = _analyse(program, pins, found.choices | changed)
+            if other.channels > found.channels:
+                found, in_vain = other, still_in_vain
+    return found
+
+
+def _analyse(
+    program: Program, pins: Sequence[tuple[str, str]], choices: dict[str, bool]
+) -> tuple[Dependencies, list[str]]:
+    """Dependencies under some choices, and those choices that were in vain: what they hoped for cannot go."""
+    run = LabelRun(LabelSpace(), device=device_of(program), choices=dict(choices), attention=program.attention)
+    values: dict[str, Any] = {}
+
+    def record(node: fx.Node, result: Any) -> None:
+        values[node.name] = operands_of(result)
+
+    interpret(program, run, meta_tensors(program.module), program.example, record)
+    _freeze_outputs(program, run, values)
+    _freeze_protected(program, run)
+    _tie_first_classes(program, run)
+    for index, (node, reason) in enumerate(pins):
+        repeats = sum(1 for earlier, _ in pins[:index] if earlier == node)
+        _freeze_node(program, run, values, node, reason, reach=2**repeats)
+    root = _solve(program, run)
+    channel_of, groups = number_channels(run.space, root, [plane for plane, _ in run.moved_planes()])
+    in_vain = [choice for choice, plane in run.hopes if _is_one_class(look_up(root, squash(plane)))]
+    return Dependencies(
+        run.space, channel_of, groups, values, tuple(run.contractions), frozenset(run.normalised), run.choices,
+        run.rewritten(), frozenset(run.views) - {node for node, _ in run.writes},
+    ), in_vain  # fmt: skip
+
+
+def _freeze_outputs(program: Program, run: LabelRun, values: dict[str, Any]) -> None:
+    output = next(node for node in program.module.graph.nodes if node.op == "output")
+    for node in output.all_input_nodes:
+        cause = Cause(output.name, "output", "leaves the program", source_line(node))
+        for operand in leaf_operands(values[node.name]):
+            for plane in channel_planes(operand.planes):
+                run.space.pin(squash(plane), cause)
+
+
+def _freeze_protected(program: Program, run: LabelRun) -> None:
+    owners = {(owner.name, owner.dim): owner for owner in run.space.owners if owner.stored}
+    for key, pattern in protected_dims(program.module, program.protect).items():
+        if key in owners:
+            run.space.pin(owners[key].labels, Cause("", "protect", f"protected by '{pattern}'", origin="request"))
+
+
+def _tie_first_classes(program: Program, run: LabelRun) -> None:
+    """What went together in the user's model still does, also where a layer has become so small that it need not."""
+    if program.classes is None:
+        return
+    owners = [owner for owner in run.space.owners if owner.stored]
+    labels = torch.cat([owner.labels for owner in owners])
+    classes = torch.cat([program.classes[owner.name, owner.dim] for owner in owners])
+    cause = Cause("", "round", "was so in the user's model")
+    run.space.pin(labels[classes == NOT_PRUNABLE], cause)
+    labels, classes = labels[classes != NOT_PRUNABLE], classes[classes != NOT_PRUNABLE]
+    order = torch.argsort(classes, stable=True)
+    labels, classes = labels[order], classes[order]
+    together = classes[1:] == classes[:-1]
+    run.space.union(labels[1:][together], labels[:-1][together], cause)
+
+
+def _freeze_node(
+    program: Program, run: LabelRun, values: dict[str, Any], name: str, reason: str, *, reach: int
+) -> None:
+    """Pins what a node and the nodes up to ``reach`` steps before it carry."""
+    node = next(node for node in program.module.graph.nodes if node.name == name)
+    cause = Cause(name, str(getattr(node.target, "__name__", node.target)), reason, source_line(node), "gap")
+    touched = front = {node: None}
+    for _ in range(min(reach, len(program.module.graph.nodes))):
+        front = {source: None for user in front for source in user.all_input_nodes if source not in touched}
+        touched = touched | front
+    for each in touched:
+        for operand in leaf_operands(values[each.name]):
+            for plane in channel_planes(operand.planes):
+                run.space.pin(squash(plane), cause)
+
+
+def _solve(program: Program, run: LabelRun) -> Tensor:
+    """Solves the unions, and freezes channels that are addressed by position in nodes that cannot be rewritten."""
+    root = _solve_with_product_sets(run)
+    rewritable = {node.name for node in program.module.graph.nodes if can_resize(node)}
+    stuck = [
+        (plane, cause)
+        for node, plane, cause in run.positional
+        if node not in rewritable and bool((look_up(root, squash(plane)) != PINNED).any())
+    ]
+    for plane, cause in stuck:
+        run.space.pin(squash(plane), cause)
+    return _solve_with_product_sets(run) if stuck else root
+
+
+def _solve_with_product_sets(run: LabelRun) -> Tensor:
+    """Solves the unions such that what is kept of every tensor is a product of index sets, hence a smaller tensor."""
+    layouts = [(plane, cause) for plane, cause in run.moved_planes() if len(varying(plane)) > 1]
+    root = run.space.solve()
+    settled = False
+    while not settled:
+        settled = True
+        # in the order of the program, each on top of the ties before: two layouts of one tensor (a channel shuffle)
+        # would otherwise each choose another dim to keep free, and leave none
+        for plane, cause in layouts:
+            if (tie := _product_tie(plane, root, cause)) is not None:
+                run.space.union(*tie)
+                first, second = torch.broadcast_tensors(*tie[:2])
+                root = merged(root, first.reshape(-1), second.reshape(-1))
+                settled = False
+    return root
+
+
+def _product_tie(plane: Tensor, root: Tensor, cause: Cause) -> tuple[Tensor, Tensor, Cause] | None:
+    """The union that makes a plane vary along one dim only; None where it does already.
+
+    The innermost dim along which channels differ keeps its freedom; along the others they are tied.
+    """
+    classes = look_up(root, plane)
+    live = [dim for dim in range(plane.dim()) if plane.shape[dim] > 1 and _differs(classes, dim)]
+    if len(live) <= 1:
+        return None
+    tied = cause.__class__(cause.node, cause.op, "what is kept must stay a full block of this shape", cause.source)
+    return plane, thin(plane, live[:-1]), tied
+
+
+def _is_one_class(classes: Tensor) -> bool:
+    """Whether everything goes together, or is frozen."""
+    return bool((classes == classes.flatten()[0]).all())
+
+
+def _differs(classes: Tensor, dim: int) -> bool:
+    return not bool((classes == classes.narrow(dim, 0, 1)).all())

@@ -1,0 +1,140 @@
+"""What is frozen for want of a rule or a rewriting, rather than because the program or its user needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from graphprune.coupling.dependencies import Dependencies
+from graphprune.coupling.explain import behind
+from graphprune.coupling.groups import NOT_PRUNABLE
+from graphprune.coupling.labels import PINNED, Cause, LabelSpace, merged
+from graphprune.errors import FrozenError
+from graphprune.program import Program
+
+
+@dataclass(frozen=True)
+class Lost:
+    """Indices of a dim of a parameter or buffer that could go but for a gap."""
+
+    name: str
+    dim: int
+    indices: int
+    size: int
+
+    def __str__(self) -> str:
+        some = f" ({self.indices} of {self.size})" if self.indices < self.size else ""
+        return f"{self.name}[{self.dim}]{some}"
+
+
+@dataclass(frozen=True)
+class Gap:
+    """An op without a rule, or a node that cannot be rewritten, and what that froze."""
+
+    cause: Cause
+    lost: tuple[Lost, ...]
+
+    def __str__(self) -> str:
+        named = ", ".join(map(str, self.lost[:_NAMED]))
+        rest = f" and {len(self.lost) - _NAMED} more" if len(self.lost) > _NAMED else ""
+        return f"{self.cause}\n    froze {named}{rest}"
+
+
+_NAMED = 6
+"""Frozen dims that a message names of each gap."""
+
+
+def refuse_gaps(program: Program) -> None:
+    """What ``strict=True`` asks for.
+
+    Raises:
+        FrozenError: something is frozen by a gap; lists every gap with what it froze.
+    """
+    found = gaps(program)
+    if found:
+        lines = [f"strict: {type(program.module).__name__} is frozen in places for want of an op rule or a rewriting:"]
+        lines += [f"  {gap}" for gap in found]
+        lines.append(
+            "Protect what is named here to say that it may stay, add a rule for the op (CONTRIBUTING.md shows how), or "
+            "leave strict out to freeze it"
+        )
+        raise FrozenError("\n".join(lines))
+
+
+def gaps(program: Program) -> tuple[Gap, ...]:
+    """The gaps that cost something: without them some index of a parameter or buffer would not be frozen.
+
+    A tensor that cannot shrink because its channels end at such a gap further up counts as frozen by that gap.
+    """
+    assert program.dependencies is not None
+    dependencies, freezes = program.dependencies, _freezes_by_gaps(program)
+    costly = {freeze.gap for freeze in freezes}
+    while True:
+        root = _solved_without(dependencies.space, {freeze.index for freeze in freezes if freeze.gap in costly})
+        lost = _is_stored_and_frozen(dependencies) & (root != PINNED)
+        classes = torch.zeros_like(lost).index_fill(0, root[lost], True)
+        # where what a gap freezes itself would be frozen anyway, so would be what comes after it
+        still = {freeze.gap for freeze in freezes if freeze.direct and bool(classes[root[freeze.labels]].any())}
+        if still >= costly:
+            break
+        costly &= still
+    found: dict[Cause, Tensor] = {}
+    for freeze in freezes:
+        if freeze.gap in costly:
+            found.setdefault(freeze.gap, torch.zeros_like(lost))[root[freeze.labels]] = True
+    return tuple(Gap(gap, _lost(dependencies, lost & classes[root])) for gap, classes in found.items())
+
+
+@dataclass(frozen=True)
+class _Freeze:
+    """Labels that one cause froze because of a gap: itself, or one further up."""
+
+    index: int
+    labels: Tensor
+    gap: Cause
+    direct: bool
+
+
+def _freezes_by_gaps(program: Program) -> list[_Freeze]:
+    assert program.dependencies is not None
+    space = program.dependencies.space
+    if not any(cause.origin == "gap" for cause in space.causes):
+        return []
+    first, second, why = space.edges()
+    further_up: dict[Cause, list[Cause]] = {}
+    found = []
+    for index in why[(first == PINNED) | (second == PINNED)].unique().tolist():
+        cause = space.causes[index]
+        if cause.origin == "operand" and cause not in further_up:
+            further_up[cause] = [end for end in behind(program, cause) if end.origin == "gap"]
+        for gap in [cause] if cause.origin == "gap" else further_up.get(cause, []):
+            labels = torch.cat([first[why == index], second[why == index]])
+            found.append(_Freeze(index, labels[labels != PINNED], gap, gap is cause))
+    return found
+
+
+def _solved_without(space: LabelSpace, causes: Collection[int]) -> Tensor:
+    """The smallest label that each is connected to where some causes are left out, shape ``(size,)``."""
+    first, second, why = space.edges()
+    rest = ~torch.isin(why, torch.tensor(sorted(causes), dtype=torch.long))
+    return merged(torch.arange(space.size), first[rest], second[rest])
+
+
+def _is_stored_and_frozen(dependencies: Dependencies) -> Tensor:
+    """Bool per label."""
+    frozen = dependencies.channel_of == NOT_PRUNABLE
+    frozen[dependencies.space.stored_size :] = False
+    return frozen
+
+
+def _lost(dependencies: Dependencies, labels: Tensor) -> tuple[Lost, ...]:
+    """Stored dims with some of the labels, given as a bool per label."""
+    found = []
+    for owner in dependencies.stored:
+        count = int(labels[owner.start : owner.start + owner.size].sum())
+        if count:
+            found.append(Lost(owner.name, owner.dim, count, owner.size))
+    return tuple(found)

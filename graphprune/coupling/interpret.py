@@ -1,0 +1,268 @@
+"""Interpreting a program on labelled tensors, node by node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from operator import attrgetter, getitem
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.experimental._config import patch  # type: ignore[attr-defined]
+from torch.utils._pytree import tree_map_only
+
+from graphprune.coupling.labelled import Labelled, LabelRun
+from graphprune.coupling.layers import OpOf, op_of_function, op_of_layer
+from graphprune.coupling.planes import Planes, sample_plane
+from graphprune.coupling.whole import RecurrentCalls, fresh_tensor, is_recurrent
+from graphprune.errors import InputError
+from graphprune.ops.operand import Operand, planes_of
+from graphprune.program import Example, Layers, Program, source_line, stored_tensors, submodules
+
+aten = torch.ops.aten
+_UNIFORM = {
+    torch.zeros, torch.ones, torch.full, torch.empty, aten.zeros.default, aten.ones.default, aten.full.default,
+    aten.empty.memory_format,
+}  # fmt: skip
+
+_FROM_DATA = {torch.as_tensor, torch.asarray, torch.tensor}
+"""They read the memory of what they are given, which labelled tensors do not have."""
+
+
+class LabelInterpreter:
+    """Runs a graph, telling the run which node it is at and keeping what ``record`` makes of each result."""
+
+    def __init__(self, module: nn.Module, run: LabelRun, record: Callable[[fx.Node, Any], None]) -> None:
+        self.module, self.run_state, self.record = module, run, record
+        self.layers = Layers(module)
+
+    def run(self, graph: fx.Graph, inputs: Sequence[Any]) -> Any:
+        """The output of a graph; a result is held until its last user has run."""
+        waiting, results = iter(inputs), dict[fx.Node, Any]()
+        users_left = {node: len(node.users) for node in graph.nodes}
+        for node in graph.nodes:
+            args, kwargs = fx.map_arg((node.args, node.kwargs), results.__getitem__)
+            if node.op == "output":
+                self.record(node, args[0])
+                return args[0]
+            self.run_state.node, self.run_state.source = node.name, source_line(node)
+            self.run_state.unread = unread_results(node)
+            result = next(waiting, *args) if node.op == "placeholder" else self._run_node(node, args, kwargs)
+            self.record(node, result)
+            self.run_state.note_memory(node, result)
+            results[node] = result
+            for source in node.all_input_nodes:
+                users_left[source] -= 1
+                if not users_left[source]:
+                    del results[source]
+        return None
+
+    def _run_node(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Runs one node.
+
+        Raises:
+            InputError: an op refuses its arguments.
+        """
+        try:
+            return self.result(node, args, kwargs)
+        except (RuntimeError, IndexError, ValueError, AssertionError) as error:
+            first_line = str(error).strip().partition("\n")[0]
+            where = f" at {self.run_state.source}" if self.run_state.source else ""
+            if "on meta tensors" in first_line:
+                raise InputError(
+                    f"node %{node.name} ({node.target}){where} looks at values of tensors to decide what to compute "
+                    f"({first_line}); analysis knows none. Compile the model without it, or the parts around it"
+                ) from error
+            raise InputError(
+                f"the example input does not fit the model: node %{node.name} ({node.target}){where}: {first_line}"
+            ) from error
+
+    def result(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The result of one node."""
+        known = self._known_op(node, args, kwargs)
+        if known is not None:
+            result = self.run_state.dispatch(*known)
+            return result[0] if isinstance(result, tuple) else result
+        result = self._call(node, args, kwargs)
+        if node.op == "call_function" and node.target in _UNIFORM and isinstance(result, Tensor):
+            return fresh_tensor(self.run_state, result)
+        if type(result) is Tensor:  # a constant: what is made of it (copies along a dim) may have labels
+            return self.run_state.label(result)
+        return result
+
+    def _known_op(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OpOf | None:
+        """The one ATen op that a node is, where that is known."""
+        if node.op == "call_function":
+            return op_of_function(node.target, args, kwargs)
+        alone = node.op == "call_module" and len(args) == 1 and not kwargs and isinstance(args[0], Tensor)
+        return op_of_layer(self.layers.called_by(node), args[0]) if alone else None
+
+    def _call(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        target: Any = node.target
+        with RecurrentCalls(self.run_state) if is_recurrent(self.module, node) else nullcontext():
+            if node.op == "call_module":
+                return self.layers.called_by(node)(*args, **kwargs)
+            if target in _FROM_DATA and isinstance(args[0], Tensor):
+                return args[0].to(kwargs["dtype"]) if kwargs.get("dtype") else args[0].clone()
+            if node.op == "call_function":
+                return target(*args, **kwargs)
+            if node.op == "call_method":
+                return getattr(args[0], target)(*args[1:], **kwargs)
+            return attrgetter(target)(self.module)
+
+
+@contextmanager
+def in_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
+    """Training or evaluation mode throughout, without gradients; every module's own mode comes back."""
+    changed = [submodule for submodule in submodules(module).values() if submodule.training is not training]
+    for submodule in changed:
+        submodule.training = training
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for submodule in changed:
+            submodule.training = not training
+
+
+def evaluating(module: nn.Module) -> AbstractContextManager[None]:
+    """Evaluation mode without gradients; every module's own mode comes back."""
+    return in_mode(module, training=False)
+
+
+@contextmanager
+def standing_in(module: nn.Module, replaced: Mapping[int, Tensor]) -> Iterator[None]:
+    """Puts other tensors in the place of parameters and buffers, by identity, so that ties stay ties."""
+    tables: list[dict[str, Any]] = [
+        table
+        for submodule in submodules(module).values()
+        for table in (submodule._parameters, submodule._buffers)
+        if table
+    ]
+    originals = [dict(table) for table in tables]
+    for table in tables:
+        table.update({name: replaced[id(tensor)] for name, tensor in table.items() if tensor is not None})
+    try:
+        yield
+    finally:
+        for table, original in zip(tables, originals, strict=True):
+            table.clear()
+            table.update(original)
+
+
+@contextmanager
+def keeping_buffers(module: nn.Module) -> Iterator[None]:
+    """Buffers that the program counts in get their values back."""
+    buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in buffers:
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
+
+
+def label_stored(run: LabelRun, tensors: Mapping[str, Tensor]) -> dict[str, Labelled]:
+    """Gives labels to every index of every dim of every floating or complex parameter and buffer.
+
+    The others (integers) have none; they are copies, for a program may count in them.
+    """
+    return {
+        name: run.label_stored(name, tensor) if _is_number(tensor) else run.label(tensor.detach().clone())
+        for name, tensor in tensors.items()
+    }
+
+
+def _is_number(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def label_inputs(run: LabelRun, program: Program, example: Example) -> list[Any]:
+    """Inputs carry sample labels along the batch dim, nothing else.
+
+    Analysis does not get to know their values: what is looked up by them is not a constant.
+    """
+
+    def label(tensor: Tensor) -> Labelled:
+        planes: Planes = ()
+        if example.is_batched(tensor) and tensor.shape[0] > 1:
+            planes = (sample_plane(tensor.shape),)
+        return run.label(tensor.to("meta") if run.keep is None else tensor, planes)
+
+    inputs: list[Any] = tree_map_only(Tensor, label, program.inputs(example))
+    return inputs
+
+
+def interpret(
+    program: Program,
+    run: LabelRun,
+    stored: Mapping[str, Tensor],
+    example: Example,
+    record: Callable[[fx.Node, Any], None] = lambda node, result: None,
+) -> Any:
+    """Runs a program on labels, in evaluation mode.
+
+    Args:
+        program: The program.
+        run: Where labels, unions and causes go.
+        stored: Value of each parameter and buffer: on the meta device for analysis, real for evaluation.
+        example: The inputs.
+        record: Called with each node and its result.
+
+    Returns:
+        The output of the graph, tensors as `Labelled`.
+    """
+    module = program.module
+    by_name = label_stored(run, stored)
+    replaced = {id(tensor): by_name[name] for name, tensor in stored_tensors(module).items()}
+    inputs = label_inputs(run, program, example)
+    interpreter = LabelInterpreter(module, run, record)
+    # without values every element is taken to be picked
+    with evaluating(module), standing_in(module, replaced), patch(meta_nonzero_assume_all_nonzero=True):
+        return interpreter.run(module.graph, inputs)
+
+
+_EXTREMA = {torch.max, torch.min, aten.max.dim, aten.min.dim, "max", "min"}
+_PLACES = {"values": 0, "indices": 1}
+
+
+def unread_results(node: fx.Node) -> frozenset[int]:
+    """Places among the results of a maximum or minimum (values and their positions) that nothing reads."""
+    if node.target not in _EXTREMA:
+        return frozenset()
+    read = set()
+    for user in node.users:
+        if user.target in (getitem, getattr) and not user.users:
+            continue  # an unpacked result that is not used
+        place = user.args[1] if len(user.args) > 1 else None
+        if user.target is getattr:
+            place = _PLACES.get(str(place))
+        if user.target not in (getitem, getattr) or not isinstance(place, int):
+            return frozenset()
+        read.add(place % 2)
+    return frozenset({0, 1} - read)
+
+
+def operands_of(result: Any) -> Any:
+    """The shapes and planes of a node's result; sizes as they are."""
+
+    def operand(tensor: Tensor) -> Operand:
+        value = getattr(tensor, "value", tensor)
+        constant = None if value.is_meta else value
+        return Operand(tuple(tensor.shape), planes_of(tensor), constant=constant, dtype=value.dtype)
+
+    return operand(result) if isinstance(result, Tensor) else tree_map_only(Tensor, operand, result)
+
+
+def meta_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Stored tensors for analysis, by name; see `without_values`."""
+    return {name: without_values(tensor) for name, tensor in stored_tensors(module).items()}
+
+
+def without_values(tensor: Tensor) -> Tensor:
+    """A parameter without its values, or a copy of a buffer, whose values are constants of the program."""
+    if not isinstance(tensor, nn.Parameter):
+        return tensor.detach().clone()
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")

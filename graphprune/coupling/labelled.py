@@ -1,0 +1,266 @@
+"""Running a program on labelled tensors.
+
+A `Labelled` tensor is a value (on the meta device while a program is analysed, real while it is verified) together with
+its label planes. Every ATen op that meets one is dispatched to `LabelRun`, which computes the value and asks the op's
+rule in `graphprune.ops` for the planes. One rule table so serves every front end, module, function and method.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils._mode_utils import no_dispatch
+from torch.utils._pytree import tree_leaves
+
+from graphprune.coupling.labels import Cause, LabelSpace, Origin
+from graphprune.coupling.loops import Contraction
+from graphprune.coupling.planes import Planes, along, scatter, squash
+from graphprune.ops.call import OpCall
+from graphprune.ops.evaluation import evaluate, evaluate_over_kept, evaluate_with_zeros
+from graphprune.ops.likeness import STATISTICS
+from graphprune.ops.registry import rule_for
+from graphprune.ops.schema import call_by_schema, schema_of
+from graphprune.program import Attention
+
+
+class Labelled(Tensor):
+    """A tensor that carries its label planes through a program."""
+
+    value: Tensor
+    planes: Planes
+    run: LabelRun
+    stored: bool = False
+    """Whether it is a parameter or buffer itself."""
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    @staticmethod
+    def __new__(cls, value: Tensor, planes: Planes, run: LabelRun, device: torch.device) -> Labelled:
+        """Wraps ``value``; ``device`` is the one that the program sees, also while the value is on the meta device."""
+        self: Labelled = torch.Tensor._make_wrapper_subclass(
+            cls,
+            value.shape,
+            strides=value.stride(),
+            storage_offset=value.storage_offset(),
+            dtype=value.dtype,
+            device=device,
+        )
+        self.value, self.planes, self.run = value, planes, run
+        return self
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Hands the op over to the run that the tensor belongs to."""
+        first = next(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Labelled))
+        return first.run.dispatch(func, args, kwargs or {})
+
+    def __repr__(self, *, tensor_contents: object = None) -> str:  # type: ignore[override]
+        """Shape and number of planes."""
+        return f"Labelled({tuple(self.shape)}, {len(self.planes)} planes)"
+
+
+@dataclass
+class LabelRun:
+    """One run of a program on labels.
+
+    With ``keep`` (bool per label) the run evaluates the *masked* program: ops that mix statistics over channels see the
+    kept ones only.
+
+    Attributes:
+        moved: Planes of tensors that data movement made; what is kept of each must be a product of index sets.
+        positional: Nodes in which an op addresses channels by position (roll, strided slice, indexing), with the plane
+            that it moves along.
+        normalised: Nodes in which a normalisation took place.
+        choices: What rules decided, by node: an earlier run's decision holds, though sizes have changed.
+        attention: What goes of a batched contraction where nothing was decided before.
+        hopes: Planes that a decision was meant to keep prunable.
+        strided: Views at every so many positions of a tensor, by the memory that they share with it: once channels are
+            removed they are copies, which nobody may write to.
+        memory: The memory of each node's result.
+        views: Nodes whose results share memory with an input.
+        writes: Nodes that wrote in place, with the memory.
+        unread: Places among the node's results that nothing reads.
+    """
+
+    space: LabelSpace
+    device: torch.device
+    keep: Tensor | None = None
+    node: str = ""
+    source: str = ""
+    contractions: list[Contraction] = field(default_factory=list)
+    moved: list[tuple[Tensor, Cause]] = field(default_factory=list)
+    positional: list[tuple[str, Tensor, Cause]] = field(default_factory=list)
+    normalised: set[str] = field(default_factory=set)
+    choices: dict[str, bool] = field(default_factory=dict)
+    attention: Attention = "heads"
+    hopes: list[tuple[str, Tensor]] = field(default_factory=list)
+    strided: list[tuple[int, Tensor, Cause]] = field(default_factory=list)
+    memory: dict[str, int] = field(default_factory=dict)
+    views: set[str] = field(default_factory=set)
+    writes: list[tuple[str, int]] = field(default_factory=list)
+    unread: frozenset[int] = frozenset()
+    _held: list[torch.UntypedStorage] = field(default_factory=list, repr=False)
+
+    def label(self, value: Tensor, planes: Planes = ()) -> Labelled:
+        """Wraps a value of this run; a conjugate is made first, for the wrapper cannot say that it is still to be."""
+        value = value.resolve_conj() if value.is_complex() else value
+        return Labelled(value, planes, self, self.device if value.is_meta else value.device)
+
+    def label_stored(self, name: str, tensor: Tensor) -> Labelled:
+        """Wraps a parameter or buffer, every index of every dim with a label of its own."""
+        shape = tuple(tensor.shape)
+        planes = tuple(
+            along(self.space.allocate(name, dim, size, stored=True), shape, dim)
+            for dim, size in enumerate(shape)
+            if size > 1
+        )
+        labelled = self.label(tensor.detach() if tensor.requires_grad else tensor, planes)
+        labelled.stored = True
+        return labelled
+
+    def cause(self, func: Any, reason: str, origin: Origin = "program") -> Cause:
+        """A cause at the node that runs now."""
+        return Cause(self.node, _short_name(func), reason, self.source, origin)
+
+    def choose(self, what: str, preferred: bool, plane: Tensor | None = None) -> bool:
+        """A decision of the node that runs now: the one that was taken first.
+
+        Args:
+            what: What is decided, for a node may hold several ops.
+            preferred: The decision where none was taken yet.
+            plane: Is prunable if the decision was a good one; the other one is tried where it is not.
+        """
+        key = f"{self.node}: {what}"
+        if plane is not None:
+            self.hopes.append((key, plane))
+        return self.choices.setdefault(key, preferred)
+
+    def moved_planes(self) -> list[tuple[Tensor, Cause]]:
+        """What data movement made, each layout once, squashed."""
+        layouts = {}
+        for plane, cause in self.moved:
+            small = squash(plane)
+            layouts[small.data_ptr(), small.shape, small.stride()] = (small, cause)
+        return list(layouts.values())
+
+    def memory_of(self, tensor: Tensor) -> int:
+        """Names the memory that a labelled or plain tensor shares with its views.
+
+        Analysis holds it to the end: another tensor that got it later would be taken for a view.
+        """
+        storage = getattr(tensor, "value", tensor).untyped_storage()
+        if self.keep is None:
+            self._held.append(storage)
+        memory: int = storage._cdata
+        return memory
+
+    def note_memory(self, node: fx.Node, result: Any) -> None:
+        """Notes which memory a node's result (the first of several) has, and whether it shares it with an input."""
+        first = result[0] if isinstance(result, tuple) and result else result
+        if isinstance(first, Labelled):
+            memory = self.memory[node.name] = self.memory_of(first)
+            if any(self.memory.get(source.name) == memory for source in node.all_input_nodes):
+                self.views.add(node.name)
+
+    def rewritten(self) -> dict[str, tuple[str, ...]]:
+        """Nodes that wrote to the memory of a node's result in place, by its name."""
+        nodes: dict[int, list[str]] = {}
+        for node, memory in self.memory.items():
+            nodes.setdefault(memory, []).append(node)
+        found: dict[str, tuple[str, ...]] = {}
+        for writer, memory in self.writes:
+            for node in nodes.get(memory, ()):
+                if node != writer:
+                    found[node] = (*found.get(node, ()), writer)
+        return found
+
+    def dispatch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Runs one ATen op on values, then its rule on planes."""
+        call = OpCall.bind(self, func, args, kwargs)
+        outputs = evaluate(call)
+        flat = _flat(outputs)
+        call.outputs = tuple(leaf for leaf in flat if isinstance(leaf, Tensor))
+        planes = self._planes_of_outputs(call)
+        if self.keep is not None and call.mixes:
+            flat = _over_kept(tree_leaves(evaluate_over_kept(call, call.mixes, self.keep)), flat, planes, self.keep)
+        elif self.keep is not None and (call.sums or (call.contracts and not _is_finite(flat))):
+            # what is removed may be anything behind a logarithm or a quotient, also infinite
+            flat = _flat(evaluate_with_zeros(call, self.keep))
+        written = _written(call)
+        if written is not None:
+            if isinstance(written, Labelled):
+                self._write(call, written, planes[0])
+            return written
+        left = iter(planes)
+        results = [self.label(leaf, next(left)) if _is_read(leaf) else leaf for leaf in flat]
+        return type(outputs)(results) if isinstance(outputs, (tuple, list)) else results[0]
+
+    def _write(self, call: OpCall, written: Labelled, planes: Planes) -> None:
+        """Brings a tensor in line with its value after an op in place."""
+        written.planes = planes
+        memory = self.memory_of(written)
+        self.writes.append((self.node, memory))
+        for other, plane, cause in self.strided:
+            if other == memory:
+                self.space.pin(squash(plane), cause)
+        if torch.Tag.inplace_view in call.func.tags:  # its shape is another one now
+            with no_dispatch():
+                call_by_schema(call.func, call.arguments)
+
+    def _planes_of_outputs(self, call: OpCall) -> list[Planes]:
+        rule = rule_for(call.func)
+        planes = list(rule(call)) if rule else call.freeze_all("no rule for this op", "gap")
+        return planes + [()] * (len(call.outputs) - len(planes))
+
+
+class ShapeRun(LabelRun):
+    """A run without labels: shapes only."""
+
+    def _planes_of_outputs(self, call: OpCall) -> list[Planes]:
+        return [()] * len(call.outputs)
+
+    def label(self, value: Tensor, planes: Planes = ()) -> Labelled:
+        """Wraps a value, without planes."""
+        return super().label(value)
+
+    def label_stored(self, name: str, tensor: Tensor) -> Labelled:
+        """Wraps a parameter or buffer, without labels."""
+        return self.label(tensor.detach())
+
+
+@cache
+def _short_name(func: Any) -> str:
+    return str(func).removeprefix("aten.").removesuffix(".default")
+
+
+def _is_read(result: Any) -> bool:
+    return isinstance(result, Tensor) and result is not STATISTICS
+
+
+def _is_finite(leaves: list[Any]) -> bool:
+    return all(bool(torch.isfinite(leaf).all()) for leaf in leaves if isinstance(leaf, Tensor))
+
+
+def _flat(outputs: Any) -> list[Any]:
+    """What an op gives, as a list."""
+    return list(outputs) if isinstance(outputs, (tuple, list)) else [outputs]
+
+
+def _over_kept(compact: list[Any], dense: list[Any], planes: list[Planes], keep: Tensor) -> list[Any]:
+    """What an op gave over the kept channels, with zeros where the removed ones were."""
+    left = iter(planes)
+    return [
+        scatter(leaf, dense_leaf.shape, next(left), keep) if isinstance(leaf, Tensor) else leaf
+        for leaf, dense_leaf in zip(compact, dense, strict=True)
+    ]
+
+
+def _written(call: OpCall) -> Any:
+    """The argument that an in-place op writes to, which is also what it returns; None for other ops."""
+    written = schema_of(call.func).written
+    return None if written is None else call.arguments[written]

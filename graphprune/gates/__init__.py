@@ -1,0 +1,1 @@
+"""One factor per channel, where the channel's consumers see it."""

@@ -1,0 +1,141 @@
+"""Gates: one factor per channel, as real nodes of the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from graphprune.coupling.dependencies import Dependencies
+from graphprune.errors import InternalError
+from graphprune.gates.recurrent import GatedRecurrent
+from graphprune.gates.site import Site, spread
+from graphprune.program import Program
+from graphprune.rewrite.compact import copy_sharing_tensors
+
+GATE = "_gate"
+
+
+@dataclass(frozen=True)
+class GatedModule:
+    """A module with gate nodes.
+
+    Attributes:
+        module: Shares its tensors with the program; the gate is its attribute `GATE`.
+        channels: Number of channels; the gate has one entry more.
+        sites: Where gates act.
+        per_sample: Whether each sample has gates of its own: the gate has the shape ``(N, channels + 1)`` then.
+    """
+
+    module: fx.GraphModule
+    channels: int
+    sites: tuple[Site, ...]
+    per_sample: bool
+
+    def set_gate(self, gate: Tensor) -> None:
+        """Sets the gate values."""
+        setattr(self.module, GATE, gate)
+
+
+def insert_gates(
+    program: Program, dependencies: Dependencies, sites: Sequence[Site], *, per_sample: bool
+) -> GatedModule:
+    """Multiplies the pre-activations of every channel by its gate.
+
+    Args:
+        program: It is not changed.
+        dependencies: Its channels.
+        sites: As `graphprune.gates.placement.find_sites` gives them.
+        per_sample: Whether each sample has gates of its own.
+
+    Raises:
+        InternalError: a per-sample gate is asked for at a site where samples do not lie along a dim of their own.
+    """
+    module = copy_sharing_tensors(program.module)
+    setattr(module, GATE, torch.ones(dependencies.channels + 1))
+    nodes = {node.name: node for node in module.graph.nodes}
+    products: dict[tuple[str, frozenset[str]], fx.Node] = {}
+    for index, site in enumerate(sites):
+        if per_sample and not can_be_per_sample(site):
+            raise InternalError(f"site %{site.node} cannot carry one gate per sample")
+        place = site.node, site.users  # several planes of one result are gated one after the other
+        node = products.get(place, nodes[site.node])
+        products[place] = _insert(module, node, site, index, per_sample=per_sample)
+    module.recompile()
+    return GatedModule(module, dependencies.channels, tuple(sites), per_sample)
+
+
+def can_be_per_sample(site: Site) -> bool:
+    """Whether samples have a dim of their own at the site, or the result can be spread over them."""
+    if site.sample_dim is None:
+        return site.regular and site.channels.dim() > 0 and site.channels.shape[0] == 1
+    return site.regular
+
+
+def _insert(module: fx.GraphModule, node: fx.Node, site: Site, index: int, *, per_sample: bool) -> fx.Node:
+    """Puts the product in the place of the node where the site's users see it."""
+    graph = module.graph
+    users = [user for user in node.users if user.name in site.users]
+    after = {"steps": node, "user": users[0]}.get(site.acts_on, node.next)
+    with graph.inserting_before(after):
+        factor = _factor(module, node, site, index, per_sample=per_sample)
+        if site.acts_on == "steps":
+            return _insert_in_steps(module, node, factor)
+        product = graph.call_function(scale_first if site.acts_on == "first" else torch.mul, (node, factor))
+    for user in users:
+        user.replace_input_with(node, product)
+    return product
+
+
+def _factor(module: fx.GraphModule, node: fx.Node, site: Site, index: int, *, per_sample: bool) -> fx.Node:
+    """The gates at the elements of a site."""
+    graph = module.graph
+    name = f"{GATE}_map_{index}"
+    module.register_buffer(name, site.channels.to(next(module.parameters()).device), persistent=False)
+    gate, where = graph.create_node("get_attr", GATE), graph.create_node("get_attr", name)
+    dim = site.sample_dim or 0
+    if per_sample:
+        return graph.call_function(spread_per_sample, (gate, where, dim, site.repeats, site.sample_major))
+    if site.sample_dim is None or site.channels.shape[dim] == 1 or not site.regular:
+        return graph.call_function(look_up, (gate, where))
+    return graph.call_function(look_up_for_all, (gate, where, node, dim, site.sample_major))
+
+
+def _insert_in_steps(module: fx.GraphModule, node: fx.Node, factor: fx.Node) -> fx.Node:
+    """Puts a gated recurrent layer in the place of the node."""
+    layer: Any = module.get_submodule(str(node.target)) if node.op == "call_module" else node.target
+    name = f"{GATE}_layer_{node.name}"
+    module.add_submodule(name, GatedRecurrent(layer))
+    gated = module.graph.call_module(name, (factor, *node.args), node.kwargs)
+    node.replace_all_uses_with(gated)
+    module.graph.erase_node(node)
+    return gated
+
+
+def scale_first(results: Sequence[Tensor], factor: Tensor) -> tuple[Tensor, ...]:
+    """Several results, the first one gated."""
+    return results[0] * factor, *results[1:]
+
+
+def look_up(gate: Tensor, channels: Tensor) -> Tensor:
+    """Gates of shape ``(channels + 1,)`` at the elements of a site."""
+    return gate[channels]
+
+
+def look_up_for_all(gate: Tensor, channels: Tensor, result: Tensor, dim: int, sample_major: bool) -> Tensor:
+    """The same where ``channels`` are those of one sample along a dim that has all samples in the result."""
+    return spread(gate[channels], result.shape[dim] // channels.shape[dim], dim, sample_major=sample_major)
+
+
+def spread_per_sample(
+    gate: Tensor, channels: Tensor, sample_dim: int, repeats: int, sample_major: bool = True
+) -> Tensor:
+    """Gates of shape ``(N, channels + 1)`` at the elements of a site, the samples along ``sample_dim``."""
+    factor = gate[:, channels].movedim(0, sample_dim if sample_major else sample_dim + 1)
+    places = sample_dim + 1 if sample_major else sample_dim
+    if factor.shape[places] != repeats:
+        factor = factor.expand([repeats if dim == places else size for dim, size in enumerate(factor.shape)])
+    return factor.flatten(sample_dim, sample_dim + 1)

@@ -1,0 +1,1 @@
+"""What live weights join to input and output, and what they do not."""

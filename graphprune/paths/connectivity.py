@@ -1,0 +1,226 @@
+"""Disconnection: which channels and outputs no live path joins to the input, and which lead to no output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from graphprune.coupling.dependencies import Dependencies, leaf_operands
+from graphprune.coupling.labels import PINNED, look_up, merged
+from graphprune.coupling.planes import channel_planes, squash
+from graphprune.paths.steps import Ends, Hub, PerChannel, Step, WeightPath, distinct, paths_of
+from graphprune.program import Program, stored_parameters
+from graphprune.weights.pool import Masks, live_of, pool_of
+
+
+@dataclass(frozen=True, eq=False)
+class Connectivity:
+    """What is joined to input and output by live weights.
+
+    A channel is *reached* if it depends on the input, and *useful* if an output depends on it, for weights that do not
+    cancel. Biases pass nothing on: they are the same for every input. Where it cannot be told a channel counts as
+    joined, so what is said to be dead is. Frozen channels always count so; depthwise filters pass their channel on even
+    when all of their weights are dead; and a channel that is in several tensors at a time (branches, factors of a
+    product, the same index of every group) is reached when it is in one of them.
+
+    Attributes:
+        reached: bool, shape ``(channels,)``.
+        useful: bool, shape ``(channels,)``.
+        outputs: Number of outputs: of indices of what leaves the program that a weight makes.
+        cut: Outputs that are not reached, as rows of the weights that would make them: parameter and index.
+        cut_outputs: How many outputs that are; several rows may make one.
+    """
+
+    reached: Tensor
+    useful: Tensor
+    outputs: int
+    cut: tuple[tuple[str, int], ...]
+    cut_outputs: int
+
+    @property
+    def alive(self) -> Tensor:
+        """Channels between input and output: reached and useful."""
+        return self.reached & self.useful
+
+    @property
+    def connected(self) -> bool:
+        """Whether every output is reached."""
+        return not self.cut
+
+    def to_dict(self) -> dict[str, Any]:
+        """Channels by index, ready for JSON."""
+        return {
+            "channels": len(self.reached),
+            "unreachable": (~self.reached).nonzero().flatten().tolist(),
+            "useless": (~self.useful).nonzero().flatten().tolist(),
+            "outputs": self.outputs,
+            "cut": [list(row) for row in self.cut],
+            "connected": self.connected,
+        }
+
+
+def connectivity_of(program: Program) -> Connectivity:
+    """Follows the live weights of an analysed program (its ``masks``) from the input on, and from the output back.
+
+    Normalisations and softmaxes over channels are paths too: what goes into one of their channels gets into all.
+    """
+    dependencies = program.dependencies
+    assert dependencies is not None
+    walk = _walk(program, dependencies)
+    weights = [(step, hit) for step, hit in zip(walk.steps, walk.hits, strict=True) if isinstance(step, WeightPath)]
+    outputs, cut_outputs, cut = _cut_outputs(program, dependencies, weights)
+    return Connectivity(walk.reached[:-1], walk.useful[:-1], outputs, cut, cut_outputs)
+
+
+def connected_masks(program: Program) -> Masks:
+    """Live weights of the pool that lie on a path from input to output, of the shapes of the parameters.
+
+    What is missing of ``program.masks`` afterwards is dead: no output changes with it but by constants (biases).
+    """
+    assert program.dependencies is not None
+    walk = _walk(program, program.dependencies)
+    return _between(program, walk.steps, walk.before, walk.after)
+
+
+def useful_masks(program: Program) -> Masks:
+    """Live weights of the pool that an output depends on: without the others every output is exactly what it was."""
+    assert program.dependencies is not None
+    walk = _walk(program, program.dependencies)
+    return _between(program, walk.steps, [torch.ones_like(before) for before in walk.before], walk.after)
+
+
+def _between(program: Program, steps: list[Step], before: list[Tensor], after: list[Tensor]) -> Masks:
+    """Live weights from channels in ``before`` to channels in ``after``, both for each step."""
+    pool = pool_of(program)
+    joined: Masks = {}
+    for step, from_, to in zip(steps, before, after, strict=True):
+        if isinstance(step, (WeightPath, PerChannel)) and step.name in pool:
+            weight = pool[step.name]
+            if isinstance(step, WeightPath):
+                on_path = step.spread(to[step.rows].unsqueeze(1) & from_[step.columns], weight)
+            else:
+                on_path = (from_ & to)[step.channels].reshape(-1, *[1] * (weight.dim() - 1)).expand(weight.shape)
+            # a weight that several nodes read is alive if it is for one of them
+            joined[step.name] = joined.get(step.name, torch.zeros((), dtype=torch.bool)) | on_path
+    live = {name: live_of(program, name, weight) for name, weight in pool.items()}
+    return {name: mask & joined[name].to(mask.device) if name in joined else mask for name, mask in live.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class _Walk:
+    """A program from end to end and back; all over channels, with one more for what is frozen.
+
+    Attributes:
+        steps: In the order of the program.
+        before: For each step, what was reached before it.
+        after: For each step, what is useful after it.
+        hits: For each step, which rows of a weight are reached; empty for other steps.
+        reached: In the end.
+        useful: In the beginning.
+    """
+
+    steps: list[Step]
+    before: list[Tensor]
+    after: list[Tensor]
+    hits: list[Tensor]
+    reached: Tensor
+    useful: Tensor
+
+
+def _walk(program: Program, dependencies: Dependencies) -> _Walk:
+    """One pass in each direction is enough: what a step reads, earlier steps have made."""
+    steps, parameters = _steps_of(program, dependencies), stored_parameters(program.module)
+    pairs = [
+        step.flat(live_of(program, step.name, parameters[step.name])).cpu() if isinstance(step, WeightPath) else None
+        for step in steps
+    ]
+    reached, useful = (torch.arange(dependencies.channels + 1) == dependencies.channels for _ in range(2))
+    before, after, hits = [], [], []
+    for step, pair in zip(steps, pairs, strict=True):
+        before.append(reached.clone())
+        hits.append(_forward(step, pair, reached))
+    for step, pair in zip(reversed(steps), reversed(pairs), strict=True):
+        after.append(useful.clone())
+        _backward(step, pair, useful)
+    return _Walk(steps, before, after[::-1], hits, reached, useful)
+
+
+def _steps_of(program: Program, dependencies: Dependencies) -> list[Step]:
+    """What leads from channel to channel, found once: masks change nothing of it."""
+    remembered = vars(dependencies)
+    if "_steps" not in remembered:
+        remembered["_steps"] = paths_of(program)
+    steps: list[Step] = remembered["_steps"]
+    return steps
+
+
+def _forward(step: Step, pair: Tensor | None, reached: Tensor) -> Tensor:
+    """Adds what a step reaches, and returns the rows of its weight that are reached."""
+    hit = torch.empty(0, dtype=torch.bool)
+    if isinstance(step, WeightPath) and pair is not None:
+        hit = (pair & reached[step.columns]).any(1)
+        reached[step.rows[hit]] = True
+    elif isinstance(step, Hub):
+        reached[step.after] |= reached[step.before].any()
+    elif isinstance(step, Ends):
+        reached[step.sources] = True
+    return hit
+
+
+def _backward(step: Step, pair: Tensor | None, useful: Tensor) -> None:
+    """Adds what a step makes useful."""
+    if isinstance(step, WeightPath) and pair is not None:
+        useful[step.columns[(pair & useful[step.rows].unsqueeze(1)).any(0)]] = True
+    elif isinstance(step, Hub):
+        useful[step.before] |= useful[step.after].any()
+    elif isinstance(step, Ends):
+        useful[step.sinks] = True
+
+
+def _cut_outputs(
+    program: Program, dependencies: Dependencies, weights: list[tuple[WeightPath, Tensor]]
+) -> tuple[int, int, tuple[tuple[str, int], ...]]:
+    """Number of outputs, of those that no live path gets to, and the rows of these.
+
+    An output may be made by several rows (a sum of two heads); it is cut if none is reached.
+
+    Args:
+        program: The program.
+        dependencies: Its dependencies.
+        weights: Weights, in the order of the program, and which rows of each are reached.
+    """
+    root = _ties_without_pins(dependencies)
+    owners = {(owner.name, owner.dim): owner for owner in dependencies.stored}
+    rows = [
+        (path.name, look_up(root, owners[path.name, path.row].labels), hit)
+        for path, hit in weights
+        if (path.name, path.row) in owners
+    ]
+    made = _roots_of_output(program, dependencies, root)
+    makers = [each for each in rows if bool(torch.isin(each[1], made).any())]
+    if not makers and rows:  # an op that labels do not get through; the last layer is as good as its output
+        makers, made = rows[-1:], rows[-1][1]
+    whole = distinct(roots[torch.isin(roots, made)] for _, roots, _ in makers)
+    left = whole[~torch.isin(whole, distinct(roots[hit] for _, roots, hit in makers))]
+    cut = ((name, index) for name, roots, _ in makers for index in torch.isin(roots, left).nonzero().flatten().tolist())
+    return len(whole), len(left), tuple(cut)
+
+
+def _ties_without_pins(dependencies: Dependencies) -> Tensor:
+    """What goes together though it is frozen: the smallest label tied to each."""
+    first, second = dependencies.space.ties()
+    free = (first != PINNED) & (second != PINNED)
+    return merged(torch.arange(dependencies.space.size), first[free], second[free])
+
+
+def _roots_of_output(program: Program, dependencies: Dependencies, root: Tensor) -> Tensor:
+    output: fx.Node = next(node for node in program.module.graph.nodes if node.op == "output")
+    return distinct(
+        look_up(root, squash(plane)).reshape(-1)
+        for node in output.all_input_nodes
+        for operand in leaf_operands(dependencies.values[node.name])
+        for plane in channel_planes(operand.planes)
+    )

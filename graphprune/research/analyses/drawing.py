@@ -1,0 +1,105 @@
+"""Figures of the analyses, with matplotlib, an extra (``plot``); the suffix of the path says which format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from graphprune.errors import OptionError
+from graphprune.research.analyses.elasticities import ElasticityCurves
+from graphprune.research.analyses.remaining import Remaining
+from graphprune.research.analyses.robustness import Robustness
+from graphprune.research.analyses.saliency import SaliencyMaps
+
+
+def draw_elasticities(curves: Mapping[str, ElasticityCurves], path: str | Path) -> Path:
+    """Sorted elasticities of several networks, of channels on the left and of weights on the right; both axes log.
+
+    Raises:
+        OptionError: matplotlib is missing, or there are no curves.
+    """
+    figure, axes = _figure(curves, columns=2)
+    for side, kind in zip(axes, ("channels", "weights"), strict=True):
+        for name, of_network in curves.items():
+            curve = getattr(of_network, kind)
+            shown = [(rank, value) for rank, value in zip(curve.ranks, curve.values, strict=True) if value > 0]
+            side.plot([rank for rank, _ in shown], [value for _, value in shown], label=name)
+        side.set(xscale="log", yscale="log", xlabel=f"rank among the {kind}", ylabel="elasticity")
+        side.grid(alpha=0.3)
+        side.legend()
+    return _saved(figure, path)
+
+
+def draw_remaining(networks: Mapping[str, Remaining], path: str | Path) -> Path:
+    """Share of the weights that is left in each layer, a group of bars for each layer, on a logarithmic scale.
+
+    Raises:
+        OptionError: matplotlib is missing, or there are no networks.
+    """
+    figure, (axes,) = _figure(networks)
+    width = 0.8 / len(networks)
+    layers = [layer.name for layer in next(iter(networks.values())).weights]
+    for place, (name, found) in enumerate(networks.items()):
+        shares = [layer.left / layer.before for layer in found.weights]
+        axes.bar([index + place * width - 0.4 + width / 2 for index in range(len(shares))], shares, width, label=name)
+    axes.set_xticks(range(len(layers)), layers, rotation=45, ha="right")
+    axes.set(yscale="symlog" if _has_empty(networks) else "log", ylabel="share of the weights left")
+    axes.legend()
+    return _saved(figure, path)
+
+
+def draw_saliency(networks: Mapping[str, SaliencyMaps], path: str | Path) -> Path:
+    """Images in the first row, and a row of maps for each network; every map has its own scale.
+
+    Raises:
+        OptionError: matplotlib is missing, or there are no networks.
+    """
+    first = next(iter(networks.values()), None)
+    count = 1 if first is None else len(first.maps)
+    figure, axes = _figure(networks, columns=count, rows=1 + len(networks))
+    images = [] if first is None else list(first.images.mean(1))
+    rows = [("image", images), *((name, list(found.maps)) for name, found in networks.items())]
+    for row, (name, pictures) in enumerate(rows):
+        for column, picture in enumerate(pictures):
+            cell = axes[row * count + column]
+            cell.imshow(picture.numpy(), cmap="gray" if row == 0 else "hot")
+            cell.set(xticks=[], yticks=[], ylabel=name if column == 0 else "")
+    return _saved(figure, path)
+
+
+def draw_robustness(networks: Mapping[str, Robustness], path: str | Path) -> Path:
+    """Success rate of the attack against the largest distance.
+
+    Raises:
+        OptionError: matplotlib is missing, or there are no networks.
+    """
+    figure, (axes,) = _figure(networks)
+    for name, found in networks.items():
+        axes.plot(list(found.success), list(found.success.values()), "o-", label=f"{name} ({found.classified} images)")
+    axes.set(xlabel="largest L2 distance, pixels in [0, 1]", ylabel="success rate of the attack", ylim=(0, 1))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return _saved(figure, path)
+
+
+def _has_empty(networks: Mapping[str, Remaining]) -> bool:
+    return any(layer.left == 0 for found in networks.values() for layer in found.weights)
+
+
+def _figure(data: Mapping[str, object], columns: int = 1, rows: int = 1) -> tuple[Any, list[Any]]:
+    """A figure without a window, and its axes row by row."""
+    if not data:
+        raise OptionError("there is nothing to draw; give one entry or more")
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise OptionError("a plot needs matplotlib; `pip install 'graphprune[plot]'`") from error
+    size = (1.6 * columns, 1.6 * rows) if rows > 1 else (6.4 * columns, 4.8)
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+
+
+def _saved(figure: Any, path: str | Path) -> Path:
+    figure.savefig(path)
+    return Path(path)

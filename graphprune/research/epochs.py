@@ -1,0 +1,66 @@
+"""Parts of an epoch: its batches, the state that it runs in, and its mean loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from graphprune.errors import LossError
+from graphprune.research.datasets import Batch, Split, batches
+
+
+def trainable_batches(split: Split, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
+    """`batches` without a last one that shrank to a single sample."""
+    for step, (inputs, targets) in enumerate(batches(split, batch_size, generator)):
+        if step > 0 and len(targets) == 1 < batch_size:
+            return
+        yield inputs, targets
+
+
+def mean_loss(losses: Tensor, counts: list[int], epoch: int) -> float:
+    """Return the mean over samples of the losses ``(steps,)``; raise `LossError` at the first that is not finite."""
+    broken = (~losses.isfinite()).nonzero().flatten().tolist()
+    if broken:
+        step = broken[0]
+        raise LossError(
+            f"train: the loss is {losses[step].item()} at epoch {epoch}, step {step} of {len(counts)} (both from 0); "
+            "check the inputs for nan and inf, or lower learning_rate or clip_norm"
+        )
+    weights = torch.tensor(counts, dtype=torch.float64)
+    return float((losses.to(torch.float64) * weights).sum() / weights.sum())
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Of the first parameter; the CPU where there is none."""
+    parameter = next(model.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
+@contextmanager
+def mode(model: nn.Module, training: bool) -> Iterator[None]:
+    """Put `model` in training or eval mode; give every module its own mode back at the end."""
+    before = {module: module.training for module in model.modules()}
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, was_training in before.items():
+            module.training = was_training
+
+
+@contextmanager
+def private_random_state_on(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed the global generators of the CPU and of `device`, and give them their state back at the end.
+
+    `torch.manual_seed` would not do: it also seeds devices that `fork_rng` was not asked to restore.
+    """
+    accelerators = [] if device.type == "cpu" else [device]
+    with torch.random.fork_rng(accelerators, device_type=device.type):
+        torch.set_rng_state(torch.Generator().manual_seed(seed).get_state())
+        for accelerator in accelerators:
+            state = torch.Generator(accelerator).manual_seed(seed).get_state()
+            torch.get_device_module(accelerator).set_rng_state(state, accelerator)
+        yield

@@ -1,0 +1,122 @@
+"""From numbers that layers have for their channels to smaller networks, through graphprune's own groups and pruner."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from graphprune.capture import capture
+from graphprune.criteria import Given, Sensitivity
+from graphprune.passes import pipelines
+from graphprune.program import Program
+from graphprune.pruner import Pruner
+from graphprune.research.datasets import Dataset
+from graphprune.research.training import Trainer
+from graphprune.runner import Runner
+from graphprune.schedule import Schedule
+
+log = logging.getLogger(__name__)
+
+Values = Mapping[tuple[str, int], Tensor]
+"""A number for each index of a dim of a parameter, by the parameter's name and the dim, shape ``(size,)``."""
+
+
+def example_of(model: nn.Module, dataset: Dataset) -> Tensor:
+    """Two samples on the model's device, shape ``(2, C, H, W)``; not one, which BatchNorm1d could not train on."""
+    return dataset.train.inputs[:2].to(next(model.parameters()).device)
+
+
+def analysed(model: nn.Module, example: Tensor) -> Program:
+    """The program with its channels and groups; the order of channels is the one that a `Pruner` finds."""
+    return Runner().run(pipelines.analysis(), capture(model, example))
+
+
+def of_channels(program: Program, values: Values, combine: Literal["sum", "amax"], missing: float) -> Tensor:
+    """The values of all members of each channel, combined.
+
+    Args:
+        program: With its dependencies.
+        values: Of some of the dims of its parameters; others do not count.
+        combine: How the values of coupled layers become one.
+        missing: What a channel has that no value belongs to.
+
+    Returns:
+        float64, shape ``(channels,)``.
+    """
+    dependencies = program.dependencies
+    assert dependencies is not None
+    total = torch.zeros(dependencies.channels + 1, dtype=torch.float64)
+    found = torch.zeros(dependencies.channels + 1, dtype=torch.bool)
+    for owner in dependencies.stored:
+        if (owner.name, owner.dim) in values:
+            channels = dependencies.channel_of[owner.start : owner.start + owner.size]
+            channels = channels % (dependencies.channels + 1)  # frozen ones, -1, become the last
+            of_dim = values[owner.name, owner.dim].detach().cpu().double()
+            before = total if combine == "sum" else total.where(found, float("-inf"))
+            total = before.scatter_reduce(0, channels, of_dim, combine)
+            found[channels] = True
+    return total.where(found, missing)[:-1]
+
+
+def under(program: Program, scores: Tensor, threshold: float) -> int:
+    """How many channels can go whose score is the threshold or less: of a group that is under it as a whole one stays.
+
+    Args:
+        program: With its dependencies.
+        scores: Shape ``(channels,)``.
+        threshold: Channels above it stay.
+    """
+    assert program.dependencies is not None
+    return sum(
+        min(int((scores[group.start : group.stop] <= threshold).sum()), group.channels - 1)
+        for group in program.dependencies.groups
+    )
+
+
+def remove_under(
+    trainer: Trainer, dataset: Dataset, program: Program, scores: Tensor, threshold: float
+) -> Pruner | None:
+    """Removes the channels of a trainer's network whose score is the threshold or less; see `under`.
+
+    The trainer goes on with the smaller network. Where no channel is under the threshold nothing happens, with a
+    warning in the log.
+
+    Args:
+        trainer: Its network is pruned, its optimizer follows.
+        dataset: For the example.
+        program: Of that network, with its dependencies.
+        scores: Shape ``(channels,)``.
+        threshold: Channels above it stay.
+    """
+    assert program.dependencies is not None
+    count, channels = under(program, scores, threshold), program.dependencies.channels
+    if count == 0:
+        log.warning("none of %d channels is under the threshold %g (lowest: %g): the network stays as it is",
+                    channels, threshold, float(scores.min()) if channels else 0.0)  # fmt: skip
+        return None
+
+    def score(program: Program, sensitivity: Sensitivity) -> Tensor:
+        return scores
+
+    return remove(trainer, dataset, count / channels, score, seed=0)
+
+
+def remove(trainer: Trainer, dataset: Dataset, sparsity: float, criterion: Given, seed: int) -> Pruner:
+    """Removes a share of the channels of a trainer's network at once; the trainer goes on with the smaller one."""
+    pruner = adopted(trainer, dataset, sparsity, criterion, "one-shot", seed)
+    pruner.step(optimizer=trainer.optimizer)
+    return pruner
+
+
+def adopted(
+    trainer: Trainer, dataset: Dataset, sparsity: float, criterion: Given, schedule: str | Schedule, seed: int
+) -> Pruner:
+    """A pruner of a trainer's network, with which the trainer goes on; nothing is removed yet."""
+    example = example_of(trainer.model, dataset)
+    pruner = Pruner(trainer.model, example, sparsity=sparsity, criterion=criterion, schedule=schedule, seed=seed)
+    trainer.adopt(pruner.module)
+    return pruner

@@ -1,0 +1,47 @@
+"""EfficientConvNets: filters of small L1 norm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from graphprune.criteria.evenly import Evenly
+from graphprune.research.datasets import Dataset
+from graphprune.research.methods.channels import remove
+from graphprune.research.methods.method import (
+    METHODS,
+    Target,
+    Trained,
+    check_sparsity,
+    epochs_before_pruning,
+    shrunk,
+    trainer_of,
+)
+from graphprune.research.training import Recipe
+
+
+@dataclass(frozen=True)
+class EfficientConvNets:
+    """Trains, removes at 7/8 the filters of the smallest L1 norm, of each layer the same share, and fine-tunes.
+
+    Source: Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017, in one shot. Linear layers are pruned like
+    convolutions. Where residual blocks couple filters, their norms add up.
+    """
+
+    name: ClassVar[str] = "efficient-conv-nets"
+    target: ClassVar[Target] = "node sparsity"
+    structured: ClassVar[bool] = True
+
+    def train(self, model: nn.Module, dataset: Dataset, recipe: Recipe, target: float, seed: int) -> Trained:
+        """See `graphprune.research.methods.Method`."""
+        check_sparsity(self, target)
+        trainer, before = trainer_of(model, dataset, recipe, seed), epochs_before_pruning(recipe.epochs)
+        trainer.run(before)
+        pruner = remove(trainer, dataset, target, Evenly("l1-norm"), seed)
+        trainer.run(recipe.epochs - before)
+        return shrunk(model, trainer, pruner)
+
+
+METHODS.register(EfficientConvNets.name)(EfficientConvNets())

@@ -1,0 +1,131 @@
+"""Layers whose outputs are multiplied by hard-concrete gates: put around layers of a network, and folded into them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from graphprune.errors import OptionError
+from graphprune.gates.placement import find_sites
+from graphprune.program import Program
+from graphprune.research.methods.hard_concrete import HardConcrete, probability_open
+from graphprune.research.methods.masks import LAYERS
+
+WITH_WEIGHTS = (*LAYERS, _BatchNorm)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A layer whose output channels are nodes that can go.
+
+    Attributes:
+        path: The layer: a BatchNorm, or a convolution or linear layer where no normalisation follows.
+        weights: Weights that make one node: those of a row of the convolution or linear layer.
+        channels: Number of nodes.
+    """
+
+    path: str
+    weights: int
+    channels: int
+
+
+def places_of(program: Program) -> list[Place]:
+    """Where gates act, see `graphprune.gates.placement`, as layers.
+
+    Behind a normalisation, for it would undo any gate before it.
+
+    Raises:
+        OptionError: a gate would have to act on something else than the output of such a layer.
+    """
+    assert program.dependencies is not None
+    nodes = {node.name: node for node in program.module.graph.nodes}
+    sites = find_sites(program, program.dependencies)
+    places = [_place(program, nodes[site.node]) for site in sites]
+    return list({place.path: place for place in places}.values())
+
+
+def _place(program: Program, node: fx.Node) -> Place:
+    site, layer = node, _layer(program, node)
+    while layer is not None and _is_in_place(layer):
+        # sites are behind activations in place, for a product before one would hide what it writes; a layer would not
+        node = node.all_input_nodes[0]
+        layer = _layer(program, node)
+    source = _layer(program, node.all_input_nodes[0]) if isinstance(layer, _BatchNorm) and layer.affine else layer
+    if not isinstance(source, LAYERS):
+        raise OptionError(
+            f"l0: the nodes at %{site.name} cannot be gated: expected the output of a convolution or linear layer, or "
+            "of a BatchNorm with scale and shift behind one"
+        )
+    return Place(str(node.target), source.weight[0].numel(), len(source.weight))
+
+
+def _is_in_place(layer: nn.Module) -> bool:
+    """Whether it is an activation in place that keeps zeros, behind which a gate is as good as before it."""
+    return bool(getattr(layer, "inplace", False)) and not bool(layer(torch.zeros(1)).any())
+
+
+def _layer(program: Program, node: fx.Node) -> nn.Module | None:
+    return program.module.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+class GatedLayer(nn.Module):
+    """A layer whose output channels are multiplied by gates.
+
+    Args:
+        layer: With `weight`, of which dim 0 is the output channels, and maybe `bias`.
+        gate: As many gates.
+        weights: Weights that make one channel.
+    """
+
+    def __init__(self, layer: nn.Module, gate: HardConcrete, weights: int) -> None:
+        super().__init__()
+        self.layer, self.gate, self.weights = layer, gate, weights
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the layer, times the gates."""
+        out: Tensor = self.layer(x)
+        dim = -1 if isinstance(self.layer, nn.Linear) else 1
+        product: Tensor = (out.movedim(dim, -1) * self.gate()).movedim(-1, dim)
+        return product
+
+    def expected_weights(self) -> Tensor:
+        """Expected number of weights whose channel is open; a scalar."""
+        return self.weights * probability_open(self.gate.log_alpha).sum()
+
+    @torch.no_grad()
+    def folded(self) -> Tensor:
+        """Multiplies the gates of eval mode into the layer's weights and biases; returns them, ``(channels,)``."""
+        was_training, self.gate.training = self.gate.training, False
+        gates: Tensor = self.gate()
+        self.gate.training = was_training
+        for parameter in self.layer.parameters(recurse=False):
+            parameter.mul_(gates.view(-1, *[1] * (parameter.dim() - 1)))
+        return gates
+
+
+def put_gates(module: nn.Module, places: list[Place], drop_rate: float, seed: int) -> dict[str, GatedLayer]:
+    """Puts gates around layers of a module, in place; by path of the layer."""
+    generator = torch.Generator().manual_seed(seed)
+    gated = {}
+    for place in places:
+        layer = module.get_submodule(place.path)
+        gate = HardConcrete(place.channels, drop_rate, generator).to(next(layer.parameters()).device)
+        gated[place.path] = GatedLayer(layer, gate, place.weights).train(layer.training)
+        module.set_submodule(place.path, gated[place.path])
+    return gated
+
+
+def fold_gates(module: nn.Module, gated: dict[str, GatedLayer]) -> dict[str, Tensor]:
+    """Puts the layers back with their gates multiplied in; in eval mode the module computes the same.
+
+    Returns:
+        The gates ``(channels,)`` by path of the layer.
+    """
+    gates = {}
+    for path, wrapper in gated.items():
+        gates[path] = wrapper.folded()
+        module.set_submodule(path, wrapper.layer)
+    return gates

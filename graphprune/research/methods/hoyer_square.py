@@ -1,0 +1,70 @@
+"""Hoyer-square regularisation of single weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from graphprune.research.datasets import Dataset
+from graphprune.research.methods.masks import hold_in, layer_weights
+from graphprune.research.methods.method import (
+    METHODS,
+    Target,
+    Trained,
+    check_penalty,
+    epochs_before_pruning,
+    trainer_of,
+    with_masks,
+)
+from graphprune.research.training import Recipe
+
+
+def hoyer_square(values: Tensor) -> Tensor:
+    """``(sum |v|)^2 / sum v^2``: between 1 and the number of values, which it is where all are equally large.
+
+    It does not change when the values are scaled. 0 where all are 0.
+
+    Source: Yang, Wen and Li, DeepHoyer, ICLR 2020, equation 3.
+    """
+    squares = values.square().sum()
+    return values.abs().sum().square() / squares.clamp_min(torch.finfo(squares.dtype).tiny)
+
+
+def hoyer_square_of_layers(module: nn.Module) -> Tensor:
+    """The sum of `hoyer_square` over the weights of each convolution and linear layer; a scalar."""
+    return torch.stack([hoyer_square(weight) for weight in layer_weights(module).values()]).sum()
+
+
+@dataclass(frozen=True)
+class HoyerSquare:
+    """Trains with ``lambda * sum_l (sum |w|)^2 / sum w^2``, zeroes small weights at 7/8 and fine-tunes without it.
+
+    Source: Yang, Wen and Li, DeepHoyer, ICLR 2020; the threshold is the one of the SNIP-it paper, appendix F.
+
+    Attributes:
+        threshold: Weights whose absolute value is this or less go, 0 or more.
+    """
+
+    threshold: float = 1e-3
+
+    name: ClassVar[str] = "hoyer-square"
+    target: ClassVar[Target] = "lambda"
+    structured: ClassVar[bool] = False
+
+    def train(self, model: nn.Module, dataset: Dataset, recipe: Recipe, target: float, seed: int) -> Trained:
+        """See `graphprune.research.methods.Method`."""
+        check_penalty(self, target)
+        trainer, before = trainer_of(model, dataset, recipe, seed), epochs_before_pruning(recipe.epochs)
+        trainer.penalty = lambda module: target * hoyer_square_of_layers(module)
+        trainer.run(before)
+        trainer.penalty = None
+        masks = {name: weight.detach().abs() > self.threshold for name, weight in layer_weights(trainer.model).items()}
+        hold_in(trainer, masks)
+        trainer.run(recipe.epochs - before)
+        return with_masks(model, trainer, masks)
+
+
+METHODS.register(HoyerSquare.name)(HoyerSquare())

@@ -1,0 +1,47 @@
+"""Masks of single weights: made from scores, and held while the network is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from graphprune.optimizer import clear_dead
+from graphprune.research.training import Trainer
+from graphprune.weights.masks import hold
+from graphprune.weights.pool import Masks
+
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+
+
+def layer_weights(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The weights of convolutions and linear layers by name, each once, in the order of registration.
+
+    First and last layer included; biases and normalisation are not among them.
+    """
+    weights = {id(layer.weight) for layer in module.modules() if isinstance(layer, LAYERS)}
+    return {name: parameter for name, parameter in module.named_parameters() if id(parameter) in weights}
+
+
+def largest(scores: Mapping[str, Tensor], sparsity: float) -> Masks:
+    """Masks that keep the highest scores of all tensors together.
+
+    Args:
+        scores: By name; of any shapes, on one device.
+        sparsity: Share to remove, in [0, 1]; met to the nearest whole number of weights.
+
+    Returns:
+        True for what stays, of the shapes of the scores.
+    """
+    flat = torch.cat([of_one.detach().flatten() for of_one in scores.values()])
+    stays = torch.zeros_like(flat, dtype=torch.bool)
+    stays[flat.topk(len(flat) - round(sparsity * len(flat))).indices] = True
+    parts = stays.split([of_one.numel() for of_one in scores.values()])
+    return {name: part.view(of_one.shape) for (name, of_one), part in zip(scores.items(), parts, strict=True)}
+
+
+def hold_in(trainer: Trainer, masks: Masks) -> None:
+    """Zeroes dead weights and their moments, and keeps them at zero while the trainer goes on."""
+    hold(trainer.model, masks)
+    clear_dead(trainer.optimizer, dict(trainer.model.named_parameters()), masks)

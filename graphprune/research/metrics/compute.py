@@ -1,0 +1,151 @@
+"""Multiply-accumulates of a forward pass, and what training with them comes to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from graphprune.coupling.interpret import evaluating
+from graphprune.errors import OptionError
+from graphprune.program import Example
+
+FORWARD_PASSES = 3
+"""A training step in forward passes: one forward, one for the gradient of the inputs, one for that of the weights."""
+
+
+@dataclass(frozen=True)
+class Macs:
+    """Multiply-accumulates per sample of one forward pass: convolutions, linear layers and other matrix products.
+
+    Attributes:
+        executed: With every weight that is there, zero or not: what dense kernels do.
+        nonzero: Without those by zero weights: what perfect sparse kernels would do.
+    """
+
+    executed: int
+    nonzero: int
+
+
+@dataclass(frozen=True)
+class TrainingCost:
+    """What a training run cost.
+
+    Attributes:
+        macs: Over all epochs.
+        epochs: Of each epoch.
+        assumption: How it was reckoned.
+    """
+
+    macs: int
+    epochs: tuple[int, ...]
+    assumption: str = "3 x the forward multiply-accumulates per sample and epoch, of the network as it was then"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, ready for JSON."""
+        return asdict(self) | {"epochs": list(self.epochs)}
+
+
+def training_cost(forward: Sequence[int], samples: int | Sequence[int]) -> TrainingCost:
+    """3 x forward multiply-accumulates x samples, summed over the epochs.
+
+    Args:
+        forward: Multiply-accumulates per sample of the network as it was in each epoch; of `forward_macs`.
+        samples: Seen in each epoch; one number where they are as many in all.
+
+    Raises:
+        OptionError: the two do not have the same length.
+    """
+    counts = [samples] * len(forward) if isinstance(samples, int) else list(samples)
+    if len(counts) != len(forward):
+        raise OptionError(f"expected samples for each of {len(forward)} epochs, got {len(counts)}")
+    epochs = tuple(FORWARD_PASSES * macs * count for macs, count in zip(forward, counts, strict=True))
+    return TrainingCost(sum(epochs), epochs)
+
+
+def forward_macs(model: nn.Module, example_input: Any) -> Macs:
+    """Multiply-accumulates by torch's own formulas, which count groups right.
+
+    A multiplication by a weight counts as one by zero if the weight is; positions in the padding count, as in torch.
+
+    Args:
+        model: The network; it is run once, in evaluation mode, and not changed.
+        example_input: As for `graphprune.compile`; dim 0 of the first tensor is the batch.
+    """
+    example = Example.of(example_input)
+    counter = _Counter(model)
+    # fused kernels of attention have no formula, or not on every device
+    plain = (sdpa_kernel(SDPBackend.MATH), _without_fused_encoder(), evaluating(model))
+    with ExitStack() as stack:
+        for context in plain:
+            stack.enter_context(context)
+        with counter:
+            model(*example.args, **example.kwargs)
+    return Macs(*(total // example.batch_size for total in (counter.executed, counter.nonzero)))
+
+
+class _Counter(TorchDispatchMode):
+    """Counts the products of every op that torch has a formula for."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.executed, self.nonzero = 0, 0
+        self._weights: dict[int, Tensor] = {}
+        self._note([*model.parameters(), *model.buffers()])
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Runs an op, in parts where it is made of others."""
+        kwargs = kwargs or {}
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is None:
+            with self:
+                apart = func.decompose(*args, **kwargs)
+            if apart is not NotImplemented:
+                return apart
+        result = func(*args, **kwargs)
+        operands = _tensors((args, kwargs))
+        if formula is not None:
+            macs = formula(*args, **kwargs, out_val=result) // 2
+            self.executed += macs
+            self.nonzero += self._without_zeros(macs, operands)
+        elif operands and all(map(self._is_weight, operands)):
+            self._note(_tensors(result))
+        return result
+
+    def _without_zeros(self, macs: int, operands: Sequence[Tensor]) -> int:
+        """Every element of a weight takes part in as many products, so their share is that of the non-zero ones."""
+        for operand in operands:
+            if operand.dim() >= 2 and self._is_weight(operand):
+                return macs * int(torch.count_nonzero(operand)) // operand.numel()
+        return macs
+
+    def _note(self, weights: Sequence[Tensor]) -> None:
+        """Notes what is stored, or made of stored tensors alone (a masked weight); held, so that its place is its."""
+        self._weights |= {tensor.untyped_storage().data_ptr(): tensor for tensor in weights}
+
+    def _is_weight(self, operand: Tensor) -> bool:
+        return operand.untyped_storage().data_ptr() in self._weights
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+@contextmanager
+def _without_fused_encoder() -> Iterator[None]:
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)

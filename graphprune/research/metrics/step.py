@@ -1,0 +1,55 @@
+"""One training step of the paper's recipe, on a copy, for whoever measures it."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from graphprune.research.datasets import Batch
+from graphprune.research.epochs import device_of
+from graphprune.research.training import Recipe
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingStep:
+    """A network, its optimizer and a batch on one device; every call takes one step.
+
+    Attributes:
+        model: In training mode.
+        optimizer: Of its parameters.
+        batch: Inputs and targets.
+        clip_norm: As in `Recipe`.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    batch: Batch
+    clip_norm: float
+
+    @classmethod
+    def of(cls, model: nn.Module, batch: Batch, recipe: Recipe | None = None) -> TrainingStep:
+        """On a copy of the network, so that it stays as it is."""
+        recipe = recipe or Recipe(epochs=1)
+        own = copy.deepcopy(model).train()
+        device = device_of(own)
+        optimizer = torch.optim.Adam(own.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+        return cls(own, optimizer, (batch[0].to(device), batch[1].to(device)), recipe.clip_norm)
+
+    def __call__(self) -> None:
+        """Forward, backward, clip, step."""
+        inputs, targets = self.batch
+        self.optimizer.zero_grad(set_to_none=True)
+        functional.cross_entropy(self.model(inputs), targets).backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+        self.optimizer.step()
+
+    def resident(self) -> list[Tensor]:
+        """What is in memory between steps but the batch: parameters, buffers, moments; gradients are dropped."""
+        self.optimizer.zero_grad(set_to_none=True)
+        moments = [value for state in self.optimizer.state.values() for value in state.values()]
+        tensors = (*self.model.parameters(), *self.model.buffers(), *moments)
+        return [tensor for tensor in tensors if isinstance(tensor, Tensor)]

@@ -1,0 +1,1 @@
+"""Results on disk, and what is read back from them."""

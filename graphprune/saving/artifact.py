@@ -1,0 +1,232 @@
+"""Saved results: a directory with the plan, the weights, the ONNX file, the report, and a manifest with checksums.
+
+No file holds a pickle, so that loading an artifact runs no code that it brings along.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from graphprune.deploy import ExportResult
+from graphprune.deploy.isolation import isolated_in_eval_mode
+from graphprune.deploy.parity import HALF_RELATIVE_TOLERANCE, RELATIVE_TOLERANCE, run_torch
+from graphprune.deploy.signature import tensor_leaves
+from graphprune.errors import ArtifactError, OptionError
+from graphprune.plan import Plan, listed, load_plan, on_device_of
+from graphprune.program import Example
+from graphprune.saving.manifest import MANIFEST, CallForm, Manifest, StoredFile, is_artifact
+from graphprune.saving.runtime import OnnxModule
+from graphprune.saving.tensors import read_weights, write_weights
+from graphprune.saving.trees import encode_outputs
+
+if TYPE_CHECKING:
+    from graphprune.compiled import Compiled
+    from graphprune.report import Report
+
+PLAN, WEIGHTS, ONNX = "plan.json", "weights.safetensors", "model.onnx"
+REPORT, REPORT_TEXT = "report.json", "report.txt"
+FILES = (PLAN, WEIGHTS, ONNX, REPORT, REPORT_TEXT, MANIFEST)
+
+_SLACK = 10
+"""Loaded module against stored program: times the export's own tolerance, for other inputs and another machine round
+otherwise. What is looked for (another activation, another stride) differs by far more."""
+
+
+def save(compiled: Compiled, directory: str | Path) -> Path:
+    """Writes an artifact; the directory appears only when it is complete, and replaces an artifact that was there.
+
+    Args:
+        compiled: What is saved, with the weights that its module has now.
+        directory: Made with its parents where it does not exist.
+
+    Returns:
+        The directory.
+
+    Raises:
+        ArtifactError: the directory holds other files, which stay, or cannot be written.
+        ExportError: the module cannot be exported to a valid ONNX file; nothing is written then.
+    """
+    try:
+        target = Path(directory).resolve()
+        _check_replaceable(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
+            draft = Path(scratch) / "new"
+            draft.mkdir()
+            _write(compiled, draft)
+            _move_into_place(draft, target, Path(scratch) / "old")
+    except OSError as error:
+        raise ArtifactError(f"the artifact {directory} cannot be written: {error}") from error
+    return Path(directory)
+
+
+def load(directory: str | Path, model: nn.Module | None = None) -> nn.Module:
+    """Loads an artifact.
+
+    Args:
+        directory: Written by ``compiled.save()``.
+        model: A fresh instance of the class that was compiled, built with the same arguments; it is not changed.
+            Without it, the stored program is run as it is.
+
+    Returns:
+        With ``model``, the compact module with the saved weights: it trains, on the model's device and in its mode.
+        Without, a `graphprune.saving.runtime.OnnxModule`, which does not train.
+
+    Raises:
+        ArtifactError: the artifact is missing, damaged, of another version or not from graphprune, or the model is not
+            the one that it was made from.
+        OptionError: ``model`` is not an instance of a module.
+    """
+    path = Path(directory)
+    if model is not None and not isinstance(model, nn.Module):
+        raise OptionError(f"model={model!r:.80}: give an instance of the class that was compiled, or nothing")
+    try:
+        manifest, plan = _checked(path)
+    except OSError as error:
+        raise ArtifactError(f"the artifact {directory} cannot be read: {error}") from error
+    if model is None:
+        return OnnxModule(path / ONNX, manifest.call, plan.example)
+    try:
+        module = plan.apply(model)
+    except ArtifactError as error:
+        raise ArtifactError(f"{path / PLAN}: {error}") from error
+    read_weights(module, path / WEIGHTS, manifest.aliases)
+    stored = OnnxModule(path / ONNX, manifest.call, plan.example, provider="cpu")
+    _check_same_function(module, stored, plan, type(model).__name__)
+    return module
+
+
+def _checked(path: Path) -> tuple[Manifest, Plan]:
+    """Manifest and plan of an artifact whose files are all as they were written."""
+    manifest = Manifest.read(path)
+    missing = [name for name in FILES if name != MANIFEST and name not in manifest.files]
+    if missing:
+        raise ArtifactError(f"{path / MANIFEST} does not list {', '.join(missing)}; save the artifact again")
+    manifest.check_files(path)
+    return manifest, load_plan(path / PLAN)
+
+
+def _check_replaceable(target: Path) -> None:
+    """Refuses to replace anything but an artifact or an empty directory."""
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise ArtifactError(f"{target} is a file; give the name of a directory")
+    entries = sorted(target.iterdir())
+    foreign = [entry.name for entry in entries if entry.is_dir() or not _is_own(entry.name)]
+    if not foreign and entries and not is_artifact(target):
+        foreign = [entry.name for entry in entries]
+    if foreign:
+        raise ArtifactError(
+            f"{target} holds files that are not of an artifact, which saving would delete:\n  {listed(foreign)}\n"
+            "Give another directory, or move them away."
+        )
+
+
+def _is_own(name: str) -> bool:
+    # above 2 GiB the weights of an ONNX file lie beside it, under its name with a suffix
+    return name in FILES or name.startswith(f"{ONNX}.")
+
+
+def _move_into_place(draft: Path, target: Path, old: Path) -> None:
+    """Two renames; if the second one fails, the first is undone."""
+    _check_replaceable(target)
+    if not target.exists():
+        os.rename(draft, target)
+        return
+    os.rename(target, old)
+    try:
+        os.rename(draft, target)
+    except OSError:
+        os.rename(old, target)
+        raise
+
+
+def _write(compiled: Compiled, draft: Path) -> None:
+    from graphprune import __version__
+
+    (draft / PLAN).write_text(compiled.plan.to_json(), encoding="utf-8")
+    aliases = write_weights(compiled.module, draft / WEIGHTS)
+    shutil.copymode(draft / PLAN, draft / WEIGHTS)  # safetensors makes a file that only its owner can read
+    exported = compiled.export_onnx(draft / ONNX)
+    (draft / REPORT).write_text(_report_json(compiled.report, exported), encoding="utf-8")
+    (draft / REPORT_TEXT).write_text(f"{compiled.report}\n", encoding="utf-8")
+    manifest = Manifest(
+        model=compiled.plan.model,
+        libraries={"graphprune": __version__, "torch": str(torch.__version__)},
+        files={path.name: StoredFile.of(path) for path in sorted(draft.iterdir())},
+        aliases=aliases,
+        call=_call_form(compiled.module, compiled.plan.example, exported),
+    )
+    manifest.write(draft)
+
+
+def _report_json(report: Report, exported: ExportResult) -> str:
+    """The report and what was measured on the ONNX file, whose path means nothing to whoever reads it."""
+    onnx = {name: value for name, value in exported.to_dict().items() if name != "path"}
+    return json.dumps(_finite(report.to_dict() | {"onnx": onnx}), indent=1, allow_nan=False) + "\n"
+
+
+def _finite(content: Any) -> Any:
+    """The content with null for what JSON has no numbers for."""
+    if isinstance(content, dict):
+        return {str(key): _finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def _call_form(module: fx.GraphModule, example: Example, exported: ExportResult) -> CallForm:
+    """How the module is called, and what it returns."""
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(module.forward).parameters.values()
+    with isolated_in_eval_mode(module):
+        outputs = run_torch(module, on_device_of(module, example))
+    return CallForm(
+        tuple(parameter.name for parameter in parameters if parameter.kind in positional),
+        exported.input_names,
+        exported.output_names,
+        encode_outputs(outputs),
+    )
+
+
+def _check_same_function(module: fx.GraphModule, stored: OnnxModule, plan: Plan, given: str) -> None:
+    """Runs the loaded module and the stored program on fresh inputs: weights can fit what computes otherwise."""
+    example = plan.example.fresh(plan.example.batch_size, torch.Generator().manual_seed(0))
+    with isolated_in_eval_mode(module), torch.no_grad():
+        found = tensor_leaves(run_torch(module, on_device_of(module, example)))
+        expected = tensor_leaves(stored(*example.args, **example.kwargs))
+    differences = [_difference(*pair) for pair in zip(expected, found, strict=False)]
+    if len(expected) != len(found) or any(differences):
+        raise ArtifactError(
+            f"the model does not compute what the artifact's {ONNX} computes: "
+            f"{next(filter(None, differences), 'it has another number of outputs')}. The artifact was made from "
+            f"{plan.model}, this is a {given}; build it with the arguments of the model that was compiled."
+        )
+
+
+def _difference(expected: Tensor, found: Tensor) -> str:
+    """How two outputs differ; empty where they do not, within what rounding explains."""
+    if expected.shape != found.shape or expected.dtype != found.dtype:
+        forms = [f"{tensor.dtype} {tuple(tensor.shape)}" for tensor in (expected, found)]
+        return f"expected an output of {forms[0]}, got {forms[1]}"
+    if not expected.is_floating_point():
+        return ""  # an index of a largest value, say, may flip under rounding
+    want, have = expected.double(), found.cpu().double()
+    finite = want.isfinite() & have.isfinite()
+    if not bool(finite.any()):
+        return ""
+    share = HALF_RELATIVE_TOLERANCE if expected.dtype is torch.float16 else RELATIVE_TOLERANCE
+    scale = float(want[finite].abs().max())
+    error = float((want - have)[finite].abs().max())
+    return f"an output differs by {error:.3g} at scale {scale:.3g}" if error > _SLACK * share * scale else ""

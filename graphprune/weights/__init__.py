@@ -1,0 +1,1 @@
+"""Single weights: which there are, how important each is, which go, and how they stay zero."""

@@ -1,0 +1,180 @@
+"""Dead weights stay zero: while the module trains, when it is copied, and whatever its optimizer does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils.hooks import RemovableHandle
+
+from graphprune.errors import OptionError
+from graphprune.weights.pool import Masks
+
+
+@dataclass(eq=False)
+class HeldMasks:
+    """A forward hook of a module that keeps its dead weights at zero.
+
+    Gradients of dead weights become zero as they arise, before anything clips or adds them up. What changes dead
+    weights all the same (the momentum of an optimizer that was not given to `Pruner.step`, say) is undone before the
+    next forward pass; values written by way of ``.data``, which torch does not count, after the next backward pass at
+    the latest. Copies of the module bring the hook along. A layer that was taken out or replaced, and values that take
+    a parameter's place for one call (`torch.func.functional_call`), are left alone.
+
+    Attributes:
+        masks: Live weights by parameter.
+    """
+
+    masks: Masks
+    _hooked: dict[str, tuple[nn.Parameter, RemovableHandle]] = field(default_factory=dict, init=False, repr=False)
+    _seen: dict[str, _Seen] = field(default_factory=dict, init=False, repr=False)
+    _trained: set[str] = field(default_factory=set, init=False, repr=False)
+
+    def __call__(self, module: nn.Module, args: Any) -> None:
+        """Called before each forward pass."""
+        if not torch.compiler.is_compiling():
+            self.apply(module)
+
+    @torch.no_grad()
+    def apply(self, module: nn.Module) -> None:
+        """Zeroes dead weights that are not zero any more; hooks parameters that are new."""
+        for name, mask in self.masks.items():
+            parameter = _parameter_of(module, name)
+            if parameter is None or parameter.shape != mask.shape:
+                continue
+            known = self._hooked.get(name)
+            if parameter.requires_grad and (known is None or known[0] is not parameter):
+                handle = parameter.register_hook(_Masked(self.masks, self._trained, name))
+                self._hooked[name] = parameter, handle
+            # what was looked at once is not looked at again: autograd would refuse a change between two forward passes
+            seen = self._seen.get(name)
+            if name in self._trained or seen is None or not seen.is_still(parameter):
+                parameter.masked_fill_(~_on(self.masks, name, parameter), 0)
+                self._seen[name] = _Seen.of(parameter)
+                self._trained.discard(name)
+
+    def release(self) -> None:
+        """Lets gradients through again; values stay as they are."""
+        for _, handle in self._hooked.values():
+            handle.remove()
+        self._hooked.clear()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and files hold the masks alone: hooks on parameters do not come along either."""
+        return HeldMasks, (self.masks,)
+
+
+def _on(masks: Masks, name: str, like: Tensor) -> Tensor:
+    """A mask where a tensor is; kept there, so that it moves once only."""
+    if masks[name].device != like.device:
+        masks[name] = masks[name].to(like.device)
+    return masks[name]
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """A parameter whose dead weights are zero, as long as it is the same, at the same place, in the same version.
+
+    Changes in place count up the version, but for those by way of ``.data`` and those of fused optimizers.
+    """
+
+    parameter: nn.Parameter
+    place: int
+    version: int
+
+    @classmethod
+    def of(cls, parameter: nn.Parameter) -> _Seen:
+        return cls(parameter, parameter.data_ptr(), _version(parameter))
+
+    def is_still(self, parameter: nn.Parameter) -> bool:
+        """Whether nothing seems to have changed it."""
+        same = parameter is self.parameter and parameter.data_ptr() == self.place
+        return same and _version(parameter) == self.version
+
+
+def _version(parameter: nn.Parameter) -> int:
+    return 0 if parameter.is_inference() else parameter._version
+
+
+def _parameter_of(module: nn.Module, name: str) -> nn.Parameter | None:
+    """A parameter by its full name; None where something else is in its place."""
+    *path, last = name.split(".")
+    for part in path:
+        child = module._modules.get(part)
+        if child is None:
+            return None
+        module = child
+    found = module._parameters.get(last)
+    return found if isinstance(found, nn.Parameter) else None
+
+
+@dataclass(eq=False)
+class _Masked:
+    """A gradient hook; it does not lead back to its parameter, which would wait for the garbage collector then.
+
+    Attributes:
+        masks: Live weights by parameter.
+        trained: Takes the names of parameters that have got a gradient: an optimizer's step, which comes next, may not
+            count up the version.
+        name: Of the parameter.
+    """
+
+    masks: Masks
+    trained: set[str]
+    name: str
+
+    def __call__(self, gradient: Tensor) -> Tensor:
+        self.trained.add(self.name)
+        mask = _on(self.masks, self.name, gradient)
+        if gradient.layout != torch.strided:
+            return gradient * mask
+        return torch.where(mask, gradient, 0)  # not a product: what overflowed in a dead weight is 0 too, and no NaN
+
+
+@dataclass(eq=False)
+class _HoldAgain:
+    """Called with each deep copy of a graph module, which does not bring forward hooks along by itself."""
+
+    masks: Masks
+
+    def __call__(self, copied: fx.GraphModule) -> None:
+        _attach(copied, self.masks)  # unchecked: layers may have been replaced since
+
+
+def hold(module: nn.Module, masks: Masks) -> None:
+    """Keeps the dead weights of a module and of its deep copies at zero from now on, instead of those held before.
+
+    What an optimizer remembers of them is its owner's affair, see `graphprune.optimizer.clear_dead`.
+
+    Raises:
+        OptionError: a mask is of no parameter, or of another shape.
+    """
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    wrong = [name for name in masks if name not in parameters or masks[name].shape != parameters[name].shape]
+    if wrong:
+        raise OptionError(f"masks: no parameters of that shape in {type(module).__name__}: {', '.join(wrong)}")
+    _attach(module, masks)
+
+
+def _attach(module: nn.Module, masks: Masks) -> None:
+    for key, hook in list(module._forward_pre_hooks.items()):
+        if isinstance(hook, HeldMasks):
+            hook.release()
+            del module._forward_pre_hooks[key]
+    if isinstance(module, fx.GraphModule):
+        module._deepcopy_hooks = [hook for hook in module._deepcopy_hooks if not isinstance(hook, _HoldAgain)]
+    if masks:
+        held = HeldMasks(dict(masks))
+        held.apply(module)
+        module.register_forward_pre_hook(held)
+        if isinstance(module, fx.GraphModule):
+            module._register_deepcopy_hook(_HoldAgain(held.masks))
+
+
+def settle(module: nn.Module) -> None:
+    """Zeroes dead weights now, before somebody reads them."""
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, HeldMasks):
+            hook.apply(module)

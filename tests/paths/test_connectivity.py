@@ -1,0 +1,328 @@
+"""What is joined to input and output, against gradients of the network itself."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from graphprune.coupling.dependencies import Dependencies
+from graphprune.paths.connectivity import connected_masks, connectivity_of
+from graphprune.program import Program
+from graphprune.weights.pool import Masks, pool_of
+from tests.small_models import CLASSES, Chain, Dense, Inverted, Mlp, Residual, Transformer, analysed, images
+
+
+class Grouped(nn.Module):
+    """A grouped convolution and a transposed one between plain ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.grouped = nn.Conv2d(2, 6, 1), nn.Conv2d(6, 4, 3, padding=1, groups=2)
+        self.up, self.last = nn.ConvTranspose2d(4, 5, 2), nn.Conv2d(5, 3, 1)
+        self.fc = nn.Linear(3, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.relu(self.grouped(functional.relu(self.first(x))))
+        out: Tensor = self.fc(functional.relu(self.last(functional.relu(self.up(x)))).mean((2, 3)))
+        return out
+
+
+class Flattened(nn.Module):
+    """Several columns of a linear layer belong to one channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc, self.head = nn.Conv2d(2, 4, 5), nn.Linear(16, 6), nn.Linear(6, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(functional.relu(self.fc(functional.relu(self.conv(x)).flatten(1))))
+        return out
+
+
+class Words(nn.Module):
+    """Looked up by index; the table is no weight of the pool, and its channels come from the input all the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.places = nn.Embedding(7, 6), nn.Parameter(torch.randn(5, 6))
+        self.fc, self.head = nn.Linear(6, 4), nn.Linear(4, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(functional.relu(self.fc(self.table(x) + self.places)).mean(1))
+        return out
+
+
+class Products(nn.Module):
+    """Weights that are no layers: on the right and, turned, on the left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.right, self.left = nn.Parameter(torch.randn(5, 7)), nn.Parameter(torch.randn(4, 7))
+        self.head = nn.Linear(4, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = functional.relu(torch.matmul(x, self.right))
+        out: Tensor = self.head(functional.relu(functional.linear(hidden, self.left)))
+        return out
+
+
+def tokens() -> Tensor:
+    return torch.randn(3, 5, 4)
+
+
+MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
+    "chain": (Chain, images),
+    "mlp": (Mlp, lambda: torch.randn(4, 5)),
+    "residual": (Residual, images),
+    "depthwise": (Inverted, images),
+    "concat": (Dense, images),
+    "grouped": (Grouped, images),
+    "flattened": (Flattened, images),
+    "products": (Products, lambda: torch.randn(4, 5)),
+    "transformer": (Transformer, tokens),
+}
+
+
+def positive(model: nn.Module) -> nn.Module:
+    """Weights above 0, so that no two paths cancel; rows sum to about 1, for a ReLU6 must not saturate."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_((parameter.abs() + 0.05) / (parameter[0].numel() if parameter.dim() > 1 else 4))
+    return model.double()
+
+
+def random_masks(program: Program, share: float, seed: int) -> Masks:
+    """Dead rows, columns and single weights.
+
+    Depthwise filters stay, for a dead one counts as passing its channel on; what reads the channels before a product
+    reads all. What happens to one group of a grouped convolution happens to the other, for the same index of all groups
+    is one channel.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    masks = {}
+    for name, weight in pool_of(program).items():
+        # whole rows and columns, so that something is cut, and single weights
+        rows, columns = (torch.rand(weight.shape[dim], generator=generator) >= share for dim in (0, 1))
+        shape = (-1, *[1] * (weight.dim() - 1)), (1, -1, *[1] * (weight.dim() - 2))
+        mask = torch.rand(weight.shape, generator=generator) >= share
+        mask = mask & rows.view(shape[0]) & columns.view(shape[1])
+        masks[name] = torch.ones_like(mask) if name in ("depth.weight", "squeeze.weight") else mask
+    if "grouped.weight" in masks:
+        for name, half in (("grouped.weight", 2), ("first.weight", 3)):
+            masks[name][half:] = masks[name][:half]
+        masks["up.weight"][2:] = masks["up.weight"][:2]
+    return masks
+
+
+@contextmanager
+def outputs_of_layers(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """The result of each layer in the next run, its channels last."""
+    found: dict[str, Tensor] = {}
+
+    def noting(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            found[name] = output
+            return output
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(noting(name))
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.LayerNorm))
+    ]
+    yield found
+    for handle in handles:
+        handle.remove()
+
+
+def gradient(output: Tensor, wanted: Tensor) -> Tensor:
+    """Zeros where there is none."""
+    (found,) = torch.autograd.grad(output, wanted, retain_graph=True, allow_unused=True, materialize_grads=True)
+    return found
+
+
+def oracle(
+    model: nn.Module, masks: Masks, example: Tensor, dependencies: Dependencies
+) -> tuple[Tensor, Tensor, set[tuple[str, int]]]:
+    """Channels that the input has a gradient in, those that the outputs have one in, and outputs that have none."""
+    masked = copy.deepcopy(model).eval()
+    with torch.no_grad():
+        for name, mask in masks.items():
+            masked.get_parameter(name).mul_(mask)
+    x = (example.abs() + 0.1).double().requires_grad_()
+    with outputs_of_layers(masked) as layers:
+        result = masked(x)
+    reached, useful = (torch.zeros(dependencies.channels, dtype=torch.bool) for _ in range(2))
+    projection = torch.rand_like(result)
+    classes = dependencies.classes()
+    for name, value in layers.items():
+        transposed = isinstance(masked.get_submodule(name), nn.ConvTranspose2d)
+        channels = classes[f"{name}.weight", 1 if transposed else 0]
+        dim = 1 if value.dim() == 4 else value.dim() - 1
+        back = gradient((result * projection).sum(), value)
+        for index, channel in enumerate(channels.tolist()):
+            if channel < 0:
+                continue
+            reached[channel] |= bool(gradient(value.select(dim, index).sum(), x).any())
+            useful[channel] |= bool(back.select(dim, index).any())
+    cut = {index for index in range(result.shape[1]) if not bool(gradient(result[:, index].sum(), x).any())}
+    last = list(layers)[-1]
+    return reached, useful, {(f"{last}.weight", index) for index in cut}
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.6])
+@pytest.mark.parametrize("name", MODELS)
+def test_against_gradients(name: str, share: float) -> None:
+    build, example = MODELS[name]
+    model, inputs = positive(build()), example()
+    program, dependencies = analysed(model, inputs.double())
+    found_dead = 0
+    for seed in range(6):
+        masks = random_masks(program, share, seed)
+        masked = replace(program, masks=masks)
+        found = connectivity_of(masked)
+        reached, useful, cut = oracle(model, masks, inputs, dependencies)
+        if name == "products":  # its first weight is no layer, so the gradient is looked at only behind the second
+            seen = dependencies.classes()["head.weight", 1]
+            assert found.reached[seen].tolist() == _linear_reach(masks)
+        else:
+            assert found.reached.tolist() == reached.tolist()
+            assert found.useful.tolist() == useful.tolist()
+        assert set(found.cut) == cut
+        assert found.outputs == CLASSES and found.connected == (not cut)
+        found_dead += int((~found.alive).sum())
+        check_that_nothing_changes(model, masks, connected_masks(masked), inputs)
+    assert (found_dead > 0) == (share > 0)
+
+
+def _linear_reach(masks: Masks) -> list[bool]:
+    hidden = masks["right"].any(0)
+    return [bool((row & hidden).any()) for row in masks["left"]]
+
+
+def check_that_nothing_changes(model: nn.Module, masks: Masks, connected: Masks, inputs: Tensor) -> None:
+    """The gradient in the input is what it was without the weights that are not on a path."""
+    results = []
+    for live in (masks, connected):
+        masked = copy.deepcopy(model).eval()
+        with torch.no_grad():
+            for name, parameter in masked.named_parameters():
+                if name in live:
+                    parameter.mul_(live[name])
+                if name.endswith("bias"):  # what a dead channel's bias gave is a constant, and may shift others
+                    parameter.zero_()
+        x = (inputs.abs() + 0.1).double().requires_grad_()
+        results.append(torch.autograd.grad(masked(x).square().sum(), x, allow_unused=True)[0])
+        assert all(bool((live[name] <= masks[name]).all()) for name in masks)
+    # the same products in another order of sums
+    torch.testing.assert_close(results[1], results[0], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_nothing_is_called_dead_that_is_not(name: str) -> None:
+    """Also where groups and depthwise filters are hit at random."""
+    build, example = MODELS[name]
+    model, inputs = positive(build()), example()
+    program, dependencies = analysed(model, inputs.double())
+    for seed in range(8):
+        generator = torch.Generator().manual_seed(seed)
+        masks = {key: torch.rand(w.shape, generator=generator) >= 0.7 for key, w in pool_of(program).items()}
+        found = connectivity_of(replace(program, masks=masks))
+        reached, useful, cut = oracle(model, masks, inputs, dependencies)
+        assert not bool((reached & ~found.reached).any()) and not bool((useful & ~found.useful).any())
+        assert set(found.cut) <= cut
+        check_that_nothing_changes(model, masks, connected_masks(replace(program, masks=masks)), inputs)
+
+
+def test_every_weight_that_is_left_matters() -> None:
+    """Of a network without activations, each weight on a path changes an output, and each other one none."""
+    model = positive(Mlp(activation=lambda x: x))
+    program, _ = analysed(model, torch.randn(2, 5).double())
+    masked = replace(program, masks=random_masks(program, 0.4, 3))
+    connected = connected_masks(masked)
+    with torch.no_grad():
+        for name, mask in masked.masks.items():
+            model.get_parameter(name).mul_(mask)
+            model.get_parameter(name.replace("weight", "bias")).zero_()
+    model(torch.rand(2, 5).double()).sum().backward()
+    for name, mask in masked.masks.items():
+        slope = model.get_parameter(name).grad
+        assert slope is not None
+        assert torch.equal((slope != 0) & mask, connected[name])
+
+
+def test_a_chain_that_is_cut_loses_all_channels_and_outputs() -> None:
+    program, dependencies = analysed(Mlp(), torch.randn(2, 5))
+    masks = {"fc2.weight": torch.zeros(6, 8, dtype=torch.bool)}
+    found = connectivity_of(replace(program, masks=masks))
+    first, second = (dependencies.classes()[f"{name}.weight", 0] for name in ("fc1", "fc2"))
+    assert bool(found.reached[first].all()) and not bool(found.useful[first].any())
+    assert not bool(found.reached[second].any()) and bool(found.useful[second].all())
+    assert found.cut == tuple(("head.weight", index) for index in range(CLASSES)) and not found.connected
+    told = found.to_dict()
+    assert told["unreachable"] == second.tolist() and told["useless"] == first.tolist() and told["channels"] == 14
+    assert not any(bool(mask.any()) for mask in connected_masks(replace(program, masks=masks)).values())
+
+
+def test_a_dead_depthwise_filter_passes_its_channel_on_and_dies_with_it() -> None:
+    program, dependencies = analysed(Inverted(), images())
+    channels = dependencies.classes()["expand.weight", 0]
+    depth = torch.ones(8, 1, 3, 3, dtype=torch.bool)
+    depth[2] = False
+    assert bool(connectivity_of(replace(program, masks={"depth.weight": depth})).alive.all())
+    masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in pool_of(program).items()}
+    for name in ("project.weight", "squeeze.weight"):
+        masks[name][:, 5] = False
+    program = replace(program, masks=masks)
+    assert (~connectivity_of(program).useful).nonzero().flatten().tolist() == [int(channels[5])]
+    connected = connected_masks(program)
+    assert not bool(connected["depth.weight"][5].any()) and bool(connected["depth.weight"][4].all())
+    assert not bool(connected["expand.weight"][5].any()) and not bool(connected["excite.weight"][5].any())
+
+
+def test_channels_of_a_table_come_from_the_input() -> None:
+    program, dependencies = analysed(Words(), torch.randint(7, (3, 5)))
+    dead = torch.ones(4, 6, dtype=torch.bool)
+    dead[:, 2] = False
+    found = connectivity_of(replace(program, masks={"fc.weight": dead}))
+    table = dependencies.classes()["table.weight", 1]
+    assert bool(found.reached.all()) and (~found.useful).nonzero().flatten().tolist() == [int(table[2])]
+
+
+def test_protected_weights_are_paths_that_stay() -> None:
+    program, _ = analysed(Mlp(), torch.randn(2, 5), protect=("fc2.weight",))
+    masks = {"fc1.weight": torch.zeros(8, 5, dtype=torch.bool)}
+    found = connectivity_of(replace(program, masks=masks))
+    assert "fc2.weight" not in connected_masks(replace(program, masks=masks))
+    # fc1's rows go into protected columns, which are frozen, and frozen channels count as reached
+    assert found.connected
+
+
+def test_two_outputs_and_a_sum_of_heads() -> None:
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.one, self.two = nn.Linear(5, 6), nn.Linear(6, 2), nn.Linear(6, 2)
+            self.other = nn.Linear(6, 4)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            x = torch.relu(self.fc(x))
+            return self.one(x) + self.two(x), self.other(x)
+
+    program, _ = analysed(Heads(), torch.randn(2, 5))
+    dead = torch.zeros(2, 6, dtype=torch.bool)
+    other = torch.ones(4, 6, dtype=torch.bool)
+    other[3] = False
+    found = connectivity_of(replace(program, masks={"one.weight": dead, "other.weight": other}))
+    assert found.outputs == 6 and found.cut == (("other.weight", 3),)
+    found = connectivity_of(replace(program, masks={"one.weight": dead, "two.weight": dead}))
+    assert {name for name, _ in found.cut} == {"one.weight", "two.weight"} and len(found.cut) == 4
+    assert found.cut_outputs == 2, "each of them is a sum of two rows"

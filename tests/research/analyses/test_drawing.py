@@ -1,0 +1,43 @@
+"""Figures: files with something in them; the figures' content is the data's."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from graphprune.errors import OptionError
+from graphprune.research.analyses import Curve, ElasticityCurves, Remaining, Robustness, SaliencyMaps
+from graphprune.research.analyses.drawing import draw_elasticities, draw_remaining, draw_robustness, draw_saliency
+from graphprune.research.metrics.sparsity import LayerLeft
+
+CURVE = Curve.of(torch.tensor([3.0, 1.0, 0.1, 0.0]))
+CURVES = {
+    "dense": ElasticityCurves(CURVE, CURVE, 2.3, 10),
+    "pruned": ElasticityCurves(CURVE, Curve((), (), 0, 0), 2.3, 10),
+}
+LEFT = {
+    "SNIP": Remaining((LayerLeft("conv", 10, 5), LayerLeft("fc", 10, 0)), ()),
+    "SNAP": Remaining((LayerLeft("conv", 10, 2), LayerLeft("fc", 10, 9)), ()),
+}  # fmt: skip
+CLASSES = torch.zeros(3, dtype=torch.int64)
+MAPS = {"dense": SaliencyMaps(torch.rand(3, 4, 4), torch.rand(3, 3, 4, 4), CLASSES, CLASSES)}
+ATTACKED = {"dense": Robustness(9, 8, (0.5,) * 8, {0.1: 0.0, 1.0: 1.0}), "lost": Robustness(9, 0, (), {})}
+
+
+def test_every_figure(tmp_path: Path) -> None:
+    paths = [
+        draw_elasticities(CURVES, tmp_path / "elasticities.svg"), draw_remaining(LEFT, tmp_path / "remaining.svg"),
+        draw_saliency(MAPS, tmp_path / "saliency.png"), draw_robustness(ATTACKED, tmp_path / "robustness.svg"),
+    ]  # fmt: skip
+    assert all(path.stat().st_size > 1000 for path in paths)
+
+
+def test_nothing_to_draw_and_nothing_to_draw_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(OptionError, match="nothing to draw"):
+        draw_saliency({}, tmp_path / "it.png")
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(OptionError, match=r"pip install 'graphprune\[plot\]'"):
+        draw_robustness(ATTACKED, tmp_path / "it.svg")

@@ -1,0 +1,162 @@
+"""Dead weights stay zero, whatever is done with the module: called by functions, trained, edited, moved, copied."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+import graphprune
+from tests.small_models import CLASSES, Residual, images, randomised
+from tests.test_pruner import batches
+from tests.weights.test_pruning import BOTH, compiled_of, dead_weights
+
+
+def dead_gradients(module: nn.Module, masks: dict[str, Tensor]) -> float:
+    """The largest of them; not a number if one is not."""
+    found = [module.get_parameter(name).grad for name in masks]
+    assert all(gradient is not None for gradient in found)
+    return max(float(g[~mask].abs().max()) for g, mask in zip(found, masks.values(), strict=True) if g is not None)
+
+
+@pytest.mark.parametrize("granularity", BOTH)
+def test_values_may_take_the_place_of_parameters_for_one_call(granularity: str) -> None:
+    module, inputs = compiled_of(granularity).module.eval(), images(3)
+    values = {name: parameter.detach() for name, parameter in module.named_parameters()}
+    assert torch.equal(torch.func.functional_call(module, values, (inputs,)), module(inputs))
+
+    def total(values: dict[str, Tensor], one: Tensor) -> Tensor:
+        output: Tensor = torch.func.functional_call(module, values, (one[None],)).sum()
+        return output
+
+    of_samples = torch.func.vmap(torch.func.grad(total), in_dims=(None, 0))(values, inputs)
+    assert of_samples["conv1.weight"].shape == (3, *values["conv1.weight"].shape)
+
+
+def replaced(module: Any) -> None:
+    module.fc = nn.Linear(module.fc.in_features, CLASSES + 2)
+
+
+def taken_out(module: Any) -> None:
+    module.fc = nn.Identity()
+
+
+def deleted(module: Any) -> None:
+    module.fc = nn.Sequential(nn.Flatten())
+
+
+def computed(module: Any) -> None:
+    parametrizations.weight_norm(module.fc)
+
+
+@pytest.mark.parametrize("edit", [replaced, taken_out, deleted, computed])
+def test_a_layer_may_be_edited(edit: Callable[[Any], None]) -> None:
+    compiled = compiled_of("weight")
+    assert "fc.weight" in compiled.plan.masks
+    module, inputs = compiled.module, images(3)
+    edit(module)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(1.0)
+    module(inputs).sum().backward()
+    others = {name: mask for name, mask in compiled.plan.masks.items() if name != "fc.weight"}
+    assert dead_weights(module, others) == 0 and dead_gradients(module, others) == 0
+
+
+def assigned(parameter: nn.Parameter) -> None:
+    parameter.data = parameter.data + 1
+
+
+def added(parameter: nn.Parameter) -> None:
+    parameter.data.add_(1)
+
+
+@pytest.mark.parametrize("change", [assigned, added])
+def test_changes_that_torch_does_not_count(change: Callable[[nn.Parameter], None]) -> None:
+    """As an optimizer does them, or averaged weights: after a backward pass, without a new version."""
+    compiled, inputs = compiled_of("weight"), images(3)
+    compiled.module(inputs).sum().backward()
+    versions = [parameter._version for parameter in compiled.module.parameters()]
+    for parameter in compiled.module.parameters():
+        change(parameter)
+    assert [parameter._version for parameter in compiled.module.parameters()] == versions
+    compiled.module(inputs)
+    assert dead_weights(compiled.module, compiled.plan.masks) == 0
+
+
+def test_a_fused_optimizer_with_momentum_from_before() -> None:
+    compiled, inputs = compiled_of("weight"), images(3)
+    optimizer = torch.optim.SGD(compiled.module.parameters(), lr=0.1, momentum=0.9, fused=True)
+    compiled.module(inputs)
+    for _ in range(2):
+        compiled.module(inputs).sum().backward()
+        for parameter in compiled.module.parameters():
+            optimizer.state[parameter]["momentum_buffer"] = torch.ones_like(parameter)
+        optimizer.step()
+    assert dead_weights(compiled.module, compiled.plan.masks) > 0.01, "otherwise this tests nothing"
+    compiled.module(inputs)
+    assert dead_weights(compiled.module, compiled.plan.masks) == 0
+
+
+def test_gradients_that_overflow_are_zero_too() -> None:
+    """0 * inf is no number, and clipping by the norm would spread it."""
+    compiled = compiled_of("weight")
+    (compiled.module.train()(images(4)) * 1e30 * 1e10).sum().backward()
+    assert dead_gradients(compiled.module, compiled.plan.masks) == 0
+
+
+def test_values_that_are_not_finite_are_undone() -> None:
+    compiled = compiled_of("weight")
+    with torch.no_grad():
+        for parameter in compiled.module.parameters():
+            parameter.fill_(float("inf"))
+    compiled.module(images(2))
+    assert dead_weights(compiled.module, compiled.plan.masks) == 0
+
+
+def test_what_is_pickled_as_a_whole_can_be_pruned_and_held_again() -> None:
+    compiled, stored, inputs = compiled_of("weight"), io.BytesIO(), images(3)
+    torch.save(compiled.module, stored)
+    stored.seek(0)
+    loaded = torch.load(stored, weights_only=False)
+    assert torch.equal(loaded.eval()(inputs), compiled.module.eval()(inputs))
+    # its parameters have lost their hooks, so nothing may say that they have them
+    replayed = compiled.plan.apply(loaded).train()
+    replayed(inputs).sum().backward()
+    assert dead_gradients(replayed, compiled.plan.masks) == 0
+
+
+def test_a_pruned_module_can_be_pruned_again() -> None:
+    first = compiled_of("weight", sparsity=0.5)
+    second = graphprune.compile(
+        first.module, images(2), granularity="mixed", sparsity=0.8, data=batches(2), samples=16, schedule="one-shot"
+    )
+    assert second.verify().relative_error <= 1e-5
+    second.module.train()(images(3)).sum().backward()
+    assert dead_gradients(second.module, second.plan.masks) == 0
+    first.module(images(2))
+    assert dead_weights(first.module, first.plan.masks) == 0, "the first is still held"
+
+
+def test_copies_inside_of_another_module_are_held() -> None:
+    compiled = compiled_of("mixed")
+    copied = copy.deepcopy(nn.Sequential(compiled.module, nn.Identity()))
+    with torch.no_grad():
+        for parameter in copied.parameters():
+            parameter.add_(1.0)
+    copied(images(3)).sum().backward()
+    inner = copied[0]
+    assert dead_weights(inner, compiled.plan.masks) == 0 and dead_gradients(inner, compiled.plan.masks) == 0
+
+
+def test_memory_format_stays() -> None:
+    last = torch.channels_last
+    model = randomised(Residual()).to(memory_format=last)
+    module = compiled_of("weight", model).module
+    assert module.get_parameter("conv1.weight").is_contiguous(memory_format=last)
