@@ -14,7 +14,7 @@ or multiply-accumulates per sample."""
 MEASURES: tuple[Measure, ...] = get_args(Measure)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Budget:
     """Shares to be removed, each in [0, 1); all that are given must hold.
 
@@ -47,6 +47,11 @@ class Budget:
                 raise OptionError(f"budget {name}={share}: expected the share to remove, in [0, 1)")
         if self.latency_ms is not None and not self.latency_ms > 0:
             raise OptionError(f"budget latency_ms={self.latency_ms}: expected milliseconds above 0")
+
+    def __repr__(self) -> str:
+        """What was asked for."""
+        given = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return f"Budget({', '.join(f'{name}={value}' for name, value in given.items() if value is not None)})"
 
     def shares(self) -> dict[Measure, float]:
         """The shares that were asked for, by measure."""

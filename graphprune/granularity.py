@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from graphprune.budget import Measure
 from graphprune.criteria import CRITERIA, Accumulate, Given, criterion_of
 from graphprune.criteria.criterion import check_accumulate
 from graphprune.errors import OptionError
 from graphprune.names import check_name
+from graphprune.registry import Registry
 from graphprune.rounds import ByRank
 from graphprune.selection import Limits
 from graphprune.weights.criteria import WEIGHT_CRITERIA, WeightCriterion
@@ -68,7 +69,11 @@ def rounds_of(
             )
         if resurrect:
             raise OptionError("resurrect=True: channels are removed for real and cannot come back; weights can")
+        if isinstance(criterion, str):
+            _check_criterion(criterion, granularity, CRITERIA, WEIGHT_CRITERIA)
         return ByRank(criterion_of(criterion), original, limits, verify)
+    if isinstance(criterion, str):
+        _check_criterion(criterion, granularity, WEIGHT_CRITERIA, CRITERIA)
     by_weights = ByWeights(_weight_criterion_of(criterion), original, resurrect, on_paths, verify)
     if granularity == "weight":
         if limits.min_channels != 1 or limits.align != 1:
@@ -81,6 +86,15 @@ def rounds_of(
             f"{', '.join(both)}"
         )
     return Jointly(ByRank(criterion_of(criterion), original, limits, verify), by_weights)
+
+
+def _check_criterion(name: str, granularity: Granularity, known: Registry[Any], others: Registry[Any]) -> None:
+    """Says that a criterion ranks something else rather than that it is unknown."""
+    if name not in known.names() and name in others.names():
+        raise OptionError(
+            f"criterion='{name}': it does not rank what granularity='{granularity}' removes; criteria that do are "
+            f"{', '.join(known.names())}"
+        )
 
 
 def _weight_criterion_of(given: object) -> WeightCriterion:

@@ -30,6 +30,7 @@ Examples:
   graphprune compile torchvision:mobilenet_v2 --latency 0.5 --threads 1
   graphprune compile mypackage.models:make_net --input-shape 1,3,64,64 --weights net.safetensors
   graphprune compile paper:lenet5 --sparsity 0.9 --granularity mixed
+  graphprune compile paper:lenet5 --sparsity 0.99 --granularity weight --dead-paths remove
   graphprune compile paper:lenet5 --print-after prune-channels --time-passes
 """
 
@@ -60,6 +61,8 @@ def command(
     min_channels: options.MinChannels = "1",
     align: options.Align = None,
     granularity: options.Granularity = "channel",
+    resurrect: options.Resurrect = False,
+    dead_paths: options.DeadPaths = "keep",
     criterion: options.Criterion = "elasticity",
     schedule: options.Schedule = "halving",
     seed: options.Seed = 0,
@@ -91,6 +94,8 @@ def command(
             min_channels=options.floor(min_channels),
             align=options.multiple(align),
             granularity=granularity,
+            resurrect=resurrect,
+            dead_paths=dead_paths,
             criterion=criterion,
             schedule=schedule,
             target=Profile.here(provider, threads, Example.of(named.example).batch_size) if timed else None,

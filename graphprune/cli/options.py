@@ -77,6 +77,16 @@ Granularity = Annotated[
     str,
     typer.Option(metavar="NAME", help="What goes: channel, weight (weights become zero), or mixed (both)."),
 ]
+DeadPaths = Annotated[
+    str,
+    typer.Option(
+        metavar="keep|remove",
+        help="Of weights and channels that are left but on no path from input to output; where weights go.",
+    ),
+]
+Resurrect = Annotated[
+    bool, typer.Option("--resurrect", help="Let weights that became zero come back in later rounds; with weight.")
+]
 Schedule = Annotated[
     str, typer.Option(metavar="NAME", help=f"How the sparsity rises over the rounds: {', '.join(SCHEDULES.names())}.")
 ]

@@ -92,7 +92,7 @@ def show_sweep(result: Sweep) -> None:
     columns = ("", "latency ms", "left", "multiply-accumulates", "parameters", "accuracy")
     show(table(columns, [_row(point) for point in result.points], numbers=columns[1:]))
     for share, why in result.unreachable.items():
-        show(f"{share:.0%} less latency cannot be reached: {why}")
+        show(f"{100 * share:.4g}% less latency cannot be reached: {why}")
     versions = ", ".join(f"{name} {version}" for name, version in timing.versions.items())
     show(
         f"Medians of {timing.repeats} measurements in turns [10th to 90th percentile], batch {timing.batch_size}, "

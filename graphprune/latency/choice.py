@@ -76,7 +76,7 @@ class _Choice:
         if np.isinf(best):
             return None
         # of those that cost about the same the nearest width, so that all groups shrink evenly
-        count = int(counts[price <= best * (1 + _ALIKE)].max())
+        count = int(counts[price <= best + _ALIKE * abs(best)].max())
         return Move(best, 1 - count / self.groups[index].channels, index, count)
 
     def set(self, index: int, count: int) -> None:
@@ -133,7 +133,7 @@ class _Choice:
         while narrow:
             index = max(sorted(narrow), key=self.regained)
             count = self.next_wider(index)
-            if not is_enough(*self.with_count(index, count)):
+            if self.regained(index) < 0 or not is_enough(*self.with_count(index, count)):
                 narrow.remove(index)  # nor will it be when others are wider
                 continue
             self.set(index, count)
@@ -195,9 +195,11 @@ def _lost(importance: Tensor) -> NDArray[np.float64]:
 
     First-order sensitivities do not add up to a change of the loss once many channels go. Their squares are its
     second-order estimate, with the diagonal of the Fisher matrix (Theis et al. 2018), and keep narrow layers wide whose
-    few channels matter much.
+    few channels matter much. Where a criterion calls it better to remove a channel than to keep it, by a negative
+    importance, the square keeps that sign.
     """
-    ascending = importance.double().square().sort().values
+    importance = importance.double()
+    ascending = (importance * importance.abs()).sort().values
     lost: NDArray[np.float64] = torch.cat([torch.zeros(1, dtype=torch.float64), ascending.cumsum(0)]).flip(0).numpy()
     return lost
 

@@ -142,6 +142,8 @@ def test_version() -> None:
         (["compile", "paper:lenet5", "--min-channels", "0"], "min_channels=0"),
         (["compile", "paper:lenet5", "--align", "0"], "align=0"),
         (["compile", "paper:lenet5", "--criterion", "taste"], "criterion 'taste' is unknown; known are bn-gamma"),
+        (["compile", "paper:lenet5", "--dead-paths", "bury"], "dead_paths='bury' is unknown; known are keep, remove"),
+        (["compile", "paper:lenet5", "--resurrect"], "cannot come back"),
         (["compile", "paper:lenet5", "--schedule", "never"], "schedule 'never' is unknown; known are geometric"),
         (["compile", "paper:lenet5", "--print-after", "lunch"], "--print-after: there is no pass 'lunch'"),
         (["print", "paper:lenet5", "--after", "lunch"], "there are capture, build-dependencies"),
@@ -343,6 +345,12 @@ def test_compile_prints_report_and_times(here: Path) -> None:
     times = out[out.index(" pass ") :]
     assert "prune-channels" in times and "verify-prune" not in times
     assert (here / "dump" / "01-build-dependencies.txt").is_file()
+
+
+def test_compile_makes_weights_zero_and_removes_dead_paths() -> None:
+    options = "--sparsity", "0.98", "--granularity", "weight", "--schedule", "one-shot"
+    assert "0 live weights on no path" in succeeds("compile", "paper:lenet5", *options, "--dead-paths", "remove")
+    assert "0 live weights on no path" not in succeeds("compile", "paper:lenet5", *options)
 
 
 def test_compile_prints_the_program_after_a_pass() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from graphprune.criteria.criterion import Sensitivity
 from graphprune.criteria.norm import l1_norm, l2_norm
@@ -93,6 +93,23 @@ def test_norms_add_up_over_coupled_layers() -> None:
     found = score(program, l1_norm).importance[stream.start : stream.stop]
     torch.testing.assert_close(found, rows.abs().sum(1))
     torch.testing.assert_close(score(program, l2_norm).importance[stream.start : stream.stop], rows.norm(dim=1))
+
+
+def test_norms_of_a_transposed_convolution_are_of_its_outputs() -> None:
+    class Up(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.head = nn.ConvTranspose2d(2, 6, 3), nn.Conv2d(6, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.head(torch.relu(self.up(x)))
+            return out
+
+    model = Up()
+    program, _ = analysed(model, images())
+    weights = model.up.weight.detach().double()
+    torch.testing.assert_close(score(program, l1_norm).importance, weights.abs().sum((0, 2, 3)))
+    torch.testing.assert_close(score(program, l2_norm).importance, weights.square().sum((0, 2, 3)).sqrt())
 
 
 def test_random_importance_comes_from_the_seed() -> None:

@@ -230,12 +230,14 @@ def test_dead_weights_can_come_back_in_later_rounds_only_if_asked() -> None:
 
 REFUSED: list[tuple[dict[str, Any], type[UserError], str]] = [
     ({"granularity": "filter"}, OptionError, "granularity='filter' is unknown; known are channel, weight, mixed"),
-    ({"granularity": "weight", "budget": Budget(channels=0.5)}, OptionError, "weights are what is counted"),
+    ({"granularity": "weight", "budget": Budget(channels=0.5)}, OptionError, r"^Budget\(channels=0.5\): where single"),
     ({"granularity": "mixed", "budget": Budget(latency=0.5)}, OptionError, "weights are what is counted"),
     ({"granularity": "weight", "align": 8}, OptionError, "about channels"),
     ({"granularity": "mixed", "align": "auto"}, OptionError, "about widths"),
     ({"granularity": "channel", "resurrect": True}, OptionError, "cannot come back"),
-    ({"granularity": "weight", "criterion": "l1-norm"}, OptionError, "criterion for weights 'l1-norm' is unknown"),
+    ({"granularity": "weight", "criterion": "l1-norm"}, OptionError, "does not rank what granularity='weight' removes"),
+    ({"granularity": "channel", "criterion": "force"}, OptionError, "does not rank what granularity='channel' removes"),
+    ({"granularity": "weight", "criterion": "elastic"}, OptionError, "criterion for weights 'elastic' is unknown"),
     ({"granularity": "mixed", "criterion": lambda weights: None}, OptionError, "ranks channels and weights alike"),
     ({"granularity": "weight", "sparsity": 0.0}, NothingToPruneError, "would make none of"),
 ]
