@@ -94,7 +94,7 @@ class Compiled:
             precision: ``"float32"``; ``"float16"``, which CUDA runs faster; or ``"int8"``, onnxruntime's static
                 quantisation. Inputs and outputs of the file stay float32.
             data: Batches ``(inputs, target)`` that INT8 is calibrated on, all but the last; the error is measured on
-                that one. Without data, random inputs like the example's serve.
+                that one. Of a single batch it is the second half. Without data, random inputs like the example's serve.
             samples: How many of them.
 
         Raises:

@@ -6,6 +6,7 @@ Masked means: every removed slice of every parameter and buffer is zero, and ops
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,6 +25,8 @@ from graphprune.precision import as_double, in_double
 from graphprune.program import Example, Kept, Program, device_of, stored_tensors
 from graphprune.randomness import private_random_state
 from graphprune.weights.pool import full_weights
+
+log = logging.getLogger(__name__)
 
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 5e-3}
 """Largest error as a share of the output's scale: some hundred roundings of each type, summed in another order."""
@@ -116,7 +119,7 @@ def _compare(masked: MaskedProgram, compact: Program, seed: int) -> Verification
     generator = torch.Generator().manual_seed(seed)
     size = compact.example.batch_size
     batch_sizes: list[int] = []
-    error, scale, tolerance = 0.0, 0.0, _tolerance(compact)
+    error, scale, tolerance, undefined = 0.0, 0.0, _tolerance(compact), 0
     for batch_size in (size, size + 1):
         example = compact.example.fresh(batch_size, generator)
         try:
@@ -129,6 +132,7 @@ def _compare(masked: MaskedProgram, compact: Program, seed: int) -> Verification
         batch_sizes.append(batch_size)
         with private_random_state(seed):  # a program may draw random numbers in evaluation mode too
             found = _run_compact(compact, example)
+        undefined += sum(int(output.isnan().sum()) for output in _tensors(expected))
         for first, second in zip(_tensors(expected), _tensors(found), strict=True):
             error, scale = max(error, difference(first, second)), max(scale, scale_of(first))
         if error <= tolerance * scale and scale > 0:
@@ -141,6 +145,11 @@ def _compare(masked: MaskedProgram, compact: Program, seed: int) -> Verification
                 f"{scale:.3g}, tolerance {tolerance:g} of the scale, batch size {batch_size}. "
                 f"{where or 'No single node differs.'}"
             )
+    if undefined:
+        log.warning(
+            "the network gives %d values that are not a number on the inputs of the proof, with and without what was "
+            "pruned; of them nothing is proved", undefined,
+        )  # fmt: skip
     return Verification(error, scale, tolerance, tuple(batch_sizes), len(batch_sizes))
 
 

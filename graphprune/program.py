@@ -77,6 +77,15 @@ class Example:
 
         return self.mapped(take)
 
+    def halves(self) -> tuple[Example, Example]:
+        """The first and the second half of the samples, of two or more."""
+        middle = self.batch_size // 2
+
+        def half(rows: slice) -> Example:
+            return self.mapped(lambda tensor: tensor[rows] if self.is_batched(tensor) else tensor)
+
+        return half(slice(None, middle)), half(slice(middle, None))
+
     def fresh(self, batch_size: int, generator: torch.Generator) -> Example:
         """New inputs like these: floats with the example's mean and deviation, integers drawn from the example's.
 
@@ -191,10 +200,19 @@ def cuts_of(kept: Kept) -> dict[str, list[Cut]]:
     return cuts
 
 
+def kept_of(tensor: Tensor, dim: int, indices: Tensor) -> Tensor:
+    """What is left of a tensor along a dim, in its memory format: users choose ``channels_last`` to be fast."""
+    kept = tensor.index_select(dim, indices.to(tensor.device))
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.dim())
+    if last is not None and tensor.is_contiguous(memory_format=last) and not tensor.is_contiguous():
+        return kept.contiguous(memory_format=last)
+    return kept
+
+
 def take(tensor: Tensor, cuts: Iterable[Cut]) -> Tensor:
     """What is left of a tensor at the kept indices of some of its dims."""
     for dim, indices in cuts:
-        tensor = tensor.index_select(dim, indices.to(tensor.device))
+        tensor = kept_of(tensor, dim, indices)
     return tensor
 
 

@@ -108,7 +108,8 @@ def export_onnx(
         precision: ``"float32"``: as the module is. ``"float16"``, which CUDA runs faster. ``"int8"``: convolutions and
             products quantised statically, with the error that the result tells.
         calibration: Inputs that show the ranges of activations, for INT8; of several the last one is kept for the
-            comparison. Without any, random inputs like the example's serve, which a log message says.
+            comparison, of one its second half where the batch is free. Without any, random inputs like the example's
+            serve, which a log message says.
         seed: Of random inputs.
 
     Raises:
@@ -163,6 +164,8 @@ def _compared(request: Request, draft: Path, examples: Iterable[Example], **tole
 def _lowered(request: Request, draft: Path, batch_sizes: Sequence[int]) -> Parity:
     """Brings the draft, which computes what the module does, to a lower precision, and measures what that costs."""
     calibration = [_in_order(each, request.example) for each in request.calibration]
+    if len(calibration) == 1 and len(batch_sizes) > 1 and calibration[0].batch_size > 1:
+        calibration = list(calibration[0].halves())
     held_out = [calibration.pop()] if len(calibration) > 1 else calibration[:]
     if request.precision == "int8" and not calibration:
         _log.warning("%s: no data to calibrate INT8 on; random inputs like the example's are used", draft.name)

@@ -7,13 +7,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 
 from graphprune.coupling.dependencies import Dependencies, leaf_operands
 from graphprune.coupling.planes import kept_shape
 from graphprune.ops.operand import Operand
-from graphprune.program import Cut, Kept, Layers, Program, cuts_of, stored_tensors, submodules
+from graphprune.program import Cut, Kept, Layers, Program, cuts_of, kept_of, stored_tensors, submodules
 from graphprune.rewrite.attributes import Updater, updater_of
 from graphprune.rewrite.literals import can_resize, resize_literals
 from graphprune.rewrite.sizes import Resize
@@ -121,7 +120,7 @@ def as_many(tensor: Tensor, dim: int, indices: Tensor) -> Tensor:
     return tensor.narrow(dim, 0, len(indices))
 
 
-def slice_tensors(module: nn.Module, kept: Kept, take: Take = torch.index_select) -> None:
+def slice_tensors(module: nn.Module, kept: Kept, take: Take = kept_of) -> None:
     """Replaces parameters and buffers by what is kept of them; ties stay ties, ``requires_grad`` stays."""
     tensors = stored_tensors(module)
     replace_tensors(module, {name: _sliced(tensors[name], cuts, take) for name, cuts in cuts_of(kept).items()})
@@ -145,7 +144,7 @@ def replace_tensors(module: nn.Module, values: Mapping[str, Tensor]) -> None:
 def _sliced(tensor: Tensor, cuts: list[Cut], take: Take) -> Tensor:
     result = tensor.detach()
     for dim, indices in cuts:
-        result = take(result, dim, indices.to(tensor.device))
+        result = take(result, dim, indices)
     return result
 
 

@@ -69,6 +69,16 @@ def test_data_sets_the_ranges_and_the_last_batch_is_held_out(tmp_path: Path) -> 
     assert on_data.rms_rel_error < 0.1 < 0.5 < clipped.rms_rel_error  # ranges a tenth of the data's clip most of it
 
 
+def test_half_of_a_single_batch_is_held_out(tmp_path: Path) -> None:
+    """Its first half alone sets the ranges, so a second half ten times as bright is clipped."""
+    uneven = Example.of(torch.cat([images(8), images(8, 10.0)]))
+    for order, example in (("dark", uneven), ("bright", Example.of(uneven.args[0].flip(0)))):
+        path = tmp_path / f"{order}.onnx"
+        result = export_onnx(conv_net(), (images(2),), {}, path, precision="int8", calibration=[example])
+        assert result.batch_sizes == (8,)
+        assert (result.rms_rel_error > 0.5) == (order == "dark")
+
+
 def test_random_calibration_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "graphprune"):
         export_onnx(conv_net(), (images(2),), {}, tmp_path / "int8.onnx", precision="int8")

@@ -40,6 +40,17 @@ def test_parameters_and_buffers_lose_the_selected_slices() -> None:
     assert ("fc.weight", 1) not in compact.kept
 
 
+def test_tensors_keep_their_memory_format() -> None:
+    model = Residual().to(memory_format=torch.channels_last)
+    program = selected(model, images(), {"stem.weight": [1, 4], "conv1.weight": [0]})
+    compact = Runner().run([PruneChannels()], program)
+    for name, weight in compact.module.named_parameters():
+        if weight.dim() == 4:
+            assert weight.is_contiguous(memory_format=torch.channels_last), name
+    plain = Runner().run([PruneChannels()], selected(Residual(), images(), {"stem.weight": [1, 4]}))
+    assert all(weight.is_contiguous() for weight in plain.module.parameters())
+
+
 def test_attributes_follow() -> None:
     compact = Runner().run([PruneChannels()], selected(Residual(), images(), {"stem.weight": [1, 4]}))
     conv, norm = compact.module.get_submodule("conv1"), compact.module.get_submodule("norm2")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from graphprune.errors import InternalError, VerificationError
 from graphprune.passes.prune_channels import PruneChannels
@@ -44,6 +46,20 @@ def test_a_wrong_prune_is_refused_and_the_first_node_that_differs_named(name: st
     node = name.rpartition(".")[0]
     with pytest.raises(VerificationError, match=f"first node that differs is %{node} "):
         Runner().run([VerifyPrune()], program)
+
+
+class PartlyUndefined(Residual):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([super().forward(x), (-1 - x.mean((1, 2, 3)).square()).sqrt().unsqueeze(1)], 1)
+
+
+def test_that_undefined_values_prove_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    program, dependencies = analysed(randomised(PartlyUndefined()), images())
+    keep = torch.arange(dependencies.channels) % 3 != 0
+    with caplog.at_level(logging.WARNING, logger="graphprune"):
+        Runner().run([PruneChannels(), VerifyPrune()], replace(program, selection=Selection(keep)))
+    (message,) = caplog.messages  # of two batches, of two and three samples
+    assert message.startswith("the network gives 5 values that are not a number")
 
 
 def test_without_a_prune_it_is_refused() -> None:
