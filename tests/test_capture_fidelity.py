@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import graphprune
 from graphprune.capture import capture
-from graphprune.errors import CaptureError
+from graphprune.errors import CaptureError, OptionError
 from graphprune.program import Program
 
 Forward = Callable[[Any, Tensor], Any]
@@ -217,8 +217,11 @@ def test_a_forward_that_was_replaced_by_a_closure() -> None:
     net = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
     original = net[0].forward
     net[0].forward = lambda x: original(x) * 3
-    compiled = graphprune.compile(net, torch.randn(2, 5), sparsity=0.5, criterion="l2-norm", schedule="one-shot")
+    compiled = graphprune.compile(net, torch.randn(2, 5), sparsity=0.5, schedule="one-shot")
     assert compiled.verify().relative_error < 1e-5
+    # what a closure holds is a constant of the program, and no weight that a norm could be taken of
+    with pytest.raises(OptionError, match="no weight makes their channels"):
+        graphprune.compile(net, torch.randn(2, 5), sparsity=0.5, criterion="l2-norm", schedule="one-shot")
 
 
 def test_what_only_training_computes_is_said() -> None:
