@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import copy
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,9 @@ from benchmarks.rows import read, record
 from graphprune.capture import capture
 from graphprune.coupling.dependencies import Dependencies
 from graphprune.criteria.members import member_indices
+from graphprune.ops.convolution import WHOLE_GROUPS
 from graphprune.passes import pipelines
+from graphprune.program import Program
 from graphprune.rewrite.compact import compact_module
 from graphprune.runner import Runner
 
@@ -62,7 +64,7 @@ def compare(model: nn.Module, example: Tensor, seed: int = 0) -> Difference:
         Exception: whatever torch-pruning raises on models that it does not cover.
     """
     model = _distinguishable(copy.deepcopy(model)).eval()
-    program = Runner().run(pipelines.analysis(), capture(model, example))
+    program = _analysed(capture(model, example))
     dependencies = program.dependencies
     assert dependencies is not None
     keep = _random_keep(dependencies, seed)
@@ -73,6 +75,15 @@ def compare(model: nn.Module, example: Tensor, seed: int = 0) -> Difference:
     values = [name for name in first if name not in shapes and not torch.equal(first[name], second[name])]
     error = None if shapes else _output_error(ours, theirs, example)
     return Difference(int((~keep).sum()), len(keep), tuple(shapes), tuple(values), error)
+
+
+def _analysed(captured: Program) -> Program:
+    """With the same channels going in every group of a convolution: torch-pruning never removes whole groups."""
+    program = Runner().run(pipelines.analysis(), captured)
+    assert program.dependencies is not None
+    choices = program.dependencies.choices
+    turned = {choice: False for choice in choices if choice.endswith(WHOLE_GROUPS)}
+    return Runner().run(pipelines.analysis(), replace(captured, choices=choices | turned)) if turned else program
 
 
 def pruned_by_torch_pruning(model: nn.Module, example: Tensor, rows: Rows) -> nn.Module:

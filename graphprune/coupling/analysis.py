@@ -18,7 +18,7 @@ from graphprune.coupling.protection import protected_dims
 from graphprune.program import Program, device_of, source_line
 from graphprune.rewrite.literals import can_resize
 
-CHOICES = ("more of what is flattened", "outer of what is broadcast", "whole entries")
+CHOICES = ("more of what is flattened", "outer of what is broadcast", "whole entries", "whole groups of a convolution")
 """Kinds of choices of op rules, in the order in which the other side is tried."""
 
 

@@ -7,7 +7,7 @@ from math import prod
 import torch
 
 from graphprune.coupling.loops import Window
-from graphprune.coupling.planes import Planes, along, channels_along, drop, is_sample, relayout, varying
+from graphprune.coupling.planes import Planes, along, channel_planes, channels_along, drop, is_sample, relayout, varying
 from graphprune.ops.call import OpCall
 from graphprune.ops.contraction import loops, required
 from graphprune.ops.operand import Operand
@@ -81,6 +81,9 @@ def _plain(call: OpCall, source: Operand, weight: Operand) -> Planes | None:
     return (along(outputs, shape, 1), *(along(plane, shape, 0) for plane in samples))
 
 
+WHOLE_GROUPS = "whole groups of a convolution"
+"""A choice, see `LabelRun.choose`."""
+
 _SUMMED, _OPERANDS = frozenset([3]), (frozenset([0, 1, 3, 4]), frozenset([1, 2, 3, 4]))
 """Of the loops of a convolution: sample, group, output and input channel within the group, position times kernel."""
 
@@ -121,7 +124,7 @@ def _channels(call: OpCall, source: Operand, weight: Operand, positions: int, wi
     else:
         source = source.mapped(source_split, lambda plane: relayout(plane, source_split))
         weight = weight.mapped(weight_split, lambda plane: relayout(plane, weight_split))
-        source, weight = _tie_groups(call, source, weight, depthwise=inner == 1)
+        source, weight = _tie_groups(call, source, weight)
     operands = [loops(source, [0, 1, 3], sizes), loops(weight, weight_loops, sizes)]
     planes = call.contract(sizes, operands, [3], window)
     if groups == 1:
@@ -130,12 +133,18 @@ def _channels(call: OpCall, source: Operand, weight: Operand, positions: int, wi
     return call.merge((relayout(drop(plane, [3]), shape) for plane in planes), "grouped convolution")
 
 
-def _tie_groups(call: OpCall, source: Operand, weight: Operand, *, depthwise: bool) -> tuple[Operand, Operand]:
-    """Depthwise convolution drops whole groups; otherwise the same index goes in every group."""
-    if not depthwise:
+def _tie_groups(call: OpCall, source: Operand, weight: Operand) -> tuple[Operand, Operand]:
+    """Groups of few channels, or one, go as a whole; larger ones all lose the same channels.
+
+    Whole ones are finer where groups are many, and kernels take as long for a group with a few channels less.
+    """
+    _, groups, inner = source.shape
+    planes = channel_planes(source.planes)
+    if inner > 1 and not (planes and call.run.choose(WHOLE_GROUPS, inner < groups, planes[0])):
         reason = "every group keeps the same channels"
         return call.collapsed(source, [1], reason), call.collapsed(weight, [0], reason)
-    outputs = [dim for dim in (1, 2) if weight.shape[dim] > 1]
-    return source, call.collapsed(weight, outputs, "the outputs of a depthwise filter go together")
+    within = [dim for dim in (1, 2) if weight.shape[dim] > 1]
+    reason = "a group goes as a whole"
+    return call.collapsed(source, [2] if inner > 1 else [], reason), call.collapsed(weight, within, reason)
 
 

@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.rnn import RNNBase, RNNCellBase
 
-from graphprune.rewrite.literals import convolution_groups, norm_groups
+from graphprune.rewrite.literals import groups_left
 from graphprune.rewrite.sizes import Survivors
 
 Updater = Callable[[Any, Survivors, Survivors], None]
@@ -34,7 +34,7 @@ def _convolution(module: _ConvNd, source: Survivors, result: Survivors) -> None:
     channel = len(source.shape) - len(module.kernel_size) - 1
     vars(module).update(in_channels=source.size(channel), out_channels=result.size(channel))
     if module.groups > 1:
-        module.groups = convolution_groups(source, module.groups)
+        module.groups = groups_left(source, module.groups)
 
 
 def _batch_norm(module: _NormBase, source: Survivors, result: Survivors) -> None:
@@ -48,7 +48,7 @@ def _layer_norm(module: Any, source: Survivors, result: Survivors) -> None:
 
 
 def _group_norm(module: nn.GroupNorm, source: Survivors, result: Survivors) -> None:
-    module.num_groups = norm_groups(source, module.num_groups)
+    module.num_groups = groups_left(source, module.num_groups)
     module.num_channels = result.size(1)
 
 

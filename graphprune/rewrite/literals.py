@@ -185,11 +185,11 @@ def _num_groups(resize: Resize) -> None:
     source = resize.source
     if source is not None and source.shrinks(1):
         groups = resize.known(argument(resize.node, 1, "num_groups"))
-        set_argument(resize.node, 1, "num_groups", norm_groups(source, groups))
+        set_argument(resize.node, 1, "num_groups", groups_left(source, groups))
 
 
-def norm_groups(source: Survivors, groups: int) -> int:
-    """Groups of a group norm over dim 1: those that lost every channel are gone."""
+def groups_left(source: Survivors, groups: int) -> int:
+    """Groups of a group norm or a convolution over dim 1: those that lost every channel are gone."""
     size = source.shape[1] // groups
     return len(torch.unique(source.indices(1) // size))
 
@@ -213,9 +213,4 @@ def _groups(resize: Resize) -> None:
     groups = argument(node, position, "groups", default=1)
     if source is None or result is None or groups == 1 or not source.shrinks(1):
         return
-    set_argument(node, position, "groups", convolution_groups(source, groups))
-
-
-def convolution_groups(source: Survivors, groups: int) -> int:
-    """Groups of a convolution over dim 1: those of a depthwise one go with their channel, others stay."""
-    return source.size(1) if source.shape[1] == groups else groups
+    set_argument(node, position, "groups", groups_left(source, groups))
