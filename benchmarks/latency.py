@@ -125,7 +125,7 @@ def main() -> None:
     """Measures what the results file does not have yet, then prints all of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=MODELS)
-    parser.add_argument("--tools", nargs="+", choices=TOOLS, default=list(TOOLS), help="beside the dense network, which all are compared with")
+    parser.add_argument("--tools", nargs="+", choices=TOOLS, default=list(TOOLS), help="beside the dense network")
     parser.add_argument("--measure", choices=("macs", "latency"), default="macs")
     parser.add_argument("--share", type=float, default=2 / 3, help="to be removed")
     parser.add_argument("--provider", default="auto")
