@@ -135,6 +135,14 @@ def test_targets_are_of_the_kind_that_a_method_takes() -> None:
     assert chosen == Run("structured", "lenet5", "mnist_5k", 200, 3, 32, "snap", 0.5, 0)
 
 
+def test_data_of_the_study_keeps_its_setting_and_other_data_takes_the_largest() -> None:
+    def sizes(data: str) -> set[tuple[int, int | None, int]]:
+        choice = Choice(networks=["mlp5"], methods=["dense"], datasets=[data])
+        return {(run.epochs, run.samples, run.batch_size) for run in runs_of("unstructured", "cpu", choice)}
+
+    assert sizes("mnist_5k") == {(20, None, 128)} and sizes("fashion_mnist") == sizes("cifar10") == {(10, None, 512)}
+
+
 def test_what_is_in_the_file_is_left_out() -> None:
     runs = runs_of("unstructured", "cpu", Choice(networks=["mlp5"], methods=["dense", "snip"], seeds=[0, 1]))
     rows = [asdict(runs[0]), asdict(runs[3]) | {"error": "no"}]

@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--out", type=Path, help="JSON lines; default: results/STUDY.jsonl beside this file")
     made.add_argument("--into", type=Path, default=RESULTS, help="of figures: the folder for SVG files")
     made.add_argument("--networks", nargs="+", choices=list(NETWORKS))
-    made.add_argument("--datasets", nargs="+", choices=list(DATASETS), help="in the place of the study's")
+    made.add_argument("--datasets", nargs="+", choices=list(DATASETS), help="each with every network")
     made.add_argument("--methods", nargs="+")
     made.add_argument("--sparsities", nargs="+", type=float)
     made.add_argument("--lambdas", nargs="+", type=float)

@@ -55,7 +55,7 @@ class Choice:
     Attributes:
         networks: Of the study's.
         methods: Any.
-        datasets: Others, each with every network.
+        datasets: Each with every network, also where the study has it with others.
         sparsities: In the place of both kinds of sparsities.
         lambdas: In the place of all methods' own.
         seeds: Any.
@@ -114,9 +114,14 @@ def _settings(sizes: Sizes, choice: Choice) -> list[Setting]:
               if choice.networks is None or setting.network in choice.networks]  # fmt: skip
     if choice.datasets is None:
         return chosen
-    # of a network with several settings the last one is the largest
+    # of a network with several settings the last one is the largest, which other data is trained by
     by_network = {setting.network: setting for setting in chosen}
-    return [replace(setting, data=data) for setting in by_network.values() for data in choice.datasets]
+    own = {(setting.network, setting.data): setting for setting in chosen}
+    return [
+        own.get((network, data), replace(largest, data=data))
+        for network, largest in by_network.items()
+        for data in choice.datasets
+    ]
 
 
 def _targets(method: str, epochs: int, sizes: Sizes, choice: Choice) -> Sequence[float]:
