@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -30,6 +30,7 @@ from graphprune.paths.dead import DeadPaths, dead_paths_of
 from graphprune.plan import Plan
 from graphprune.program import Example, Kept, Program, device_of, stored_parameters
 from graphprune.report import Report, Round, build_report
+from graphprune.rewrite.become import become
 from graphprune.runner import Runner
 from graphprune.schedule import Schedule, targets_of
 from graphprune.weights.criteria import WeightCriterion
@@ -39,6 +40,16 @@ log = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, rounds done, and rounds in all."""
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What a round found out, see `Round`."""
+
+    removed: int = 0
+    loss: float | None = None
+    bound: tuple[str, ...] = ()
+    dead_paths: DeadPaths | None = None
 
 
 class Pruner:
@@ -148,6 +159,28 @@ class Pruner:
             NothingToPruneError: all rounds are done.
             InputError: the model has no values, because it is on the meta device.
         """
+        self._check_step(optimizer)
+        self._runner.forget()
+        sensitivity = self._sensitivity
+        if data is not None:
+            sensitivity = replace(sensitivity, stream=SampleStream(data, sensitivity.stream.example))
+        started = time.perf_counter()
+        target = self._budget.scaled(self._targets[len(self.rounds)])
+        weights_before, made = self._costs["weights"], _Made()
+        if not self._rounds.is_met(target, self._costs):
+            made = self._prune(target, sensitivity, optimizer)
+        zeroed = weights_before - self._costs["weights"]
+        verification = self._program.verification if (made.removed or zeroed) and self._verify else None
+        entry = Round(
+            target.shares(), self._achieved(), made.removed, zeroed, made.loss, made.bound, verification,
+            time.perf_counter() - started, made.dead_paths,
+        )  # fmt: skip
+        self._runner.forget()  # between rounds the module is the user's, who may train it
+        self.rounds.append(entry)
+        self._progress("done", len(self.rounds), len(self._targets))
+        return entry
+
+    def _check_step(self, optimizer: Optimizer | None) -> None:
         if not self.rounds_left:
             raise NothingToPruneError(f"all {len(self._targets)} rounds are done; call finish()")
         if device_of(self._program).type == "meta":
@@ -157,42 +190,24 @@ class Pruner:
             )
         if optimizer is not None:
             check_holds(optimizer, self._module)
-        self._runner.forget()
-        sensitivity = self._sensitivity
-        if data is not None:
-            sensitivity = replace(sensitivity, stream=SampleStream(data, sensitivity.stream.example))
-        started = time.perf_counter()
-        target = self._budget.scaled(self._targets[len(self.rounds)])
-        before, loss, weights_before = self._program, None, self._costs["weights"]
-        bound: tuple[str, ...] = ()
-        dead_paths: DeadPaths | None = None
-        if not self._rounds.is_met(target, self._costs):
-            if before.dependencies is None:
-                before = self._run("analyse", pipelines.reanalysis(), before)
-            settle(self._module)
-            scored = self._rounds.score(self._run, before, sensitivity)
-            scores = scored.scores or scored.weight_scores
-            assert scores is not None
-            loss = scores.loss
-            if self._first_importance is None and scored.scores is not None:
-                self._first_importance = scored.scores.importance
-            selected, pruned = self._rounds.prune(self._run, scored, target, self._seed + len(self.rounds))
-            assert selected.selection is not None
-            bound = selected.selection.bound
-            if selected.selection.masks:
-                dead_paths = self._checked_paths(selected)
-            self._adopt(selected, pruned, optimizer)
+
+    def _prune(self, target: Budget, sensitivity: Sensitivity, optimizer: Optimizer | None) -> _Made:
+        """Scores, selects, prunes and proves."""
+        before = self._program
+        if before.dependencies is None:
+            before = self._run("analyse", pipelines.reanalysis(), before)
+        settle(self._module)
+        scored = self._rounds.score(self._run, before, sensitivity)
+        scores = scored.scores or scored.weight_scores
+        assert scores is not None
+        if self._first_importance is None and scored.scores is not None:
+            self._first_importance = scored.scores.importance
+        selected, pruned = self._rounds.prune(self._run, scored, target, self._seed + len(self.rounds))
+        assert selected.selection is not None
+        dead_paths = self._checked_paths(selected) if selected.selection.masks else None
+        self._adopt(selected, pruned, optimizer)
         removed = (before.channels_left or 0) - (self._program.channels_left or 0)
-        zeroed = weights_before - self._costs["weights"]
-        verification = self._program.verification if (removed or zeroed) and self._verify else None
-        entry = Round(
-            target.shares(), self._achieved(), removed, zeroed, loss, bound, verification,
-            time.perf_counter() - started, dead_paths,
-        )  # fmt: skip
-        self._runner.forget()  # between rounds the module is the user's, who may train it
-        self.rounds.append(entry)
-        self._progress("done", len(self.rounds), len(self._targets))
-        return entry
+        return _Made(removed, scores.loss, selected.selection.bound, dead_paths)
 
     def _checked_paths(self, selected: Program) -> DeadPaths:
         """What is left and does nothing, with a warning where no input gets to an output any more."""
@@ -259,7 +274,7 @@ class Pruner:
         kept = before.dependencies.kept(before.selection.keep)
         self._costs = costs_under(before)  # while the module is still what the dependencies describe
         old = {} if optimizer is None else dict(self._module.named_parameters())
-        former = _become(self._module, after.module)
+        former = become(self._module, after.module)
         if self._original.module is self._module:
             self._original = replace(self._original, module=former)
         if optimizer is not None:
@@ -276,25 +291,6 @@ class Pruner:
     def _achieved(self) -> dict[Measure, float]:
         before = self._costs_before
         return {name: 1 - self._costs[name] / before[name] for name in MEASURES if before[name]}
-
-
-def _become(module: fx.GraphModule, other: fx.GraphModule) -> fx.GraphModule:
-    """Turns a module into another one, which must not be used any more; the module's mode stays.
-
-    Returns:
-        A module that is what ``module`` was.
-    """
-    # a graph module keeps its code on a class of its own, so contents and class move together and nothing is recompiled
-    former = other
-    mode = module.training
-    contents, kind = other.__dict__, other.__class__
-    former.__dict__, former.__class__ = module.__dict__, module.__class__
-    module.__dict__, module.__class__ = contents, kind
-    former.graph.owning_module, module.graph.owning_module = former, module
-    module.training = mode
-    for name in [name for name in module.__dict__ if "_hooks" in name]:
-        module.__dict__[name], former.__dict__[name] = former.__dict__[name], module.__dict__[name]
-    return former
 
 
 def _dropped(model: nn.Module, program: Program) -> tuple[str, ...]:
