@@ -17,12 +17,14 @@ class Scores:
         criterion: Name of the criterion.
         loss: Mean loss over the sensitivity samples; None for criteria that use no data.
         samples: Number of sensitivity samples.
+        is_squared: Whether importances are squares of sensitivities, so that they add up over channels.
     """
 
     importance: Tensor
     criterion: str
     loss: float | None = None
     samples: int = 0
+    is_squared: bool = False
 
 
 def remark(criterion: str, samples: int, loss: float | None) -> str:

@@ -48,7 +48,8 @@ class SelectWidths(Pass):
             return ms <= self.limit_ms and self.goal.is_met(costs, keeping.keep(counts))
 
         permitted = [self.limits.counts(group) for group in groups]
-        counts = choose_widths(self.model, importance, is_enough, permitted, at_least=self.at_least)
+        sensitivity = importance.sqrt() if program.scores.is_squared else importance
+        counts = choose_widths(self.model, sensitivity, is_enough, permitted, at_least=self.at_least)
         predicted_ms = float(self.model.ms(counts))
         if self.at_least and predicted_ms > self.limit_ms * (1 + _ROUNDING):
             raise BudgetError(

@@ -28,4 +28,4 @@ def taylor(program: Program, sensitivity: Sensitivity) -> Scores:
         LossError: the loss or its gradient is not finite.
     """
     mean, loss, count = mean_gate_gradient(program, replace(sensitivity, accumulate="signed"))
-    return Scores(mean.square(), "taylor", loss, count)
+    return Scores(mean.square(), "taylor", loss, count, is_squared=True)

@@ -165,7 +165,7 @@ def choose_widths(
 
     Args:
         model: Predicts latency.
-        importance: Of each channel, shape ``(channels,)``.
+        importance: Of each channel, shape ``(channels,)``; its squares add up.
         is_enough: Tells by the channels of each group, and by the predicted latency in milliseconds; what is enough
             stays so when groups are narrower.
         permitted: For each group the numbers of channels that it may keep besides all.

@@ -102,6 +102,19 @@ def test_coarse_steps_do_not_go_far_beyond_a_count(schedule: str) -> None:
     assert 0.5 <= found.report.achieved["macs"] < 0.62
 
 
+def test_a_criterion_that_is_a_square_is_not_squared_again() -> None:
+    """Taylor's importance is the square of the signed elasticity, but for a factor that all channels share."""
+    model = network()
+    kept = [
+        graphprune.compile(
+            model, EXAMPLE, budget=Budget(macs=0.5), criterion=criterion, accumulate="signed", align="auto",
+            target=Stepped(HERE), schedule="one-shot",
+        ).plan.kept
+        for criterion in ("taylor", "elasticity")
+    ]  # fmt: skip
+    assert kept[0].keys() == kept[1].keys() and all(torch.equal(kept[0][key], kept[1][key]) for key in kept[0])
+
+
 def test_the_same_widths_are_not_measured_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("graphprune.latency.rounds.Stopwatch", Counting)
     monkeypatch.setattr(Counting, "power", 0.8)
