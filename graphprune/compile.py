@@ -57,7 +57,8 @@ def compile(
         loss: ``loss(output, target)``, a mean over the batch; cross-entropy by default.
         samples: Sensitivity samples per round.
         accumulate: How samples add up: ``"signed"`` (the paper), ``"absolute"``, ``"squared"``; see
-            `graphprune.criteria.elasticity`. By default ``"absolute"`` for channels, else ``"signed"``.
+            `graphprune.criteria.elasticity`. By default ``"absolute"``, for channels and weights together
+            ``"signed"``. Of single weights each 16 samples count as one, else each sample.
         granularity: What goes: whole channels (``"channel"``, SNAP-it), single weights of convolutions and matrix
             products, which become zero and stay so in training (``"weight"``, SNIP-it), or both under one threshold
             (``"mixed"``, CNIP-it).

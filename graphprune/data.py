@@ -37,6 +37,11 @@ class Batch:
 
         return Batch(self.inputs.mapped(cut), tree_map_only(Tensor, cut, self.target), stop - start)
 
+    def parts(self, size: int) -> Iterator[Batch]:
+        """Batches of so many samples, the last one of what is left."""
+        for start in range(0, self.size, size):
+            yield self.rows(start, min(start + size, self.size))
+
 
 @dataclass
 class SampleStream:

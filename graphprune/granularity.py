@@ -40,14 +40,25 @@ def counted_by(granularity: Granularity) -> Measure:
 def accumulate_of(given: str | None, granularity: Granularity) -> Accumulate:
     """How samples add up; by default what suits the granularity.
 
-    Gradients of single weights for each sample take a backward pass each, so the default is the paper's there.
+    Channels and weights under one threshold have to be measured alike, and weights take a backward pass for each value
+    that adds up, so there the default is the paper's.
 
     Raises:
         OptionError: the name is unknown.
     """
     if given is None:
-        return "absolute" if granularity == "channel" else "signed"
+        return "signed" if granularity == "mixed" else "absolute"
     return check_accumulate(given)
+
+
+def samples_together(granularity: Granularity) -> int:
+    """Samples whose mean gradient in the weights adds up as one.
+
+    A backward pass for each sample takes ten times as long as one for batches. Of sixteen samples of a batch, or all of
+    a smaller one, the mean gradient is as good (`docs/decisions/0018-weights-in-small-batches.md`), except where they
+    are compared with channels, whose gates see every sample.
+    """
+    return 16 if granularity == "weight" else 1
 
 
 def rounds_of(

@@ -20,7 +20,7 @@ from graphprune.coupling.gaps import refuse_gaps
 from graphprune.criteria import Given, Sensitivity, name_of
 from graphprune.data import SampleStream, cross_entropy
 from graphprune.errors import InputError, NothingToPruneError
-from graphprune.granularity import accumulate_of, counted_by, granularity_of, rounds_of
+from graphprune.granularity import accumulate_of, counted_by, granularity_of, rounds_of, samples_together
 from graphprune.latency.profiles import Profile
 from graphprune.latency.rounds import rounds_for
 from graphprune.optimizer import check_holds, clear_dead, follow
@@ -116,7 +116,9 @@ class Pruner:
         self._module: fx.GraphModule = self._original.module
         self._shares_with: nn.Module | None = model
         stream = SampleStream(data, Example.of(example_input))
-        self._sensitivity = Sensitivity(stream, loss or cross_entropy, samples, accumulate_of(accumulate, goes), seed)
+        self._sensitivity = Sensitivity(
+            stream, loss or cross_entropy, samples, accumulate_of(accumulate, goes), seed, samples_together(goes)
+        )
         self._costs_before = self._costs = costs_of(self._program).before()
         self._plan_rounds: list[Kept] = []
         self._first_importance: Tensor | None = None

@@ -40,7 +40,7 @@ def narrow(seed: int) -> nn.Module:
 
 SMALL = Study(
     lambda directory: dataset(), narrow, Recipe(1, 32), 48, 40, {"channel": (0.5,), "weight": (0.8,)}, "halving",
-    {"channel": 16, "weight": 8},
+    16,
 )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ import time
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -128,7 +128,7 @@ class Study:
         test_samples: Of the test split.
         sparsities: Shares to remove: of the channels that may go, of the weights.
         schedule: That variants have unless it is what is turned round.
-        samples: For scoring in a round: of channels, and of weights, which take a backward pass for each sample.
+        samples: For scoring in a round.
         protect: Channels that stay; for the ResNet all but those inside of blocks.
     """
 
@@ -139,7 +139,7 @@ class Study:
     test_samples: int
     sparsities: Mapping[Granularity, tuple[float, ...]]
     schedule: str
-    samples: Mapping[Granularity, int] = field(default_factory=lambda: {"channel": 2560, "weight": 256})
+    samples: int = 2560
     protect: tuple[str, ...] = ()
 
     def dataset(self, directory: Path | None) -> Dataset:
@@ -178,8 +178,8 @@ STUDIES: dict[str, Study] = {
     ),
     "resnet20": Study(
         SETTINGS["resnet20"].data, None, SETTINGS["resnet20"].finetune, 10_000, 2000,
-        {"channel": (0.1, 0.2, 0.3, 0.4), "weight": (0.5, 0.7, 0.8, 0.9)}, "one-shot",
-        {"channel": 512, "weight": 256}, ("conv1", "layer?.?.conv2"),
+        {"channel": (0.1, 0.2, 0.3, 0.4), "weight": (0.3, 0.5, 0.7, 0.9)}, "one-shot", 1024,
+        ("conv1", "layer?.?.conv2"),
     ),
 }  # fmt: skip
 
@@ -214,7 +214,7 @@ def before_training(job: Job, model: nn.Module, data: Dataset) -> Row:
     study, variant = STUDIES[job.network], job.variant
     method = Iterated(
         variant.name, variant.granularity, 0, variant.ranking(), variant.accumulate, variant.schedule,
-        samples=study.samples[variant.granularity], published_loss=variant.published,
+        samples=study.samples, published_loss=variant.published,
     )  # fmt: skip
     trained = method.train(model, data, study.recipe, job.sparsity, job.seed)
     assert trained.compiled is not None
@@ -224,11 +224,10 @@ def before_training(job: Job, model: nn.Module, data: Dataset) -> Row:
 def after_training(job: Job, dense: nn.Module, data: Dataset) -> Row:
     """Prunes a trained network and tests it, before and, if asked for, after fine-tuning."""
     study, variant = STUDIES[job.network], job.variant
-    samples = study.samples[variant.granularity]
     compiled = graphprune.compile(
         dense, data.test.inputs[:2], sparsity=job.sparsity, granularity=variant.granularity,
-        data=sensitivity_batches(data.train, samples, 128, job.seed), samples=samples, criterion=variant.ranking(),
-        accumulate=variant.accumulate, schedule=variant.schedule, seed=job.seed,
+        data=sensitivity_batches(data.train, study.samples, 128, job.seed), samples=study.samples,
+        criterion=variant.ranking(), accumulate=variant.accumulate, schedule=variant.schedule, seed=job.seed,
         protect=study.protect if variant.granularity == "channel" else (),
         loss=published_loss if variant.published else cross_entropy,
     )  # fmt: skip
@@ -257,7 +256,7 @@ def run(job: Job, model: nn.Module, data: Dataset) -> Row:
     except graphprune.errors.UserError as error:
         row["error"] = f"{type(error).__name__}: {str(error)[:300]}"
     return row | {
-        "seconds": time.perf_counter() - started, "samples": study.samples[job.variant.granularity],
+        "seconds": time.perf_counter() - started, "samples": study.samples,
         "recipe": asdict(study.recipe), "train_samples": len(data.train), "test_samples": len(data.test),
         "hardware": str(describe_hardware()), "versions": library_versions(),
     }  # fmt: skip

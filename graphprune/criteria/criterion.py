@@ -31,6 +31,8 @@ class Sensitivity:
         samples: Samples to draw.
         accumulate: How samples add up.
         seed: For criteria that draw random numbers.
+        together: Samples whose mean gradient in the weights counts as that of one, see
+            `graphprune.granularity.samples_together`.
     """
 
     stream: SampleStream
@@ -38,6 +40,7 @@ class Sensitivity:
     samples: int
     accumulate: Accumulate
     seed: int
+    together: int = 1
 
     def drawn(self, device: torch.device) -> Sensitivity:
         """The same with the samples of one draw, for several criteria that are to see the same ones."""

@@ -102,7 +102,7 @@ def mean_gate_gradient(
     gated = insert_gates(program, dependencies, sites, per_sample=not signed and separable)
     batches = sensitivity.stream.draw(sensitivity.samples, device_of(program))
     if not signed and not separable:
-        batches = single_samples(batches)
+        batches = (sample for batch in batches for sample in batch.parts(1))  # they cannot have gates of their own
     # the channels that are left tell the rounds apart: each draws other random numbers
     seed = sensitivity.seed + dependencies.channels
     with private_random_state(seed), _untouched(gated.module, training=training):
@@ -162,13 +162,6 @@ def _gradient(value: Tensor, gate: Tensor) -> Tensor | None:
             f"the loss has no gradient in the model's channels: {str(error).partition(chr(10))[0]}. Use a criterion "
             "without gradients, such as 'l1-norm'"
         ) from error
-
-
-def single_samples(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Batches of one: the fallback where samples cannot have gates of their own."""
-    for batch in batches:
-        for index in range(batch.size):
-            yield batch.rows(index, index + 1)
 
 
 @contextmanager

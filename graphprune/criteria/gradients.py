@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from graphprune.criteria.criterion import Accumulate, Sensitivity
-from graphprune.criteria.elasticity import ACCUMULATE, single_samples
+from graphprune.criteria.criterion import Sensitivity
+from graphprune.criteria.elasticity import ACCUMULATE
 from graphprune.data import Batch, evaluate_loss
 from graphprune.errors import LossError
 from graphprune.program import Program
@@ -61,22 +61,23 @@ def differentiate(program: Program, sensitivity: Sensitivity, *, squared: bool) 
     """
     module = private_copy(program.module)
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    means, loss, count = mean_gradients(module, parameters, sensitivity, "squared" if squared else "signed")
+    sensitivity = replace(sensitivity, accumulate="squared" if squared else "signed", together=1)
+    means, loss, count = mean_gradients(module, parameters, sensitivity)
     for parameter, mean in zip(parameters, means, strict=True):
         parameter.grad = mean.to(parameter.dtype)
     return Differentiated(module, loss, count)
 
 
 def mean_gradients(
-    module: nn.Module, parameters: list[nn.Parameter], sensitivity: Sensitivity, accumulate: Accumulate
+    module: nn.Module, parameters: list[nn.Parameter], sensitivity: Sensitivity
 ) -> tuple[list[Tensor], float, int]:
     """Means over samples of the gradients of a module, and of the loss; and the number of samples.
 
     Args:
         module: In evaluation mode.
         parameters: Of it; gradients of others are not taken.
-        sensitivity: Samples and loss.
-        accumulate: What becomes of each sample's gradient, with a backward pass each; ``"signed"`` takes batches.
+        sensitivity: Samples and loss; how gradients add up, and of how many samples together, with a backward pass for
+            each. Signed ones take batches as they come, which gives the same.
 
     Raises:
         LossError: the loss or its gradient is not finite, or the loss does not depend on the weights.
@@ -85,11 +86,12 @@ def mean_gradients(
     totals = [torch.zeros_like(each, dtype=torch.promote_types(each.dtype, torch.float32)) for each in parameters]
     loss_sum, count = 0.0, 0
     batches: Iterable[Batch] = sensitivity.stream.draw(sensitivity.samples, next(module.parameters()).device)
-    for batch in batches if accumulate == "signed" else single_samples(batches):
+    signed = sensitivity.accumulate == "signed"
+    for batch in (part for whole in batches for part in whole.parts(whole.size if signed else sensitivity.together)):
         gradients, loss = gradients_of(module, parameters, batch, sensitivity.loss)
         for total, gradient in zip(totals, gradients, strict=True):
             if gradient is not None:
-                total += ACCUMULATE[accumulate](gradient.to(total)) * batch.size
+                total += ACCUMULATE[sensitivity.accumulate](gradient.to(total)) * batch.size
         loss_sum += loss * batch.size
         count += batch.size
     return [total / count for total in totals], loss_sum / count, count

@@ -16,8 +16,8 @@ def elasticity(program: Program, sensitivity: Sensitivity) -> WeightScores:
     """|w dL/dw| / L, the gradient taken where dead weights are zero.
 
     Source: formula 3 of the SNIP-it paper for ``accumulate="signed"``. ``"absolute"`` and ``"squared"`` take the
-        absolute value or the square of each sample's gradient, with a backward pass for each. Where weights can come
-        back, w of a dead one is what it was: FORCE (de Jorge et al. 2021), equation 7.
+        absolute value or the square of the mean gradient of each few samples (`Sensitivity.together`). Where weights
+        can come back, w of a dead one is what it was: FORCE (de Jorge et al. 2021), equation 7.
 
     Raises:
         InputError: the data is empty or does not fit the model.
@@ -28,7 +28,7 @@ def elasticity(program: Program, sensitivity: Sensitivity) -> WeightScores:
     own = dict(module.named_parameters())
     wanted = [own[name] for name in weights]
     with private_random_state(sensitivity.seed):
-        means, loss, count = mean_gradients(module, wanted, sensitivity, sensitivity.accumulate)
+        means, loss, count = mean_gradients(module, wanted, sensitivity)
     if loss == 0:
         raise LossError("the mean loss of the sensitivity samples is 0; elasticity is relative to the loss")
     if sensitivity.accumulate == "squared":

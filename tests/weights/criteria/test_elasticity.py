@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -64,6 +65,21 @@ def test_a_loop_over_samples(accumulate: Accumulate, dormant: bool) -> None:
         torch.testing.assert_close(found.importance[name], expected, rtol=1e-9, atol=1e-14)
         dead = found.importance[name][~program.masks[name]]
         assert bool((dead > 0).any()) if dormant else bool((dead == 0).all())
+
+
+@pytest.mark.parametrize("accumulate", ["signed", "absolute", "squared"])
+def test_samples_of_a_batch_that_count_as_one(accumulate: Accumulate) -> None:
+    """Of batches of three, two and one sample pairs go together; each counts as often as it has samples."""
+    program = prepared(Transformer(), torch.randn(2, 5, 4))
+    batches = batches_like(torch.randn(1, 5, 4).double(), 3, 2, 1)
+    found = elasticity(program, replace(sensitivity(batches, accumulate=accumulate), together=2))
+    loss = float(mean_loss(program, batches).detach())
+    for name, weight in pool_of(program).items():
+        rows = gradients_of_samples(program.module, weight, batches)
+        means = torch.stack([rows[pair].mean(0) for pair in ([0, 1], [0, 1], [2], [3, 4], [3, 4], [5])])
+        mean = {"signed": rows.mean(0), "absolute": means.abs().mean(0), "squared": means.square().mean(0).sqrt()}
+        expected = (weight.detach() * mean[accumulate]).abs() / loss
+        torch.testing.assert_close(found.importance[name], expected, rtol=1e-9, atol=1e-14)
 
 
 def test_many_samples_add_up_in_half_precision() -> None:
