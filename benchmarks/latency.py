@@ -27,7 +27,7 @@ from benchmarks.latency_tools import TOOLS, image
 from benchmarks.onnx_macs import count_macs, count_parameters
 from benchmarks.rows import read, record
 from graphprune.deploy import TimingResult, describe_hardware, library_versions, onnx_feeds, time_interleaved
-from graphprune.program import Example
+from graphprune.example import Example
 
 RESULTS = Path(__file__).resolve().parent / "results" / "latency.jsonl"
 MODELS = (

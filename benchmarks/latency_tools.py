@@ -29,7 +29,7 @@ from benchmarks.models import make
 from benchmarks.onnx_macs import count_macs
 from graphprune import Budget
 from graphprune.deploy import export_onnx, onnx_feeds, time_interleaved
-from graphprune.program import Example
+from graphprune.example import Example
 
 IMAGE = (1, 3, 224, 224)
 TRIES = {"macs": 9, "latency": 6}

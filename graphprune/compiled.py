@@ -16,8 +16,9 @@ from graphprune.data import SampleStream
 from graphprune.deploy import ExportResult, TimingResult, export_onnx, onnx_feeds, time_interleaved
 from graphprune.equivalence import MaskedProgram, Verification, verify_compact
 from graphprune.errors import VerificationError
+from graphprune.example import Example
 from graphprune.plan import Plan, on_device_of
-from graphprune.program import Example, Kept, Program, device_of, stored_parameters, stored_tensors
+from graphprune.program import Kept, Program, device_of, stored_parameters, stored_tensors
 from graphprune.report import Report, kept_labels
 from graphprune.saving.artifact import save as save_artifact
 

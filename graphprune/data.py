@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn import functional
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from graphprune.errors import InputError, LossError, is_out_of_memory
-from graphprune.program import Example
+from graphprune.example import Example
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,13 @@ class Batch:
         inputs: As the model takes them.
         target: What the loss compares the output with; None for the model's own prediction.
         size: Number of samples.
+        like: The example inputs, which tell what is batched.
     """
 
     inputs: Example
     target: Any
     size: int
+    like: Example | None = None
 
     def rows(self, start: int, stop: int) -> Batch:
         """Some of the samples."""
@@ -35,12 +38,15 @@ class Batch:
         def cut(tensor: Tensor) -> Tensor:
             return tensor[start:stop] if tensor.dim() > 0 and tensor.shape[0] == self.size else tensor
 
-        return Batch(self.inputs.mapped(cut), tree_map_only(Tensor, cut, self.target), stop - start)
+        inputs = self.inputs.rows(start, stop, self.like)
+        return Batch(inputs, tree_map_only(Tensor, cut, self.target), stop - start, self.like)
 
     def parts(self, size: int) -> Iterator[Batch]:
-        """Batches of so many samples, the last one of what is left."""
-        for start in range(0, self.size, size):
-            yield self.rows(start, min(start + size, self.size))
+        """As few batches of at most so many samples as there can be, all about as large."""
+        count = -(-self.size // size)
+        edges = [self.size * index // count for index in range(count + 1)]
+        for start, stop in pairwise(edges):
+            yield self.rows(start, stop)
 
 
 @dataclass
@@ -74,7 +80,7 @@ class SampleStream:
                     break
                 from_the_start = True
                 continue
-            batch = _batch(item, device)
+            batch = replace(_batch(item, device), like=self.example)
             batch = batch.rows(0, min(left, batch.size))
             left -= batch.size
             yield batch

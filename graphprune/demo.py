@@ -16,7 +16,7 @@ from graphprune.compiled import Compiled
 from graphprune.deploy import Latency, TimingResult, export_onnx, onnx_feeds, time_interleaved
 from graphprune.deploy.sessions import choose_provider
 from graphprune.equivalence import Verification
-from graphprune.program import Example
+from graphprune.example import Example
 from graphprune.research.datasets import Dataset, Split, mnist_5k, sensitivity_batches
 from graphprune.research.networks import build, orthogonal_init_
 from graphprune.research.training import Epoch, Recipe, TrainingResult, accuracy, epochs, result_of

@@ -21,8 +21,9 @@ from graphprune.coupling.labelled import Labelled, LabelRun
 from graphprune.coupling.labels import LabelSpace, ReplayedSpace
 from graphprune.coupling.planes import gather
 from graphprune.errors import InputError, VerificationError, is_out_of_memory
+from graphprune.example import Example
 from graphprune.precision import as_double, in_double
-from graphprune.program import Example, Kept, Program, device_of, stored_tensors
+from graphprune.program import Kept, Program, device_of, stored_tensors
 from graphprune.randomness import private_random_state
 from graphprune.weights.pool import full_weights
 

@@ -13,8 +13,9 @@ from torch import Tensor, fx, nn
 from graphprune.capture import capture, unshare
 from graphprune.coupling.dependencies import Dependencies
 from graphprune.errors import ArtifactError, InputError, UserError
+from graphprune.example import Example
 from graphprune.options import attention_of
-from graphprune.program import Attention, Example, Kept, Program, compose_kept, stored_parameters, stored_tensors
+from graphprune.program import Attention, Kept, Program, compose_kept, stored_parameters, stored_tensors
 from graphprune.rewrite.compact import compact_module
 from graphprune.saving.plan_json import (
     FORMAT,
@@ -209,7 +210,7 @@ def channels_of(dependencies: Dependencies, kept: Kept) -> Tensor:
     if not bool(keep[-1]) or kept_to_json(found) != wanted:
         raise ArtifactError(
             "the plan does not fit the model: it keeps indices that cannot be kept apart from those it removes; "
-            "was it made for another model or configuration?"
+            "was it made for another model or configuration, or by another version of graphprune?"
         )
     return keep[:-1]
 

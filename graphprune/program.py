@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.graph import _PyTreeCodeGen
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
+
+from graphprune.example import Example
 
 if TYPE_CHECKING:
     from graphprune.coupling.dependencies import Dependencies
@@ -23,87 +25,6 @@ Kept = dict[tuple[str, int], Tensor]
 
 Cut = tuple[int, Tensor]
 """A dim, and the indices of it that are kept."""
-
-
-@dataclass(frozen=True)
-class Example:
-    """Example inputs of a model.
-
-    Attributes:
-        args: Positional arguments; tensors of shape ``(N, ...)`` that share N are batched.
-        kwargs: Keyword arguments, likewise.
-    """
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-    @classmethod
-    def of(cls, example_input: Any) -> Example:
-        """From what a user gives: a tensor, a tuple of arguments, or a dict of keyword arguments."""
-        if isinstance(example_input, Example):
-            return example_input
-        if isinstance(example_input, dict):
-            return cls((), dict(example_input))
-        if isinstance(example_input, (tuple, list)):
-            return cls(tuple(example_input), {})
-        return cls((example_input,), {})
-
-    def tensors(self) -> list[Tensor]:
-        """All tensors among the arguments, nested ones included."""
-        return [leaf for leaf in tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor)]
-
-    @property
-    def batch_size(self) -> int:
-        """Size of dim 0 of the first tensor that has one; 1 where there is none."""
-        return next((tensor.shape[0] for tensor in self.tensors() if tensor.dim() > 0), 1)
-
-    def is_batched(self, tensor: Tensor) -> bool:
-        """True for a tensor whose dim 0 is the batch."""
-        return tensor.dim() > 0 and tensor.shape[0] == self.batch_size
-
-    def mapped(self, change: Any) -> Example:
-        """The example with a function applied to every tensor."""
-        args, kwargs = tree_map_only(Tensor, change, (self.args, self.kwargs))
-        return Example(args, kwargs)
-
-    def resized(self, batch_size: int) -> Example:
-        """The example at another batch size; rows repeat from the start."""
-
-        def take(tensor: Tensor) -> Tensor:
-            if not self.is_batched(tensor) or tensor.shape[0] == batch_size:
-                return tensor
-            rows = torch.arange(batch_size, device=tensor.device) % tensor.shape[0]
-            return tensor.index_select(0, rows)
-
-        return self.mapped(take)
-
-    def halves(self) -> tuple[Example, Example]:
-        """The first and the second half of the samples, of two or more."""
-        middle = self.batch_size // 2
-
-        def half(rows: slice) -> Example:
-            return self.mapped(lambda tensor: tensor[rows] if self.is_batched(tensor) else tensor)
-
-        return half(slice(None, middle)), half(slice(middle, None))
-
-    def fresh(self, batch_size: int, generator: torch.Generator) -> Example:
-        """New inputs like these: floats with the example's mean and deviation, integers drawn from the example's.
-
-        Masks (booleans, floats with infinities) stay as they are: a shuffled mask may hide everything.
-        """
-
-        def draw(tensor: Tensor) -> Tensor:
-            if tensor.dtype == torch.bool or not bool(torch.isfinite(tensor).all()):
-                return tensor
-            if tensor.is_floating_point():
-                noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float32).to(tensor)
-                spread = tensor.std() if tensor.numel() > 1 else torch.ones((), device=tensor.device)
-                spread = torch.where(spread > 0, spread, torch.ones_like(spread))
-                return tensor.mean() + spread * noise
-            order = torch.randperm(tensor.numel(), generator=generator).to(tensor.device)
-            return tensor.flatten()[order].view(tensor.shape)
-
-        return self.resized(batch_size).mapped(draw)
 
 
 @dataclass(frozen=True)

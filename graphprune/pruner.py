@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 from torch.optim import Optimizer
 
+from graphprune.become import become
 from graphprune.budget import MEASURES, Budget, Measure, budget_of
 from graphprune.capture import capture, unshare
 from graphprune.compiled import Compiled
@@ -20,6 +21,7 @@ from graphprune.coupling.gaps import refuse_gaps
 from graphprune.criteria import Given, Sensitivity, name_of
 from graphprune.data import SampleStream, cross_entropy
 from graphprune.errors import InputError, NothingToPruneError
+from graphprune.example import Example
 from graphprune.granularity import accumulate_of, counted_by, granularity_of, rounds_of, samples_together
 from graphprune.latency.profiles import Profile
 from graphprune.latency.rounds import rounds_for
@@ -28,9 +30,8 @@ from graphprune.options import attention_of, check_options, limits_of
 from graphprune.passes import pipelines
 from graphprune.paths.dead import DeadPaths, dead_paths_of
 from graphprune.plan import Plan
-from graphprune.program import Example, Kept, Program, device_of, stored_parameters
+from graphprune.program import Kept, Program, device_of, stored_parameters
 from graphprune.report import Report, Round, build_report
-from graphprune.rewrite.become import become
 from graphprune.runner import Runner
 from graphprune.schedule import Schedule, targets_of
 from graphprune.weights.criteria import WeightCriterion

@@ -21,8 +21,9 @@ from graphprune.criteria.criterion import scores_of
 from graphprune.deploy import Latency, TimingResult, export_onnx, onnx_feeds, time_interleaved
 from graphprune.deploy.sessions import CUDA
 from graphprune.errors import BudgetError, OptionError
+from graphprune.example import Example
 from graphprune.latency import Profile
-from graphprune.program import Example, Program
+from graphprune.program import Program
 from graphprune.pruner import Progress
 from graphprune.scores import Scores
 

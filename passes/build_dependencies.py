@@ -13,9 +13,10 @@ from graphprune.coupling.dependencies import Dependencies
 from graphprune.coupling.shapes import propagate_shapes, shapes_of
 from graphprune.equivalence import run_program
 from graphprune.errors import InputError, RewriteError
+from graphprune.example import Example
 from graphprune.ops.operand import Operand
 from graphprune.pass_protocol import Pass, PassResult
-from graphprune.program import Example, Layers, Program
+from graphprune.program import Layers, Program
 from graphprune.rewrite.channel_sizes import with_fixed_channel_sizes
 from graphprune.rewrite.compact import as_many, copy_sharing_tensors, foretold_shapes, resize_nodes, slice_tensors
 from graphprune.rewrite.sizeless import is_sizeless

@@ -15,7 +15,8 @@ from torch.nn import functional
 
 from graphprune.criteria.criterion import Accumulate, Sensitivity
 from graphprune.data import SampleStream, cross_entropy
-from graphprune.program import Example, Program
+from graphprune.example import Example
+from graphprune.program import Program
 from graphprune.weights.pool import pool_of
 from tests.small_models import CLASSES, analysed, randomised
 

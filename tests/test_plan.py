@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 import graphprune
 from graphprune.errors import ArtifactError, InputError
+from graphprune.example import Example
 from graphprune.plan import Plan, load_plan
-from graphprune.program import Example, Kept
+from graphprune.program import Kept
 
 
 class Mlp(nn.Module):

@@ -120,7 +120,7 @@ def _settings(sizes: Sizes, choice: Choice) -> list[Setting]:
     return [
         own.get((network, data), replace(largest, data=data))
         for network, largest in by_network.items()
-        for data in choice.datasets
+        for data in dict.fromkeys(choice.datasets)
     ]
 
 

@@ -17,7 +17,8 @@ from graphprune.capture.routes import ROUTES, Route
 from graphprune.capture.symbolic import OpaqueCall
 from graphprune.capture.training import follow_mode
 from graphprune.errors import CaptureError, InputError, first_line
-from graphprune.program import Attention, CapturedBy, Example, Program, stored_parameters, submodules
+from graphprune.example import Example
+from graphprune.program import Attention, CapturedBy, Program, stored_parameters, submodules
 from graphprune.randomness import private_random_state
 
 

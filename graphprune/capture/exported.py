@@ -20,7 +20,7 @@ from graphprune.capture.leaves import is_leaf, switches_with_mode
 from graphprune.capture.recurrent import raise_recurrent
 from graphprune.capture.regions import inline_regions
 from graphprune.capture.requirements import require_at_most, require_sizes
-from graphprune.program import Example
+from graphprune.example import Example
 
 
 def export(model: nn.Module, example: Example) -> fx.Graph:

@@ -18,7 +18,8 @@ from torch.utils._pytree import tree_leaves
 from graphprune.coupling.interpret import in_mode, keeping_buffers
 from graphprune.equivalence import TOLERANCES, difference, scale_of
 from graphprune.errors import InputError, first_line, is_out_of_memory
-from graphprune.program import CapturedBy, Example, Program
+from graphprune.example import Example
+from graphprune.program import CapturedBy, Program
 from graphprune.randomness import private_random_state
 
 _BATCH_SIZES = (1, 2, 3)

@@ -26,7 +26,7 @@ from graphprune.capture.symbolic import ModelTracer, is_foreign, trace
 from graphprune.coupling.labelled import ShapeRun
 from graphprune.coupling.labels import LabelSpace
 from graphprune.coupling.shapes import ShapeInterpreter
-from graphprune.program import Example
+from graphprune.example import Example
 
 _BATCH_SIZES = (2, 1021)
 """Far apart, and one of them a large prime: few conditions on the batch come out the same under both."""

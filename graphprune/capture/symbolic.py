@@ -16,7 +16,8 @@ from torch.utils._pytree import tree_leaves
 from graphprune.capture.functions import conversions_as_nodes, functions_as_nodes
 from graphprune.capture.in_place import ModelProxy, assign_instead_of_writing
 from graphprune.capture.leaves import is_leaf
-from graphprune.program import Example, stored_tensors, submodules
+from graphprune.example import Example
+from graphprune.program import stored_tensors, submodules
 
 _TRANSPARENT = ("torch", "_operator", "operator", "math", "builtins", "graphprune")
 

@@ -12,15 +12,16 @@ from graphprune.cli import options
 from graphprune.cli.model_names import build_model
 from graphprune.cli.progress import Phases
 from graphprune.cli.tables import show, table
+from graphprune.example import Example
 from graphprune.granularity import counted_by, granularity_of
 from graphprune.latency import Profile
-from graphprune.program import Example
 from graphprune.runner import Runner
 
 NAME, SUMMARY = "compile", "Prune a model, print the report, save the result."
-HELP = """Removes the least important channels of MODEL, proves that the rest computes the same, and prints a report.
+HELP = """Removes the least important channels of MODEL, or zeroes its least important weights, proves that the rest
+computes the same, and prints a report.
 
-Channels are ranked on the example input, a random one, against the model's own prediction. To rank them on data, call
+They are ranked on the example input, a random one, against the model's own prediction. To rank on data, call
 `graphprune.compile` from Python.
 
 \b

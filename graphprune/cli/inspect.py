@@ -21,10 +21,11 @@ from graphprune.coupling.explain import path_to_cause, told
 from graphprune.coupling.gaps import refuse_gaps
 from graphprune.coupling.labels import Owner
 from graphprune.errors import OptionError
+from graphprune.example import Example
 from graphprune.latency import LatencyModel, Profile
 from graphprune.options import attention_of
 from graphprune.passes import pipelines
-from graphprune.program import Example, Program
+from graphprune.program import Program
 from graphprune.report import frozen_rows
 from graphprune.runner import Runner
 from graphprune.saving.artifact import REPORT_TEXT

@@ -11,8 +11,8 @@ from graphprune.cli import options
 from graphprune.cli.model_names import build_model, named_object
 from graphprune.cli.progress import Phases
 from graphprune.cli.tables import show, table
+from graphprune.example import Example
 from graphprune.latency import Profile
-from graphprune.program import Example
 from graphprune.sweep import LATENCIES, Point, Sweep, sweep, top_one
 
 NAME, SUMMARY = "sweep", "Prune to several latencies; accuracy against latency."

@@ -63,7 +63,7 @@ def _analyse(
         _freeze_node(program, run, values, node, reason, reach=2**repeats)
     root = _solve(program, run)
     channel_of, groups = number_channels(run.space, root, [plane for plane, _ in run.moved_planes()])
-    in_vain = [choice for choice, plane in run.hopes if _is_one_class(look_up(root, squash(plane)))]
+    in_vain = [choice for choice, plane, wanted in run.hopes if _classes(look_up(root, squash(plane))) < wanted]
     return Dependencies(
         run.space, channel_of, groups, values, tuple(run.contractions), frozenset(run.normalised), run.choices,
         run.rewritten(), frozenset(run.views) - {node for node, _ in run.writes},
@@ -163,9 +163,9 @@ def _product_tie(plane: Tensor, root: Tensor, cause: Cause) -> tuple[Tensor, Ten
     return plane, thin(plane, live[:-1]), tied
 
 
-def _is_one_class(classes: Tensor) -> bool:
-    """Whether everything goes together, or is frozen."""
-    return bool((classes == classes.flatten()[0]).all())
+def _classes(roots: Tensor) -> int:
+    """How many channels there are, frozen ones taken as one."""
+    return len(roots.unique())
 
 
 def _differs(classes: Tensor, dim: int) -> bool:

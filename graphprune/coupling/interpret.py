@@ -17,8 +17,9 @@ from graphprune.coupling.layers import OpOf, op_of_function, op_of_layer
 from graphprune.coupling.planes import Planes, sample_plane
 from graphprune.coupling.whole import RecurrentCalls, fresh_tensor, is_recurrent
 from graphprune.errors import InputError
+from graphprune.example import Example
 from graphprune.ops.operand import Operand, planes_of
-from graphprune.program import Example, Layers, Program, source_line, stored_tensors, submodules
+from graphprune.program import Layers, Program, source_line, stored_tensors, submodules
 
 aten = torch.ops.aten
 _UNIFORM = {

@@ -78,7 +78,7 @@ class LabelRun:
         normalised: Nodes in which a normalisation took place.
         choices: What rules decided, by node: an earlier run's decision holds, though sizes have changed.
         attention: What goes of a batched contraction where nothing was decided before.
-        hopes: Planes that a decision was meant to keep prunable.
+        hopes: Planes that a decision was meant to keep prunable, and in how many channels.
         strided: Views at every so many positions of a tensor, by the memory that they share with it: once channels are
             removed they are copies, which nobody may write to.
         memory: The memory of each node's result.
@@ -98,7 +98,7 @@ class LabelRun:
     normalised: set[str] = field(default_factory=set)
     choices: dict[str, bool] = field(default_factory=dict)
     attention: Attention = "heads"
-    hopes: list[tuple[str, Tensor]] = field(default_factory=list)
+    hopes: list[tuple[str, Tensor, int]] = field(default_factory=list)
     strided: list[tuple[int, Tensor, Cause]] = field(default_factory=list)
     memory: dict[str, int] = field(default_factory=dict)
     views: set[str] = field(default_factory=set)
@@ -127,17 +127,18 @@ class LabelRun:
         """A cause at the node that runs now."""
         return Cause(self.node, _short_name(func), reason, self.source, origin)
 
-    def choose(self, what: str, preferred: bool, plane: Tensor | None = None) -> bool:
+    def choose(self, what: str, preferred: bool, plane: Tensor | None = None, wanted: int = 2) -> bool:
         """A decision of the node that runs now: the one that was taken first.
 
         Args:
             what: What is decided, for a node may hold several ops.
             preferred: The decision where none was taken yet.
             plane: Is prunable if the decision was a good one; the other one is tried where it is not.
+            wanted: Channels that it has then, at least.
         """
         key = f"{self.node}: {what}"
         if plane is not None:
-            self.hopes.append((key, plane))
+            self.hopes.append((key, plane, wanted))
         return self.choices.setdefault(key, preferred)
 
     def moved_planes(self) -> list[tuple[Tensor, Cause]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -30,7 +30,6 @@ class BatchNormGamma:
         arbitrary.
     """
 
-    _warned: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
     __name__: ClassVar[str] = "bn-gamma"
 
     def __call__(self, program: Program, sensitivity: Sensitivity) -> Scores:
@@ -53,7 +52,8 @@ class BatchNormGamma:
                 count.index_add_(0, channels, torch.ones_like(scales))
         importance = (total / count.clamp(min=1))[:-1]
         unrated = [group for group in dependencies.groups if not bool(count[group.start : group.stop].any())]
-        put_last(importance, unrated, dependencies.groups, self.__name__, "they go through no batch norm", self._warned)
+        why = "they go through no batch norm"
+        put_last(importance, unrated, dependencies.groups, self.__name__, why, sensitivity.warned)
         return Scores(importance, self.__name__)
 
 

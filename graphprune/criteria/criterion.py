@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import torch
@@ -33,6 +33,7 @@ class Sensitivity:
         seed: For criteria that draw random numbers.
         together: Samples whose mean gradient in the weights counts as that of one, see
             `graphprune.granularity.samples_together`.
+        warned: What was warned of already, for a later round need not repeat it.
     """
 
     stream: SampleStream
@@ -41,6 +42,7 @@ class Sensitivity:
     accumulate: Accumulate
     seed: int
     together: int = 1
+    warned: set[str] = field(default_factory=set, repr=False, compare=False)
 
     def drawn(self, device: torch.device) -> Sensitivity:
         """The same with the samples of one draw, for several criteria that are to see the same ones."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import io
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import redirect_stderr
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,9 +15,11 @@ from torch import Tensor, fx, nn
 from graphprune.criteria.criterion import Sensitivity
 from graphprune.criteria.elasticity import ACCUMULATE
 from graphprune.data import Batch, evaluate_loss
-from graphprune.errors import LossError
+from graphprune.errors import InputError, LossError
 from graphprune.program import Program
 from graphprune.rewrite.compact import copy_sharing_tensors
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ def mean_gradients(
         module: In evaluation mode.
         parameters: Of it; gradients of others are not taken.
         sensitivity: Samples and loss; how gradients add up, and of how many samples together, with a backward pass for
-            each. Signed ones take batches as they come, which gives the same.
+            each. Signed ones take batches as they come.
 
     Raises:
         LossError: the loss or its gradient is not finite, or the loss does not depend on the weights.
@@ -86,8 +91,7 @@ def mean_gradients(
     totals = [torch.zeros_like(each, dtype=torch.promote_types(each.dtype, torch.float32)) for each in parameters]
     loss_sum, count = 0.0, 0
     batches: Iterable[Batch] = sensitivity.stream.draw(sensitivity.samples, next(module.parameters()).device)
-    signed = sensitivity.accumulate == "signed"
-    for batch in (part for whole in batches for part in whole.parts(whole.size if signed else sensitivity.together)):
+    for batch in batches if sensitivity.accumulate == "signed" else _in_parts(module, batches, sensitivity):
         gradients, loss = gradients_of(module, parameters, batch, sensitivity.loss)
         for total, gradient in zip(totals, gradients, strict=True):
             if gradient is not None:
@@ -95,6 +99,29 @@ def mean_gradients(
         loss_sum += loss * batch.size
         count += batch.size
     return [total / count for total in totals], loss_sum / count, count
+
+
+def _in_parts(module: nn.Module, batches: Iterable[Batch], sensitivity: Sensitivity) -> Iterator[Batch]:
+    """Batches in parts of so many samples as count together, or whole if the model takes no other batch size."""
+    size = sensitivity.together
+    for index, batch in enumerate(batches):
+        if index == 0 and size < batch.size and (reason := _refusal(module, next(batch.parts(size)), sensitivity)):
+            size = batch.size
+            message = f"gradients add up for {size} samples at a time, for fewer cannot be taken: {reason}"
+            if message not in sensitivity.warned:
+                sensitivity.warned.add(message)
+                log.warning(message)
+        yield from batch.parts(size)
+
+
+def _refusal(module: nn.Module, batch: Batch, sensitivity: Sensitivity) -> str:
+    """Why a batch does not work; empty if it does."""
+    try:
+        with torch.no_grad(), redirect_stderr(io.StringIO()):  # where torch.fx prints the code that fails
+            evaluate_loss(sensitivity.loss, module, batch)
+    except (InputError, LossError) as error:
+        return str(error).partition("\n")[0]
+    return ""
 
 
 def gradients_of(

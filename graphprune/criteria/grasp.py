@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from graphprune.criteria.criterion import CRITERIA, Sensitivity
@@ -29,7 +29,6 @@ class GraspOfChannels:
     """
 
     temperature: float = 200.0
-    _warned: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
     __name__: ClassVar[str] = "grasp"
 
     def __post_init__(self) -> None:
@@ -44,7 +43,7 @@ class GraspOfChannels:
             OptionError: no weight makes a channel.
         """
         found = Grasp(self.temperature)(program, sensitivity)
-        importance = channel_scores(program, found.importance, self.__name__, self._warned)
+        importance = channel_scores(program, found.importance, self.__name__, sensitivity.warned)
         return Scores(importance, self.__name__, found.loss, found.samples)
 
 

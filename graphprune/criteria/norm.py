@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from graphprune.criteria.criterion import CRITERIA, Sensitivity
 from graphprune.criteria.rows import channel_scores
@@ -23,7 +23,6 @@ class Norm:
     """
 
     order: int
-    _warned: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     @property
     def __name__(self) -> str:
@@ -41,7 +40,7 @@ class Norm:
             for name, parameter in program.module.named_parameters()
             if parameter.dim() >= 2
         }
-        sums = channel_scores(program, powers, self.__name__, self._warned)
+        sums = channel_scores(program, powers, self.__name__, sensitivity.warned)
         return Scores(sums ** (1 / self.order), self.__name__)
 
 

@@ -43,7 +43,6 @@ class PerCost:
     by: Given = "elasticity"
     measure: Measure = "macs"
     __name__: str = field(init=False, default="per cost")
-    _warned: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.measure not in _UNITS:
@@ -72,7 +71,7 @@ class PerCost:
             importance[group.start : group.stop] /= max(saved, 1)
         unrated = [group for group, saved in zip(dependencies.groups, savings, strict=True) if saved <= 0]
         why = f"removing their channels saves no {self.measure}"
-        put_last(importance, unrated, dependencies.groups, self.__name__, why, self._warned)
+        put_last(importance, unrated, dependencies.groups, self.__name__, why, sensitivity.warned)
         return replace(scores, importance=importance, criterion=self.__name__)
 
 

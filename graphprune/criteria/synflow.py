@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from graphprune.criteria.criterion import CRITERIA, Sensitivity
@@ -22,7 +22,6 @@ class SynflowOfChannels:
     Source: Tanaka et al. 2020; the sum over a neuron's incoming weights is what its theorem on neurons conserves.
     """
 
-    _warned: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
     __name__: ClassVar[str] = "synflow"
 
     def __call__(self, program: Program, sensitivity: Sensitivity) -> Scores:
@@ -34,7 +33,7 @@ class SynflowOfChannels:
             OptionError: no weight makes a channel.
         """
         of_weights = synflow(program, sensitivity).importance
-        return Scores(channel_scores(program, of_weights, self.__name__, self._warned), self.__name__)
+        return Scores(channel_scores(program, of_weights, self.__name__, sensitivity.warned), self.__name__)
 
 
 CRITERIA.register("synflow")(SynflowOfChannels())

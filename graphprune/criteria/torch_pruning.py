@@ -5,7 +5,7 @@ torch-pruning is imported when one of its importances is used, not before.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -48,7 +48,6 @@ class TorchPruning:
     """
 
     importance: Any
-    _warned: set[str] = field(default_factory=set, repr=False, compare=False)
 
     @property
     def __name__(self) -> str:
@@ -80,7 +79,7 @@ class TorchPruning:
         unrated = [group for group, scores in zip(dependencies.groups, rated, strict=True) if scores is None]
         put_last(
             importance, unrated, dependencies.groups, self.__name__, "they have no layer of a type that it knows",
-            self._warned,
+            sensitivity.warned,
         )  # fmt: skip
         return Scores(importance, self.__name__, run.loss, run.samples)
 

@@ -37,8 +37,8 @@ def put_last(
     last = importance.max() + 1
     for group in unrated:
         importance[group.start : group.stop] = last
-    if names not in warned:
-        warned.add(names)
+    if (key := f"{criterion}: {names}") not in warned:
+        warned.add(key)
         log.warning(
             "criterion %s cannot rate %d of %d groups; they go last: %s", criterion, len(unrated), len(groups), names
         )

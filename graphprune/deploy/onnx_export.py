@@ -8,6 +8,7 @@ import logging
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +31,7 @@ from graphprune.deploy.parity import (
 from graphprune.deploy.signature import feed, onnx_feeds, output_names, tensor_leaves
 from graphprune.deploy.translate import Request, capture, quiet_exporter, summary
 from graphprune.errors import ExportError, InputError, OptionError
-from graphprune.program import Example
+from graphprune.example import Example
 
 _log = logging.getLogger(__name__)
 
@@ -165,7 +166,9 @@ def _lowered(request: Request, draft: Path, batch_sizes: Sequence[int]) -> Parit
     """Brings the draft, which computes what the module does, to a lower precision, and measures what that costs."""
     calibration = [_in_order(each, request.example) for each in request.calibration]
     if len(calibration) == 1 and len(batch_sizes) > 1 and calibration[0].batch_size > 1:
-        calibration = list(calibration[0].halves())
+        (whole,) = calibration
+        edges = (0, whole.batch_size // 2, whole.batch_size)
+        calibration = [whole.rows(*part, like=request.example) for part in pairwise(edges)]
     held_out = [calibration.pop()] if len(calibration) > 1 else calibration[:]
     if request.precision == "int8" and not calibration:
         _log.warning("%s: no data to calibrate INT8 on; random inputs like the example's are used", draft.name)

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map
 from graphprune.deploy.attention import with_plain_attention
 from graphprune.deploy.lower_precision import Precision
 from graphprune.errors import ExportError
-from graphprune.program import Example
+from graphprune.example import Example
 
 _log = logging.getLogger(__name__)
 

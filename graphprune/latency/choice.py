@@ -87,7 +87,8 @@ class _Choice:
         """Takes the best moves until it is enough, or there are none; gives the last one's group and former width.
 
         The gains of one group fall as others shrink, so a price that was found earlier is a lower bound, and only the
-        best one has to be looked at again.
+        best one has to be looked at again. (Prices below 0, of channels that are better removed, fall too; they come
+        first in any order.)
         """
         moves = [self.best_move(index) for index in range(len(self.groups))]
         queue = [move for move in moves if move is not None]

@@ -140,7 +140,8 @@ def _tie_groups(call: OpCall, source: Operand, weight: Operand) -> tuple[Operand
     """
     _, groups, inner = source.shape
     planes = channel_planes(source.planes)
-    if inner > 1 and not (planes and call.run.choose(WHOLE_GROUPS, inner < groups, planes[0])):
+    wanted = groups if inner < groups else 2
+    if inner > 1 and not (planes and call.run.choose(WHOLE_GROUPS, inner < groups, planes[0], wanted)):
         reason = "every group keeps the same channels"
         return call.collapsed(source, [1], reason), call.collapsed(weight, [0], reason)
     within = [dim for dim in (1, 2) if weight.shape[dim] > 1]

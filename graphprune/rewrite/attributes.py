@@ -34,7 +34,7 @@ def _convolution(module: _ConvNd, source: Survivors, result: Survivors) -> None:
     channel = len(source.shape) - len(module.kernel_size) - 1
     vars(module).update(in_channels=source.size(channel), out_channels=result.size(channel))
     if module.groups > 1:
-        module.groups = groups_left(source, module.groups)
+        module.groups = groups_left(source, module.groups, channel)
 
 
 def _batch_norm(module: _NormBase, source: Survivors, result: Survivors) -> None:

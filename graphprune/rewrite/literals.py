@@ -188,10 +188,10 @@ def _num_groups(resize: Resize) -> None:
         set_argument(resize.node, 1, "num_groups", groups_left(source, groups))
 
 
-def groups_left(source: Survivors, groups: int) -> int:
-    """Groups of a group norm or a convolution over dim 1: those that lost every channel are gone."""
-    size = source.shape[1] // groups
-    return len(torch.unique(source.indices(1) // size))
+def groups_left(source: Survivors, groups: int, dim: int = 1) -> int:
+    """Groups of a group norm or a convolution over a dim of channels: those that lost every channel are gone."""
+    size = source.shape[dim] // groups
+    return len(torch.unique(source.indices(dim) // size))
 
 
 @resizer("scaled_dot_product_attention")
@@ -208,9 +208,12 @@ _TRANSPOSED_GROUPS = {"conv_transpose1d": 6, "conv_transpose2d": 6, "conv_transp
 
 @resizer(*_CONVOLUTION_GROUPS, *_TRANSPOSED_GROUPS)
 def _groups(resize: Resize) -> None:
-    node, source, result = resize.node, resize.source, resize.result
+    node, source = resize.node, resize.source
     position = (_CONVOLUTION_GROUPS | _TRANSPOSED_GROUPS)[op_name(node)]
-    groups = argument(node, position, "groups", default=1)
-    if source is None or result is None or groups == 1 or not source.shrinks(1):
+    groups = resize.known(argument(node, position, "groups", default=1))
+    weight = resize.of(argument(node, 1, "weight"))
+    if source is None or weight is None or groups == 1:
         return
-    set_argument(node, position, "groups", groups_left(source, groups))
+    channel = len(source.shape) - len(weight.shape) + 1  # samples may have no dim
+    if source.shrinks(channel):
+        set_argument(node, position, "groups", groups_left(source, groups, channel))

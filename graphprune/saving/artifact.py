@@ -22,8 +22,8 @@ from graphprune.deploy.isolation import isolated_in_eval_mode
 from graphprune.deploy.parity import HALF_RELATIVE_TOLERANCE, RELATIVE_TOLERANCE, run_torch
 from graphprune.deploy.signature import tensor_leaves
 from graphprune.errors import ArtifactError, OptionError
+from graphprune.example import Example
 from graphprune.plan import Plan, listed, load_plan, on_device_of
-from graphprune.program import Example
 from graphprune.saving.manifest import MANIFEST, CallForm, Manifest, StoredFile, is_artifact
 from graphprune.saving.runtime import OnnxModule
 from graphprune.saving.tensors import read_weights, write_weights

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from graphprune.deploy.sessions import CPU, choose_provider, open_session
 from graphprune.deploy.signature import feed
 from graphprune.errors import ArtifactError, ExportError, InputError, OptionError, UserError
-from graphprune.program import Example
+from graphprune.example import Example
 from graphprune.saving.manifest import CallForm
 from graphprune.saving.trees import READ_ERRORS, decode, explained
 

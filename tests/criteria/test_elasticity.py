@@ -20,10 +20,11 @@ from graphprune.criteria.criterion import Accumulate, Sensitivity
 from graphprune.criteria.elasticity import Elasticity, gate_gradient
 from graphprune.data import Batch, SampleStream, cross_entropy
 from graphprune.errors import InputError, LossError
+from graphprune.example import Example
 from graphprune.gates.insertion import insert_gates
 from graphprune.gates.placement import find_sites
 from graphprune.passes.score_channels import ScoreChannels
-from graphprune.program import Example, Program
+from graphprune.program import Program
 from graphprune.runner import Runner
 from tests.small_models import (
     CLASSES,

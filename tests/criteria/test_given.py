@@ -15,7 +15,8 @@ from graphprune.criteria.elasticity import Elasticity
 from graphprune.criteria.norm import l1_norm
 from graphprune.data import SampleStream, cross_entropy
 from graphprune.errors import OptionError
-from graphprune.program import Example, Program
+from graphprune.example import Example
+from graphprune.program import Program
 from graphprune.scores import Scores
 from tests.small_models import Chain, Mlp, Residual, analysed, group_of, images
 

@@ -17,7 +17,8 @@ from graphprune.criteria import CRITERIA, Evenly, PerCost
 from graphprune.criteria.criterion import Sensitivity, scores_of
 from graphprune.criteria.per_cost import savings_of
 from graphprune.errors import OptionError
-from graphprune.program import Example, Program
+from graphprune.example import Example
+from graphprune.program import Program
 from graphprune.rewrite.compact import compact_module
 from tests.scoring import batches_like, leaving_no_trace, prepared, sensitivity
 from tests.small_models import CLASSES, Dense, Inverted, Mlp, Residual, Transformer, images

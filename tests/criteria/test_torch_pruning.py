@@ -23,7 +23,8 @@ from graphprune.criteria import Sensitivity, TorchPruning, criterion_of
 from graphprune.criteria.members import member_indices
 from graphprune.data import SampleStream, cross_entropy
 from graphprune.errors import LossError, OptionError
-from graphprune.program import Example, Program
+from graphprune.example import Example
+from graphprune.program import Program
 from graphprune.scores import Scores
 from tests.small_models import CLASSES, IMAGES, Mlp, Residual, analysed, group_of, images, randomised
 

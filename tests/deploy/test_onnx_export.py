@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from graphprune.deploy import ExportResult, export_onnx, onnx_feeds, onnx_file, parity
 from graphprune.errors import ExportError, InputError, OptionError
-from graphprune.program import Example
+from graphprune.example import Example
 
 
 class ConvNet(nn.Module):

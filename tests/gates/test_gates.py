@@ -15,10 +15,11 @@ from graphprune.coupling.dependencies import Dependencies
 from graphprune.coupling.interpret import evaluating
 from graphprune.equivalence import MaskedProgram
 from graphprune.errors import InternalError
+from graphprune.example import Example
 from graphprune.gates.insertion import GATE, GatedModule, can_be_per_sample, insert_gates
 from graphprune.gates.placement import find_sites
 from graphprune.gates.site import Site
-from graphprune.program import Example, Program
+from graphprune.program import Program
 from tests.small_models import (
     CLASSES,
     IMAGES,

@@ -6,8 +6,8 @@ from torch import fx
 
 from graphprune.costs import count_macs
 from graphprune.deploy import Latency, TimingResult, describe_hardware
+from graphprune.example import Example
 from graphprune.latency.profiles import Target
-from graphprune.program import Example
 
 
 class Counting:

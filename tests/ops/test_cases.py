@@ -18,10 +18,11 @@ from graphprune.coupling.explain import why_frozen
 from graphprune.coupling.interpret import evaluating
 from graphprune.coupling.labelled import Labelled
 from graphprune.equivalence import MaskedProgram, verify_compact
+from graphprune.example import Example
 from graphprune.gates.insertion import GatedModule, insert_gates
 from graphprune.gates.placement import find_sites
 from graphprune.passes import pipelines
-from graphprune.program import Example, Kept, Program
+from graphprune.program import Kept, Program
 from graphprune.rewrite.compact import compact_module
 from graphprune.runner import Runner
 from tests.ops.case import Case, dim_of, randomised

@@ -14,8 +14,9 @@ from graphprune.criteria.norm import l1_norm, l2_norm
 from graphprune.criteria.random import random
 from graphprune.data import SampleStream, cross_entropy
 from graphprune.errors import InternalError, OptionError
+from graphprune.example import Example
 from graphprune.passes.score_channels import ScoreChannels
-from graphprune.program import Example, Program
+from graphprune.program import Program
 from graphprune.runner import Runner
 from graphprune.scores import Scores
 from tests.small_models import Residual, analysed, group_of, images

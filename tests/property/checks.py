@@ -28,11 +28,12 @@ from graphprune.coupling.explain import why_frozen
 from graphprune.coupling.interpret import evaluating
 from graphprune.deploy.onnx_export import export_onnx
 from graphprune.errors import ExportError
+from graphprune.example import Example
 from graphprune.passes import pipelines
 from graphprune.passes.prune_channels import PruneChannels
 from graphprune.passes.verify_prune import VerifyPrune
 from graphprune.plan import Plan
-from graphprune.program import Attention, Example, Kept, Program
+from graphprune.program import Attention, Kept, Program
 from graphprune.runner import Runner
 from graphprune.selection import Selection
 from tests.property.programs import VOCABULARY, Below, RandomProgram, Value

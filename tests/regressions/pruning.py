@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from graphprune.capture import capture
+from graphprune.example import Example
 from graphprune.passes import pipelines
-from graphprune.program import Attention, Example, Program
+from graphprune.program import Attention, Program
 from graphprune.runner import Runner
 from tests.ops.case import randomised
 from tests.property.checks import dependencies_of, pruned, zeroed_equals_compact

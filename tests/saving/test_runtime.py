@@ -11,7 +11,7 @@ import graphprune
 from graphprune.deploy import export_onnx
 from graphprune.deploy.sessions import CPU, CUDA
 from graphprune.errors import InputError, OptionError, UserError
-from graphprune.program import Example
+from graphprune.example import Example
 from graphprune.saving.manifest import CallForm
 from graphprune.saving.runtime import OnnxModule
 from graphprune.saving.trees import encode_outputs

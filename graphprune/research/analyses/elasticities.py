@@ -14,8 +14,9 @@ from graphprune.criteria.criterion import Accumulate, Sensitivity, check_accumul
 from graphprune.criteria.elasticity import Elasticity
 from graphprune.data import SampleStream, cross_entropy
 from graphprune.errors import OptionError
+from graphprune.example import Example
 from graphprune.passes import pipelines
-from graphprune.program import Example, Program
+from graphprune.program import Program
 from graphprune.runner import Runner
 from graphprune.weights.criteria import weight_scores_of
 from graphprune.weights.criteria.elasticity import elasticity

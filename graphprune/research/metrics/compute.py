@@ -16,7 +16,7 @@ from torch.utils.flop_counter import flop_registry
 
 from graphprune.coupling.interpret import evaluating
 from graphprune.errors import OptionError
-from graphprune.program import Example
+from graphprune.example import Example
 
 FORWARD_PASSES = 3
 """A training step in forward passes: one forward, one for the gradient of the inputs, one for that of the weights."""

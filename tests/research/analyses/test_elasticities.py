@@ -13,7 +13,7 @@ from torch.nn import functional
 from graphprune.criteria.criterion import Sensitivity
 from graphprune.data import SampleStream, cross_entropy
 from graphprune.errors import OptionError
-from graphprune.program import Example
+from graphprune.example import Example
 from graphprune.research.analyses import Curve, curves_of, elasticity_curves
 from tests.small_models import Mlp, analysed
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+import graphprune
 from graphprune.criteria.criterion import Accumulate
 from graphprune.errors import LossError
 from graphprune.weights.criteria import WEIGHT_CRITERIA
@@ -76,10 +78,30 @@ def test_samples_of_a_batch_that_count_as_one(accumulate: Accumulate) -> None:
     loss = float(mean_loss(program, batches).detach())
     for name, weight in pool_of(program).items():
         rows = gradients_of_samples(program.module, weight, batches)
-        means = torch.stack([rows[pair].mean(0) for pair in ([0, 1], [0, 1], [2], [3, 4], [3, 4], [5])])
+        means = torch.stack([rows[pair].mean(0) for pair in ([0], [1, 2], [1, 2], [3, 4], [3, 4], [5])])
         mean = {"signed": rows.mean(0), "absolute": means.abs().mean(0), "squared": means.square().mean(0).sqrt()}
         expected = (weight.detach() * mean[accumulate]).abs() / loss
         torch.testing.assert_close(found.importance[name], expected, rtol=1e-9, atol=1e-14)
+
+
+def test_a_model_that_takes_one_batch_size_only(caplog: pytest.LogCaptureFixture) -> None:
+    """Its batches are taken whole, which is said once."""
+
+    class Fixed(Mlp):
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = super().forward(x.view(32, 5))
+            return out
+
+    example = torch.randn(32, 5)
+    with caplog.at_level(logging.WARNING, logger="graphprune"):
+        compiled = graphprune.compile(Fixed(), example, sparsity=0.5, granularity="weight")
+    assert compiled.report.achieved["weights"] == 0.5
+    (message,) = caplog.messages
+    assert message.startswith("gradients add up for 32 samples at a time, for fewer cannot be taken: data: the model")
+    program = prepared(Fixed(), example)
+    whole = sensitivity(batches_like(example.double(), 32), accumulate="absolute")
+    found, expected = elasticity(program, replace(whole, together=16)), elasticity(program, replace(whole, together=32))
+    assert all(torch.equal(found.importance[name], of_one) for name, of_one in expected.importance.items())
 
 
 def test_many_samples_add_up_in_half_precision() -> None:
