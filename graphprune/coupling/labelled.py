@@ -134,12 +134,13 @@ class LabelRun:
             what: What is decided, for a node may hold several ops.
             preferred: The decision where none was taken yet.
             plane: Is prunable if the decision was a good one; the other one is tried where it is not.
-            wanted: Channels that it has then, at least.
+            wanted: Channels that it has if the preferred decision was a good one; of the other one two are enough.
         """
         key = f"{self.node}: {what}"
+        decision = self.choices.setdefault(key, preferred)
         if plane is not None:
-            self.hopes.append((key, plane, wanted))
-        return self.choices.setdefault(key, preferred)
+            self.hopes.append((key, plane, wanted if decision == preferred else 2))
+        return decision
 
     def moved_planes(self) -> list[tuple[Tensor, Cause]]:
         """What data movement made, each layout once, squashed."""

@@ -193,8 +193,9 @@ def test_random_importance_comes_from_the_seed() -> None:
 def test_what_it_cannot_rate_goes_last_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     program, dependencies = analysed(Vgg(), torch.randn(2, 3, 32, 32))
     given = criterion_of(importance.BNScaleImportance(normalizer=None))
+    run = sensitivity_of([(torch.zeros(1), 0)])
     with caplog.at_level(logging.WARNING, logger="graphprune"):
-        scores = [given(program, sensitivity_of([(torch.zeros(1), 0)])) for _ in range(2)]
+        scores = [given(program, run) for _ in range(2)]
     hidden = group_of(dependencies, "fc1.weight")
     assert isinstance(scores[0], Scores)
     found = scores[0].importance
