@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
+from torch.utils._pytree import KeyPath, tree_leaves, tree_leaves_with_path, tree_map_only, tree_map_with_path
 
 
 @dataclass(frozen=True)
@@ -68,18 +68,19 @@ class Example:
         Args:
             start: The first.
             stop: Behind the last.
-            like: Inputs of another batch size, by which is told what else has as many rows as there are samples.
+            like: Inputs of another batch size; what is not batched there is not batched here, though it may have as
+                many rows as there are samples.
         """
-        leaves, spec = tree_flatten((self.args, self.kwargs))
-        others = leaves if like is None else tree_leaves((like.args, like.kwargs))
-        others = others if len(others) == len(leaves) else leaves
-        batched = [
-            isinstance(leaf, Tensor) and self.is_batched(leaf)
-            and (like is None or not isinstance(other, Tensor) or like.is_batched(other))
-            for leaf, other in zip(leaves, others, strict=True)
-        ]  # fmt: skip
-        found = [leaf[start:stop] if cut else leaf for leaf, cut in zip(leaves, batched, strict=True)]
-        args, kwargs = tree_unflatten(found, spec)
+        known = {} if like is None else dict(tree_leaves_with_path((like.args, like.kwargs)))
+
+        def cut(path: KeyPath, leaf: Any) -> Any:
+            if not isinstance(leaf, Tensor) or not self.is_batched(leaf):
+                return leaf
+            other = known.get(path)
+            is_alike = like is None or not isinstance(other, Tensor) or like.is_batched(other)
+            return leaf[start:stop] if is_alike else leaf
+
+        args, kwargs = tree_map_with_path(cut, (self.args, self.kwargs))
         return Example(args, kwargs)
 
     def fresh(self, batch_size: int, generator: torch.Generator) -> Example:

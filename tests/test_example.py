@@ -19,6 +19,15 @@ def test_rows_of_what_is_batched() -> None:
         assert torch.equal(found.args[1]["table"], of_table) and found.kwargs["scale"] == 2.0
 
 
+def test_rows_go_by_the_names_of_arguments() -> None:
+    """Also where the example has more of them, or another order."""
+    x, table = torch.randn(8, 3), torch.randn(8, 1)
+    like = Example((), {"x": torch.randn(2, 3), "mask": torch.ones(2, 3), "table": table})
+    for kwargs in ({"x": x}, {"x": x, "table": table}, {"table": table, "x": x}):
+        found = Example((), kwargs).rows(2, 5, like).kwargs
+        assert torch.equal(found["x"], x[2:5]) and all(found[name] is table for name in found if name == "table")
+
+
 @pytest.mark.parametrize(("samples", "sizes"), [(16, [16]), (17, [8, 9]), (5, [5]), (40, [13, 13, 14]), (1, [1])])
 def test_parts_of_a_batch_are_about_as_large(samples: int, sizes: list[int]) -> None:
     inputs = torch.arange(samples)
