@@ -42,7 +42,7 @@ def tiny(method: str, epochs: int = 1, study: str = "structured") -> Run:
 
 def made_up(method: str, target: float, seed: int, accuracy: float, **more: Any) -> Row:
     """A row with the numbers that tables need."""
-    run = Run("structured", "lenet5", "mnist_5k", 200, 2, 64, method, target, seed)
+    run = Run("structured", "lenet5", "mnist_5k", 200, 2, 64, "float32", method, target, seed)
     sparsity = target if method != "dense" else 0.0
     found = {
         "accuracy": accuracy, "weight_sparsity": sparsity, "node_sparsity": sparsity,
@@ -132,7 +132,7 @@ def test_targets_are_of_the_kind_that_a_method_takes() -> None:
     assert targets["dense"] == [0.0] and targets["snap-it"] == [0.5, 0.7, 0.85, 0.93]
     assert len(targets["l0"]) > 2
     (chosen,) = runs_of("structured", "cpu", replace(TINY, methods=["snap"], epochs=3, batch_size=32))
-    assert chosen == Run("structured", "lenet5", "mnist_5k", 200, 3, 32, "snap", 0.5, 0)
+    assert chosen == Run("structured", "lenet5", "mnist_5k", 200, 3, 32, "float32", "snap", 0.5, 0)
 
 
 def test_data_of_the_study_keeps_its_setting_and_other_data_takes_the_largest() -> None:
@@ -220,7 +220,7 @@ def test_of_two_rows_of_one_run_the_last_counts() -> None:
     rows = [made_up("snap-it", 0.7, 0, 0.1), made_up("snap-it", 0.7, 0, 0.6)]
     (point,) = points(rows)
     assert [row["accuracy"] for row in point.rows] == [0.6]
-    failed = asdict(Run("structured", "lenet5", "mnist_5k", 200, 2, 64, "snap-it", 0.7, 0)) | {"error": "no"}
+    failed = asdict(Run("structured", "lenet5", "mnist_5k", 200, 2, 64, "float32", "snap-it", 0.7, 0)) | {"error": "no"}
     assert "failed" not in summary([failed, *rows])
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.paper.named import method_of
 from benchmarks.paper.studies import STUDIES, Scale, Setting, Sizes
 from benchmarks.rows import Row
+from graphprune.research.epochs import Precision
 
 Key = tuple[Any, ...]
 
@@ -24,6 +25,7 @@ class Run:
         samples: See `Setting`.
         epochs: See `Setting`.
         batch_size: See `Setting`.
+        precision: See `Setting`.
         method: A name, see `method_of`.
         target: A share to remove or a penalty's weight, by the method; 0 where there is nothing to say.
         seed: Of initial weights and of everything drawn.
@@ -35,6 +37,7 @@ class Run:
     samples: int | None
     epochs: int
     batch_size: int
+    precision: Precision
     method: str
     target: float
     seed: int
@@ -86,7 +89,7 @@ def runs_of(study: str, scale: Scale, choice: Choice | None = None) -> list[Run]
     choice = choice or Choice()
     sizes = STUDIES[study].scales[scale]
     return [
-        Run(study, setting.network, setting.data, setting.samples, setting.epochs, setting.batch_size, method, at, seed)
+        Run(study, **asdict(setting), method=method, target=at, seed=seed)
         for seed in (range(sizes.seeds) if choice.seeds is None else choice.seeds)
         for setting in _settings(sizes, choice)
         for method in choice.methods or sizes.methods

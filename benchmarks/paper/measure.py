@@ -86,11 +86,13 @@ def row_of(run: Run, place: Place) -> Row:
 
 
 def _measured(run: Run, data: Dataset, place: Place) -> dict[str, Any]:
-    recipe = Recipe(run.epochs, run.batch_size)
+    recipe = Recipe(run.epochs, run.batch_size, precision=run.precision)
     dense = orthogonal_init_(build(run.network, data.in_shape, data.classes), run.seed).to(place.device)
+    if run.precision == "bfloat16":  # convolutions in it are fast in this layout only
+        dense = dense.to(memory_format=torch.channels_last)
     method = method_of(run.method, run.epochs)
     examples = (data.train.inputs[: run.batch_size].to(place.device), data.train.targets[: run.batch_size])
-    watch = Watch(examples[0][:2], examples if method.structured else None)
+    watch = Watch(examples[0][:2], recipe, examples if method.structured else None)
     torch.manual_seed(run.seed)
     start = time.perf_counter()
     with observed(watch):
@@ -107,7 +109,7 @@ def _measured(run: Run, data: Dataset, place: Place) -> dict[str, Any]:
     found |= watch.cost(len(data.train), len(trained.epochs)) | _size(trained, dense, watch, recipe, len(data.train))
     found |= _harmonic_means(found)
     if method.structured:
-        found |= _times(trained.module, dense, examples)
+        found |= _times(trained.module, dense, examples, recipe)
         found["memory_bytes_dense"] = training_memory(dense, examples, recipe).peak_bytes
     for name in STUDIES[run.study].analyses:
         found[name] = ANALYSES[name](trained.module, data, place.scale)
@@ -131,12 +133,12 @@ def _harmonic_means(found: dict[str, Any]) -> dict[str, float]:
     return {f"hm_{kind}s": harmonic_mean(found[f"{kind}_sparsity"], found["accuracy"]) for kind in ("weight", "node")}
 
 
-def _times(module: nn.Module, dense: nn.Module, examples: Batch) -> dict[str, Any]:
+def _times(module: nn.Module, dense: nn.Module, examples: Batch, recipe: Recipe) -> dict[str, Any]:
     """Inference and a training step of the network and of the dense one, in turns."""
     models = {"pruned": module, "dense": dense}
     batch = examples[0][:TIMED_BATCH], examples[1][:TIMED_BATCH]
     inference = time_inference(models, batch[0], warmup=2, repeats=INFERENCE_REPEATS)
-    step = time_training(models, batch, warmup=1, repeats=STEP_REPEATS)
+    step = time_training(models, batch, recipe, warmup=1, repeats=STEP_REPEATS)
     return {"timed_batch": len(batch[1]), "inference_ms": _told(inference), "training_step_ms": _told(step)}
 
 

@@ -187,4 +187,4 @@ def _harmonic_mean(point: Point) -> float:
 
 def _data(row: Row) -> str:
     samples = f"{row['train_samples']} to train on"
-    return f"{row['data']} ({samples}, {row['epochs']} epochs, batch {row['batch_size']})"
+    return f"{row['data']} ({samples}, {row['epochs']} epochs, batch {row['batch_size']}, {row['precision']})"

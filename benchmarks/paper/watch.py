@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from graphprune.research.datasets import Batch
 from graphprune.research.metrics import Macs, forward_macs, training_cost, training_memory
-from graphprune.research.training import Epoch
+from graphprune.research.training import Epoch, Recipe
 
 
 @dataclass
@@ -24,7 +24,8 @@ class Watch:
 
     Attributes:
         example: Samples ``(2, C, H, W)`` on the network's device.
-        memory_batch: Batch of the training step whose memory is measured; None measures no memory.
+        recipe: Of the training step whose memory is measured.
+        memory_batch: Batch of that step; None measures no memory.
         macs: Of each epoch, per sample.
         memory_bytes: Of each epoch: peak around a step.
         epoch_seconds: Of each epoch, of all trainers.
@@ -32,6 +33,7 @@ class Watch:
     """
 
     example: Tensor
+    recipe: Recipe
     memory_batch: Batch | None
     macs: list[Macs] = field(default_factory=list)
     memory_bytes: list[int] = field(default_factory=list)
@@ -51,7 +53,7 @@ class Watch:
         self.macs.append(self._known_macs[signature])
         if self.memory_batch is not None:
             if shapes not in self._known_memory:
-                self._known_memory[shapes] = training_memory(model, self.memory_batch).peak_bytes
+                self._known_memory[shapes] = training_memory(model, self.memory_batch, self.recipe).peak_bytes
             self.memory_bytes.append(self._known_memory[shapes])
         self.epoch_seconds.append(epoch.seconds)
         self.own_seconds += time.perf_counter() - start

@@ -1,15 +1,28 @@
-"""Parts of an epoch: its batches, the state that it runs in, and its mean loss."""
+"""Parts of an epoch: its batches, their loss, the state that it runs in, and its mean loss."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from graphprune.errors import LossError
 from graphprune.research.datasets import Batch, Split, batches
+
+Precision = Literal["float32", "bfloat16"]
+"""What matrix products and convolutions of a training step compute in; parameters and moments stay float32."""
+
+
+def batch_loss(model: nn.Module, batch: Batch, precision: Precision) -> Tensor:
+    """Mean cross-entropy in nats over a batch on the model's device, a scalar in float32."""
+    inputs, targets = batch
+    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        logits = model(inputs)
+    return functional.cross_entropy(logits.float(), targets)
 
 
 def trainable_batches(split: Split, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:

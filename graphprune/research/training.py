@@ -13,15 +13,22 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from graphprune.errors import OptionError
 from graphprune.research.datasets import Batch, Split, mirrored
-from graphprune.research.epochs import device_of, mean_loss, mode, private_random_state_on, trainable_batches
+from graphprune.research.epochs import (
+    Precision,
+    batch_loss,
+    device_of,
+    mean_loss,
+    mode,
+    private_random_state_on,
+    trainable_batches,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +47,7 @@ class Recipe:
         weight_decay: L2 penalty that Adam adds to the gradient of every parameter, 0 or more.
         clip_norm: the gradient of all parameters together is scaled down to this L2 norm, above 0; `math.inf` never
             clips.
+        precision: of products and convolutions in a step, see `Precision`; the paper's is float32.
 
     Raises:
         OptionError: if a field is out of range, naming all that are.
@@ -50,6 +58,7 @@ class Recipe:
     learning_rate: float = 2e-3
     weight_decay: float = 5e-5
     clip_norm: float = 10.0
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         bounds = {
@@ -58,6 +67,7 @@ class Recipe:
             "learning_rate must be finite and above 0": 0 < self.learning_rate < math.inf,
             "weight_decay must be finite and 0 or more": 0 <= self.weight_decay < math.inf,
             "clip_norm must be above 0": self.clip_norm > 0,
+            f"precision must be one of {', '.join(get_args(Precision))}": self.precision in get_args(Precision),
         }
         wrong = [text for text, holds in bounds.items() if not holds]
         if wrong:
@@ -214,7 +224,7 @@ class Trainer:
         for inputs, targets in epoch_batches:
             self.optimizer.zero_grad(set_to_none=True)
             images = mirrored(inputs.to(device), self.flip, self._generator)
-            loss = functional.cross_entropy(self.model(images), targets.to(device))
+            loss = batch_loss(self.model, (images, targets.to(device)), self.recipe.precision)
             (loss if self.penalty is None else loss + self.penalty(self.model)).backward()
             if self.on_gradients is not None:
                 self.on_gradients()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from typing import Any, cast
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from graphprune.errors import LossError, OptionError
 from graphprune.research.datasets import Split, batches, mnist_5k
 from graphprune.research.networks import lenet5, orthogonal_init_
-from graphprune.research.training import Recipe, accuracy, train
+from graphprune.research.training import Recipe, Trainer, accuracy, train
 
 NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.cuda, NO_CUDA])]
@@ -66,9 +67,23 @@ def test_defaults_are_the_paper_s() -> None:
 
 def test_recipe_names_every_field_out_of_range() -> None:
     with pytest.raises(OptionError) as caught:
-        Recipe(-1, batch_size=0, learning_rate=0.0, weight_decay=math.nan, clip_norm=0.0)
-    for field in ("epochs", "batch_size", "learning_rate", "weight_decay", "clip_norm"):
+        Recipe(-1, batch_size=0, learning_rate=0.0, weight_decay=math.nan, clip_norm=0.0, precision=cast(Any, "int8"))
+    for field in ("epochs", "batch_size", "learning_rate", "weight_decay", "clip_norm", "precision"):
         assert f"{field} must be" in str(caught.value)
+
+
+def test_bfloat16_is_what_products_compute_in_and_nothing_is_kept_in() -> None:
+    seen: list[torch.dtype] = []
+    model = small_net()
+    linear = next(module for module in model.modules() if isinstance(module, nn.Linear))
+    linear.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    trainer = Trainer(model, clusters(60), Recipe(1, batch_size=16, learning_rate=0.02, precision="bfloat16"), seed=0)
+    trainer.run(15)
+    assert set(seen) == {torch.bfloat16}
+    assert accuracy(model, clusters(60)) > 0.9
+    assert seen[-1] == torch.float32
+    held = (*model.parameters(), *(moment for of in trainer.optimizer.state.values() for moment in of.values()))
+    assert {tensor.dtype for tensor in held} == {torch.float32}
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -130,8 +145,8 @@ def test_a_last_batch_of_one_is_dropped(samples: int, batch_size: int, seen: lis
 
 def test_epoch_loss_is_the_mean_over_samples() -> None:
     split, model = clusters(10), BatchSizes()
-    frozen = {"learning_rate": 1e-30, "weight_decay": 0.0}
-    result = train(model, split, Recipe(1, batch_size=4, **frozen), seed=0)
+    frozen = Recipe(1, batch_size=4, learning_rate=1e-30, weight_decay=0.0)
+    result = train(model, split, frozen, seed=0)
     expected = nn.functional.cross_entropy(model(split.inputs), split.targets)
     assert result.epoch_losses[0] == pytest.approx(expected.item(), rel=1e-5)
 

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from graphprune.research.datasets import Batch
-from graphprune.research.epochs import device_of
+from graphprune.research.epochs import batch_loss, device_of
 from graphprune.research.training import Recipe
 
 
@@ -22,13 +21,13 @@ class TrainingStep:
         model: In training mode.
         optimizer: Of its parameters.
         batch: Inputs and targets.
-        clip_norm: As in `Recipe`.
+        recipe: How the step is taken.
     """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     batch: Batch
-    clip_norm: float
+    recipe: Recipe
 
     @classmethod
     def of(cls, model: nn.Module, batch: Batch, recipe: Recipe | None = None) -> TrainingStep:
@@ -37,14 +36,13 @@ class TrainingStep:
         own = copy.deepcopy(model).train()
         device = device_of(own)
         optimizer = torch.optim.Adam(own.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-        return cls(own, optimizer, (batch[0].to(device), batch[1].to(device)), recipe.clip_norm)
+        return cls(own, optimizer, (batch[0].to(device), batch[1].to(device)), recipe)
 
     def __call__(self) -> None:
         """Forward, backward, clip, step."""
-        inputs, targets = self.batch
         self.optimizer.zero_grad(set_to_none=True)
-        functional.cross_entropy(self.model(inputs), targets).backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+        batch_loss(self.model, self.batch, self.recipe.precision).backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
         self.optimizer.step()
 
     def resident(self) -> list[Tensor]:
