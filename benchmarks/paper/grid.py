@@ -93,7 +93,7 @@ def runs_of(study: str, scale: Scale, choice: Choice | None = None) -> list[Run]
         for seed in (range(sizes.seeds) if choice.seeds is None else choice.seeds)
         for setting in _settings(sizes, choice)
         for method in choice.methods or sizes.methods
-        for at in _targets(method, setting.epochs, sizes, choice)
+        for at in _targets(method, setting, sizes, choice)
     ]
 
 
@@ -127,10 +127,11 @@ def _settings(sizes: Sizes, choice: Choice) -> list[Setting]:
     ]
 
 
-def _targets(method: str, epochs: int, sizes: Sizes, choice: Choice) -> Sequence[float]:
-    kind = method_of(method, max(epochs, 8)).target
+def _targets(method: str, setting: Setting, sizes: Sizes, choice: Choice) -> Sequence[float]:
+    kind = method_of(method, max(setting.epochs, 8)).target
     if kind == "nothing":
         return (0.0,)
     if kind == "lambda":
-        return choice.lambdas or sizes.lambdas.get(method, sizes.lambdas.get("", ()))
+        names = (f"{method}, {setting.network}", method, "")
+        return choice.lambdas or next((sizes.lambdas[name] for name in names if name in sizes.lambdas), ())
     return choice.sparsities or (sizes.nodes if kind == "node sparsity" else sizes.weights)
