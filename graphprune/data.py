@@ -129,6 +129,8 @@ def _batch(item: Any, device: torch.device) -> Batch:
 def cross_entropy(output: Any, target: Any) -> Tensor:
     """Mean cross-entropy of logits ``(N, K, ...)``; against the model's own prediction where there is no target.
 
+    Targets of -100 do not count, as in torch; where none counts the loss is 0.
+
     Raises:
         LossError: the output is no tensor of logits, or a target is no class of it.
     """
@@ -146,6 +148,8 @@ def cross_entropy(output: Any, target: Any) -> Tensor:
         target = output.detach().argmax(dim=1)
     if isinstance(target, Tensor) and target.dtype == torch.long and target.numel():
         _check_classes(target, output.shape[1])
+        if bool((target == _IGNORED).all()):
+            return output.sum() * 0.0  # such samples say nothing; their mean would be NaN
     return functional.cross_entropy(output, target)
 
 

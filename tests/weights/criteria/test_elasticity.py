@@ -49,6 +49,17 @@ def gradients_of_samples(module: nn.Module, parameter: Tensor, batches: Batches)
     return torch.stack(rows)
 
 
+def test_a_sample_without_a_target_that_counts_says_nothing() -> None:
+    program = prepared(Chain(), images())
+    (inputs, target), = batches_like(images().double(), 4)
+    ignored = torch.cat([target[:3], torch.tensor([-100])])
+    found = elasticity(program, sensitivity([(inputs, ignored)], accumulate="squared")).importance
+    without = elasticity(program, sensitivity([(inputs[:3], target[:3])], accumulate="squared")).importance
+    ratios = torch.cat([(found[name] / without[name]).flatten() for name in found])
+    ratios = ratios[ratios.isfinite()]
+    torch.testing.assert_close(ratios, ratios[:1].expand_as(ratios))
+
+
 @pytest.mark.parametrize("dormant", [False, True])
 @pytest.mark.parametrize("accumulate", ["signed", "absolute", "squared"])
 def test_a_loop_over_samples(accumulate: Accumulate, dormant: bool) -> None:
