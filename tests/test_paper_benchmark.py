@@ -212,6 +212,8 @@ def test_tables_have_the_means_and_intervals_of_the_rows() -> None:
     # work, also in training; memory, also at the start; a step, a pass, bytes on disk
     assert cost.split("|")[4:-1] == [f" {value:.1f} ± 0.0 " for value in (4, 8, 4, 2, 2, 3, 16)]
     assert "| snap-it | 0.9 | 1 | 20.0 | 90.0 | 90.0 |" in text and "| dense | - | 1 | 90.0 | 0.00 |" in text
+    assert "(dense: 90.0)" in text and "| method | 70 % of nodes | 90 % of nodes |" in text
+    assert f"| snap-it | {100 * mean:.1f} ± {100 * half:.1f} | 20.0 |" in text
     assert "OptionError: it cannot work" in text
     assert [each.target for each in best([p for p in points(rows) if p.method == "snap-it"])] == [0.7]
 

@@ -136,13 +136,15 @@ def best(found: Sequence[Point]) -> list[Point]:
 
 
 def summary(rows: Sequence[Row]) -> str:
-    """For each study, network and data: all points, then the best of each method; and what failed."""
+    """For each study, network and data: accuracies, all figures, the best of each method; and what failed."""
     by_place: dict[tuple[str, str, str], list[Point]] = defaultdict(list)
     for point in points(rows):
         by_place[point.study, point.network, point.data].append(point)
     parts = []
     for (study, network, data), found in by_place.items():
         parts.append(f"## {study}: {network}, {data}\n")
+        parts.append(by_target(found))
+        parts.append("\nAll figures:\n")
         parts.append(table(found, FIGURES))
         structured = [point for point in found if point.structured]
         if len(structured) > 1:
@@ -155,6 +157,24 @@ def summary(rows: Sequence[Row]) -> str:
         parts.append("## Runs that failed\n")
         parts += [f"- {Run(**{f.name: row[f.name] for f in fields(Run)})}: {row['error']}" for row in failed]
     return "\n".join(parts)
+
+
+def by_target(found: Sequence[Point]) -> str:
+    """Accuracy of each method, a row, by the share that it was to remove, a column; of penalties the full table tells.
+
+    Mean and half-width of the 95 % interval over seeds.
+    """
+    accuracy = FIGURES["accuracy, %"]
+    dense = "".join(f" (dense: {_cell(p.spread(accuracy))})" for p in found if p.target_kind == "nothing")
+    pruned = [point for point in found if point.target_kind.endswith("sparsity")]
+    cells = {(point.method, point.target_kind, point.target): _cell(point.spread(accuracy)) for point in pruned}
+    columns = sorted({(point.target_kind, point.target) for point in pruned})
+    heads = (f"{100 * target:g} % of {kind.removesuffix(' sparsity')}s" for kind, target in columns)
+    lines = [f"Accuracy, %, by what is removed{dense}:\n", f"| method | {' | '.join(heads)} |",
+             f"|---|{'---|' * len(columns)}"]  # fmt: skip
+    for method in dict.fromkeys(point.method for point in pruned):
+        lines.append(f"| {method} | {' | '.join(cells.get((method, *column), '') for column in columns)} |")
+    return "\n".join(lines)
 
 
 def table(found: Sequence[Point], figures: dict[str, Figure]) -> str:
