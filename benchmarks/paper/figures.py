@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +18,8 @@ from graphprune.research.analyses.drawing import draw_elasticities, draw_remaini
 from graphprune.research.metrics.sparsity import LayerLeft
 
 MARKERS = "osD^v<>Pp*h"
+
+_COST_COLUMNS = 4
 
 CAP = 0.5
 """Largest distance of an attack against which sparsity is drawn. Source: figure 5a of the paper."""
@@ -60,10 +62,10 @@ def _curves(found: Sequence[Point], chosen: Sequence[Point], kind: str, value: t
         for point in found:
             if point.target_kind == "nothing" and (point.network, point.data) == place:
                 side.axhline(_mean(point, of_row), color="black", linestyle=":", label="dense")
-        side.set(xscale="log", xlabel=f"share of the {kind}s left", ylabel=name, title="\n".join(place))
+        side.set(xscale="log", xlabel=f"share of the {kind}s left", ylabel=name)
+        side.set_title(_titled(place), fontsize=8)
         side.invert_xaxis()
-        side.xaxis.set_major_formatter("{x:g}")
-        side.xaxis.set_minor_formatter("{x:g}")
+        _few_ticks(side.xaxis)
         side.grid(alpha=0.3)
         side.legend(fontsize=7)
     return _saved(figure, path)
@@ -83,18 +85,23 @@ def _bounded(side: Any, curve: Sequence[Point], sparsity: str, value: Figure, la
 
 
 def _costs(chosen: Sequence[Point], path: Path) -> Path:
-    """How many times less or faster than dense, against the share of nodes that is gone; a row for each network."""
+    """How many times less or faster than dense, against the share of nodes that is gone; two rows for each network."""
     places = list(dict.fromkeys((point.network, point.data) for point in chosen))
-    figure, axes = _figure(len(COSTS), rows=len(places))
-    for (place, (name, cost)), side in zip(itertools.product(places, COSTS.items()), axes, strict=True):
+    rows = math.ceil(len(COSTS) / _COST_COLUMNS)
+    figure, axes = _figure(_COST_COLUMNS, rows * len(places))
+    for index, place in enumerate(places):
+        sides = axes[index * rows * _COST_COLUMNS :][: rows * _COST_COLUMNS]
         here = [point for point in chosen if (point.network, point.data) == place]
-        for index, (method, curve) in enumerate(_by_method(here).items()):
-            _plotted(side, curve, cost, method, index)
-        side.set(yscale="log", xlabel="share of the nodes gone", ylabel=name, title=place[0])
-        side.yaxis.set_major_formatter("{x:g}")
-        side.yaxis.set_minor_formatter("{x:g}")
-        side.grid(alpha=0.3)
-    axes[0].legend(fontsize=7)
+        for (name, cost), side in zip(COSTS.items(), sides, strict=False):
+            for number, (method, curve) in enumerate(_by_method(here).items()):
+                _plotted(side, curve, cost, method, number)
+            side.set(yscale="log", xlabel="share of the nodes gone", ylabel=name)
+            side.set_title(place[0], fontsize=8)
+            _few_ticks(side.yaxis)
+            side.grid(alpha=0.3)
+        for side in sides[len(COSTS):]:
+            side.axis("off")
+            side.legend(*sides[0].get_legend_handles_labels(), loc="center")
     return _saved(figure, path)
 
 
@@ -115,7 +122,9 @@ def _memory(chosen: Sequence[Point], path: Path) -> Path:
             rows = [row for point in curve for row in point.rows]
             memory = [row["memory_bytes"]["first"] / 2**20 for row in rows]
             side.plot(memory, [row["accuracy"] for row in rows], MARKERS[index % len(MARKERS)], label=method)
-        side.set(xscale="log", xlabel="memory at the start of training, MiB", ylabel="accuracy", title="\n".join(place))
+        side.set(xscale="log", xlabel="memory at the start of training, MiB", ylabel="accuracy")
+        side.set_title(_titled(place), fontsize=8)
+        _few_ticks(side.xaxis)
         side.grid(alpha=0.3)
         side.legend(fontsize=7)
     return _saved(figure, path)
@@ -218,6 +227,20 @@ def _mean(point: Point, figure: Figure) -> float:
     spread = point.spread(figure)
     assert spread is not None
     return spread.mean
+
+
+def _titled(place: tuple[str, str]) -> str:
+    """Network and data; what of the data in a line of its own."""
+    return ", ".join(place).replace(" (", "\n(")
+
+
+def _few_ticks(axis: Any) -> None:
+    """Of a logarithmic axis, so that their labels stay apart."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter("{x:g}")
 
 
 def _figure(columns: int, rows: int = 1) -> tuple[Any, list[Any]]:
