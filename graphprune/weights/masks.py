@@ -1,7 +1,8 @@
-"""Dead weights stay zero: while the module trains, when it is copied, and whatever its optimizer does."""
+"""Dead weights stay zero: while the module trains, when it is copied or pickled, and whatever its optimizer does."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,8 +21,8 @@ class HeldMasks:
     Gradients of dead weights become zero as they arise, before anything clips or adds them up. What changes dead
     weights all the same (the momentum of an optimizer that was not given to `Pruner.step`, say) is undone before the
     next forward pass; values written by way of ``.data``, which torch does not count, after the next backward pass at
-    the latest. Copies of the module bring the hook along. A layer that was taken out or replaced, and values that take
-    a parameter's place for one call (`torch.func.functional_call`), are left alone.
+    the latest. Copies of the module and what is pickled bring the hook along. A layer that was taken out or replaced,
+    and values that take a parameter's place for one call (`torch.func.functional_call`), are left alone.
 
     Attributes:
         masks: Live weights by parameter.
@@ -143,6 +144,19 @@ class _HoldAgain:
         _attach(copied, self.masks)  # unchecked: layers may have been replaced since
 
 
+def _reduced(module: fx.GraphModule) -> tuple[Any, ...]:
+    """How a held graph module is pickled; its own way leaves out forward hooks."""
+    masks = [hook.masks for hook in module._forward_pre_hooks.values() if isinstance(hook, HeldMasks)]
+    return _restored, (*fx.GraphModule.__reduce__(module), *masks)
+
+
+def _restored(make: Callable[..., fx.GraphModule], arguments: tuple[Any, ...], *masks: Masks) -> fx.GraphModule:
+    module = make(*arguments)
+    for each in masks:
+        _attach(module, each)
+    return module
+
+
 def hold(module: nn.Module, masks: Masks) -> None:
     """Keeps the dead weights of a module and of its deep copies at zero from now on, instead of those held before.
 
@@ -171,6 +185,7 @@ def _attach(module: nn.Module, masks: Masks) -> None:
         module.register_forward_pre_hook(held)
         if isinstance(module, fx.GraphModule):
             module._register_deepcopy_hook(_HoldAgain(held.masks))
+            type(module).__reduce__ = _reduced  # type: ignore[method-assign, assignment]  # a graph module's class is its own
 
 
 def settle(module: nn.Module) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import graphprune
+from graphprune.weights.masks import hold
 from tests.small_models import CLASSES, Residual, images, randomised
 from tests.test_pruner import batches
 from tests.weights.test_pruning import BOTH, compiled_of, dead_weights
@@ -118,6 +120,32 @@ def test_values_that_are_not_finite_are_undone() -> None:
             parameter.fill_(float("inf"))
     compiled.module(images(2))
     assert dead_weights(compiled.module, compiled.plan.masks) == 0
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_what_is_pickled_as_a_whole_is_held(inside: bool) -> None:
+    compiled, stored = compiled_of("mixed"), io.BytesIO()
+    torch.save(nn.Sequential(compiled.module) if inside else compiled.module, stored)
+    stored.seek(0)
+    loaded = torch.load(stored, weights_only=False).train()
+    held = loaded[0] if inside else loaded
+    again = copy.deepcopy(pickle.loads(pickle.dumps(held)))
+    for module in (held, again):
+        module(images(3)).sum().backward()
+        assert dead_gradients(module, compiled.plan.masks) == 0
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.add_(1)
+        module(images(3))
+        assert dead_weights(module, compiled.plan.masks) == 0
+
+
+def test_what_is_not_held_any_more_is_pickled_so() -> None:
+    module, inputs = compiled_of("weight").module, images(2)
+    hold(module, {})
+    loaded = pickle.loads(pickle.dumps(module))
+    assert not loaded._forward_pre_hooks
+    assert torch.equal(loaded.eval()(inputs), module.eval()(inputs))
 
 
 def test_what_is_pickled_as_a_whole_can_be_pruned_and_held_again() -> None:
