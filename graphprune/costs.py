@@ -81,7 +81,7 @@ class CostModel:
             if mask is None:
                 total += prod([sizes[place] for place in self._dims_of_parameters.get(name, ())])  # () of 1x1
             else:
-                total += int(take(mask, cuts.get(name, ())).sum())
+                total += int(take(mask, cuts.get(name, ())).count_nonzero())
         return total
 
     def macs(self, keep: Tensor) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from graphprune.coupling.dependencies import Dependencies, leaf_operands
 from graphprune.coupling.labels import PINNED, look_up, merged
 from graphprune.coupling.planes import channel_planes, squash
-from graphprune.paths.steps import Ends, Hub, PerChannel, Step, WeightPath, distinct, paths_of
+from graphprune.paths.steps import Ends, Hub, PerChannel, Step, WeightPath, any_along, distinct, paths_of
 from graphprune.program import Program, stored_parameters
 from graphprune.weights.pool import Masks, live_of, pool_of
 
@@ -161,7 +161,7 @@ def _forward(step: Step, pair: Tensor | None, reached: Tensor) -> Tensor:
     """Adds what a step reaches, and returns the rows of its weight that are reached."""
     hit = torch.empty(0, dtype=torch.bool)
     if isinstance(step, WeightPath) and pair is not None:
-        hit = (pair & reached[step.columns]).any(1)
+        hit = any_along(pair & reached[step.columns], 1)
         reached[step.rows[hit]] = True
     elif isinstance(step, Hub):
         reached[step.after] |= reached[step.before].any()
@@ -173,7 +173,7 @@ def _forward(step: Step, pair: Tensor | None, reached: Tensor) -> Tensor:
 def _backward(step: Step, pair: Tensor | None, useful: Tensor) -> None:
     """Adds what a step makes useful."""
     if isinstance(step, WeightPath) and pair is not None:
-        useful[step.columns[(pair & useful[step.rows].unsqueeze(1)).any(0)]] = True
+        useful[step.columns[any_along(pair & useful[step.rows].unsqueeze(1), 0)]] = True
     elif isinstance(step, Hub):
         useful[step.before] |= useful[step.after].any()
     elif isinstance(step, Ends):

@@ -28,6 +28,11 @@ from graphprune.program import Layers, Program, device_of, stored_parameters
 aten = torch.ops.aten
 
 
+def any_along(mask: Tensor, dim: int) -> Tensor:
+    """`Tensor.any` along a dim, for large masks: torch finds the largest of bytes up to a hundred times as fast."""
+    return mask.view(torch.uint8).amax(dim).view(torch.bool) if mask.shape[dim] else mask.any(dim)
+
+
 @dataclass(frozen=True)
 class WeightPath:
     """A weight that leads from the channels of its columns to those of its rows.
@@ -49,7 +54,7 @@ class WeightPath:
     def flat(self, live: Tensor) -> Tensor:
         """Which pairs have a live weight, bool ``(rows, columns)``, given the live weights."""
         pairs = live.movedim((self.row, self.column), (0, 1))
-        return pairs.flatten(2).any(2) if pairs.dim() > 2 else pairs
+        return any_along(pairs.flatten(2), 2) if pairs.dim() > 2 else pairs
 
     def spread(self, pairs: Tensor, like: Tensor) -> Tensor:
         """Undoes `flat`: each pair for all weights that it has."""

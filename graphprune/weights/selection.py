@@ -70,7 +70,7 @@ def select_jointly(program: Program, allowed: int, limits: Limits) -> Selection:
         dead = ranks.lowest(effective, count)
         threshold = float(effective[dead].max()) if count > 0 else _GONE
         removed = importance <= threshold
-        if int((effective <= threshold).sum()) > count:
+        if int((effective <= threshold).count_nonzero()) > count:
             at_threshold = (importance == threshold).nonzero().flatten()
             if len(at_threshold):
                 importance[at_threshold[len(at_threshold) // 2 :]] = _STAYS
@@ -155,7 +155,7 @@ class Ranks:
             return torch.zeros_like(importance, dtype=torch.bool)
         threshold = importance.kthvalue(count).values
         if threshold == _STAYS:
-            least = int((importance == _STAYS).sum())
+            least = int((importance == _STAYS).count_nonzero())
             raise BudgetError(
                 f"the budget cannot be reached: {len(importance) - count} weights may stay, but {least} have to, one "
                 "for each norm that the model divides weights by (weight norm, spectral norm). Ask for less, or "
@@ -163,7 +163,7 @@ class Ranks:
             )
         dead = importance < threshold
         equal = (importance == threshold).nonzero().flatten()
-        dead[equal[: count - int(dead.sum())]] = True
+        dead[equal[: count - int(dead.count_nonzero())]] = True
         return dead
 
     def row(self, masks: Masks) -> Tensor:
