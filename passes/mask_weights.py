@@ -40,7 +40,8 @@ class MaskWeights(Pass):
         replace_tensors(module, values)
         dormant = full if self.resurrect else {}
         masked = replace(program, module=module, masks=masks, dormant=dormant, origin=replace(program, origin=None))
-        return PassResult(masked, True, (f"{sum(int((~mask).count_nonzero()) for mask in masks.values())} weights are zero",))
+        zeros = sum(mask.numel() - int(mask.count_nonzero()) for mask in masks.values())
+        return PassResult(masked, True, (f"{zeros} weights are zero",))
 
     def ensures(self, before: Program, result: PassResult) -> list[str]:
         """Dead weights are zero, and live ones that were live before are what they were."""

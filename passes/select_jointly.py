@@ -8,7 +8,8 @@ from typing import ClassVar
 
 from graphprune.costs import costs_of, weights_left
 from graphprune.pass_protocol import Pass, PassResult
-from graphprune.paths.dead import select_on_paths, wrong_number
+from graphprune.paths.dead import wrong_number
+from graphprune.paths.within_budget import select_on_paths
 from graphprune.program import Program
 from graphprune.selection import Goal, Limits, violations
 from graphprune.weights.selection import select_jointly

@@ -172,6 +172,14 @@ class Ranks:
         parts = zip(self._split(everything), self.shapes, strict=True)
         return torch.cat([masks[name].flatten().to(part.device) if name in masks else part for part, name in parts])
 
+    def places_within(self, row: Tensor) -> Tensor:
+        """Of each weight in the row, the share of its parameter's that are not above it, in (0, 1]; 0 of others."""
+        parts = []
+        for own, chosen in zip(self._split(self.own), self._split(row), strict=True):
+            of_chosen = own[chosen].argsort().argsort().double().add(1) / max(1, int(chosen.count_nonzero()))
+            parts.append(torch.zeros_like(own, dtype=torch.float64).masked_scatter(chosen, of_chosen))
+        return torch.cat(parts)
+
     def missing(
         self, dead: Tensor, dependencies: Dependencies, importance: Tensor, removed: Tensor
     ) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from typing import Any
 
 import pytest
@@ -77,6 +78,26 @@ def test_figures_are_those_of_the_result() -> None:
         # a group of one channel is frozen when it is analysed anew, and counts as joined
         assert int((~found.reached).sum()) <= figures.unreached
         assert int((~found.useful).sum()) <= figures.useless
+
+
+@pytest.mark.parametrize("depth", [3, 30])
+@pytest.mark.parametrize("sparsity", [0.1, 0.5, 0.9])
+def test_a_ranking_by_layers_does_not_cut(sparsity: float, depth: int) -> None:
+    def in_order(program: Any, sensitivity: Any) -> WeightScores:
+        generator = torch.Generator().manual_seed(0)
+        ranks = enumerate(pool_of(program).items())
+        return WeightScores({n: torch.rand(w.shape, generator=generator) + i for i, (n, w) in ranks}, "in order")
+
+    layers = [layer for _ in range(depth) for layer in (nn.Linear(24, 24), nn.ReLU())]
+    options: dict[str, Any] = {"granularity": "weight", "sparsity": sparsity, "criterion": in_order}
+    compiled = graphprune.compile(
+        nn.Sequential(*layers), torch.randn(2, 24), dead_paths="remove", schedule="one-shot", **options
+    )
+    total, left = compiled.report.costs["weights"]
+    allowed = total - math.ceil(total * sparsity)
+    assert 0.98 * allowed <= left <= allowed
+    assert compiled.report.dead_paths is not None
+    assert (compiled.report.dead_paths.weights, compiled.report.dead_paths.cut < 24) == (0, True)
 
 
 def test_a_cut_network_is_told_and_warned_of(caplog: pytest.LogCaptureFixture) -> None:
