@@ -18,11 +18,11 @@ Precision = Literal["float32", "bfloat16"]
 
 
 def batch_loss(model: nn.Module, batch: Batch, precision: Precision) -> Tensor:
-    """Mean cross-entropy in nats over a batch on the model's device, a scalar in float32."""
+    """Mean cross-entropy in nats over a batch on the model's device, a scalar in float32 or the model's own float64."""
     inputs, targets = batch
     with torch.autocast(inputs.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         logits = model(inputs)
-    return functional.cross_entropy(logits.float(), targets)
+    return functional.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), targets)
 
 
 def trainable_batches(split: Split, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:

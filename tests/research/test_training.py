@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from graphprune.errors import LossError, OptionError
 from graphprune.research.datasets import Split, batches, mnist_5k
+from graphprune.research.epochs import batch_loss
 from graphprune.research.networks import lenet5, orthogonal_init_
 from graphprune.research.training import Recipe, Trainer, accuracy, train
 
@@ -70,6 +71,12 @@ def test_recipe_names_every_field_out_of_range() -> None:
         Recipe(-1, batch_size=0, learning_rate=0.0, weight_decay=math.nan, clip_norm=0.0, precision=cast(Any, "int8"))
     for field in ("epochs", "batch_size", "learning_rate", "weight_decay", "clip_norm", "precision"):
         assert f"{field} must be" in str(caught.value)
+
+
+def test_a_double_network_has_a_double_loss() -> None:
+    split = clusters(8)
+    model = small_net().double()
+    assert batch_loss(model, (split.inputs.double(), split.targets), "float32").dtype == torch.float64
 
 
 def test_bfloat16_is_what_products_compute_in_and_nothing_is_kept_in() -> None:
