@@ -17,6 +17,7 @@ import torch
 from benchmarks.paper import __main__ as command
 from benchmarks.paper import measure
 from benchmarks.paper.data import DATASETS
+from benchmarks.paper.document import filled
 from benchmarks.paper.engine import by_ray
 from benchmarks.paper.extras import ANALYSES
 from benchmarks.paper.figures import _by_target, draw
@@ -197,6 +198,29 @@ def test_data_that_is_not_there_makes_no_rows(tmp_path: Path, capsys: pytest.Cap
 
 
 # --- tables and figures ----------------------------------------------------------------------------------------------
+
+
+def test_the_document_has_the_tables_of_the_rows() -> None:
+    rows = [made_up("dense", 0.0, 0, 0.9), made_up("snap-it", 0.7, 0, 0.8)]
+    text = "before\n<!-- accuracy structured lenet5 mnist_5k -->\nstale\n<!-- end -->\nafter <!-- end -->\n"
+    made = filled(text, [*rows, made_up("snap", 0.7, 0, 0.5, network="conv6")])
+    assert made.startswith("before\n<!-- accuracy structured lenet5 mnist_5k -->\n\n") and made.endswith(
+        "\n\n<!-- end -->\nafter <!-- end -->\n"
+    )
+    assert "| snap-it | 80.0 |" in made and "stale" not in made and "| snap |" not in made
+    assert filled(made, rows) == made
+    for wrong in (text.replace("accuracy", "beauty"), text.replace("lenet5", "vgg16")):
+        with pytest.raises(OptionError, match="expected one of accuracy"):
+            filled(wrong, rows)
+    with pytest.raises(OptionError, match=r"2 epochs.*9 epochs"):
+        filled(text, [*rows, made_up("snap", 0.7, 0, 0.5, epochs=9)])
+
+
+def test_the_document_is_that_of_the_results() -> None:
+    rows = [row for study in STUDIES for row in read(command.RESULTS / f"{study}.jsonl")]
+    assert filled(command.DOCUMENT.read_text(), rows) == command.DOCUMENT.read_text(), (
+        "run `python -m benchmarks.paper document`"
+    )
 
 
 def test_tables_have_the_means_and_intervals_of_the_rows() -> None:

@@ -6,6 +6,7 @@ Each run of a study's grid becomes one JSON line; runs whose line is in the file
     python -m benchmarks.paper structured --scale cpu --data-dir DIR --networks lenet5
     python -m benchmarks.paper summary structured
     python -m benchmarks.paper figures structured
+    python -m benchmarks.paper document
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import argparse
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
 from benchmarks.paper.data import DATASETS
+from benchmarks.paper.document import filled
 from benchmarks.paper.engine import by_ray, one_by_one
 from benchmarks.paper.figures import draw
 from benchmarks.paper.grid import Choice, Run, left, runs_of
@@ -30,6 +32,7 @@ from benchmarks.rows import Row, append, read
 from graphprune.research.networks import NETWORKS
 
 RESULTS = Path(__file__).resolve().parent / "results"
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "paper.md"
 
 
 def mapping() -> str:
@@ -42,8 +45,8 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m benchmarks.paper", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("study", nargs="?", choices=[*STUDIES, "summary", "figures"])
-    made.add_argument("of", nargs="*", help="of summary and figures: studies; default: all")
+    made.add_argument("study", nargs="?", choices=[*STUDIES, *SHOW])
+    made.add_argument("of", nargs="*", help="of summary, figures and document: studies; default: all")
     made.add_argument("--list", action="store_true", help="which study shows which table or figure, and stop")
     made.add_argument("--scale", choices=["cpu", "paper"], default="cpu")
     made.add_argument("--data-dir", type=Path, help="of the datasets; default: GRAPHPRUNE_DATA")
@@ -85,14 +88,23 @@ def make(options: argparse.Namespace) -> int:
 
 
 def show(options: argparse.Namespace) -> int:
-    """The tables of results files, or their figures."""
+    """The tables of results files, or their figures, or the document with its tables made anew."""
     paths = [RESULTS / f"{study}.jsonl" for study in options.of or STUDIES] if options.out is None else [options.out]
     rows = [row for path in paths for row in read(path)]
-    if options.study == "summary":
-        print(summary(rows))
-    else:
-        print("\n".join(map(str, draw(rows, options.into))))
+    SHOW[options.study](rows, options)
     return 0
+
+
+def _document(rows: list[Row], options: argparse.Namespace) -> None:
+    DOCUMENT.write_text(filled(DOCUMENT.read_text(), rows))
+
+
+SHOW: dict[str, Callable[[list[Row], argparse.Namespace], None]] = {
+    "summary": lambda rows, options: print(summary(rows)),
+    "figures": lambda rows, options: print("\n".join(map(str, draw(rows, options.into)))),
+    "document": _document,
+}
+"""Commands that run nothing."""
 
 
 def told(row: Row) -> str:
@@ -121,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.list:
         print(mapping())
         return 0
-    if options.study in ("summary", "figures"):
+    if options.study in SHOW:
         return show(options)
     if options.study is None:
         parser().error("name a study, or --list")

@@ -166,8 +166,8 @@ STUDIES: dict[str, Study] = {
                 PAPER_WEIGHTS, PAPER_NODES,
             ),
             "cpu": Sizes(
-                (pictures("resnet18", 8, 10_000), pictures("alexnet", 4, 10_000, batch_size=64),
-                 pictures("vgg16", 4, 10_000, batch_size=64)),
+                (pictures("resnet18", 8, 10_000), pictures("alexnet", 8, 10_000, batch_size=64),
+                 pictures("vgg16", 8, 10_000, batch_size=64)),
                 CIFAR, 2, (0.95,), (0.7, 0.93),
             ),
         },

@@ -35,8 +35,7 @@ class TrainingStep:
         recipe = recipe or Recipe(epochs=1)
         own = copy.deepcopy(model).train()
         device = device_of(own)
-        optimizer = torch.optim.Adam(own.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-        return cls(own, optimizer, (batch[0].to(device), batch[1].to(device)), recipe)
+        return cls(own, recipe.optimizer_of(own), (batch[0].to(device), batch[1].to(device)), recipe)
 
     def __call__(self) -> None:
         """Forward, backward, clip, step."""
