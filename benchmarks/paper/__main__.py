@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks.paper", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument("study", nargs="?", choices=[*STUDIES, *SHOW])
-    made.add_argument("of", nargs="*", help="of summary, figures and document: studies; default: all")
+    made.add_argument("of", nargs="*", help="of summary and figures: studies; default: all")
     made.add_argument("--list", action="store_true", help="which study shows which table or figure, and stop")
     made.add_argument("--scale", choices=["cpu", "paper"], default="cpu")
     made.add_argument("--data-dir", type=Path, help="of the datasets; default: GRAPHPRUNE_DATA")

@@ -40,8 +40,8 @@ def select_on_paths(program: Program, allowed: int, choose: Callable[[int], Sele
     fewer, found, more = _around(program, allowed, choose)
     if found == allowed or more is None:
         return fewer
-    trimmed = _trimmed(program, more, allowed)
-    return trimmed if _on_paths(program, trimmed) > found else fewer
+    trimmed, count = _trimmed(program, more, allowed)
+    return trimmed if count > found else fewer
 
 
 def _around(
@@ -95,8 +95,8 @@ class _Pool:
         return replace(self.selection, masks=self.ranks.masks(~live))
 
 
-def _trimmed(program: Program, selection: Selection, allowed: int) -> Selection:
-    """A selection with more weights on paths than are allowed, without the least important ones.
+def _trimmed(program: Program, selection: Selection, allowed: int) -> tuple[Selection, int]:
+    """A selection with more weights on paths than are allowed, without the least important ones; and how many are left.
 
     Those go, in their order, that leave as many as allowed on paths, so none that all paths lead through: of such, the
     more are passed over the more follow each other, for a narrow layer's are often all less important than the others.
@@ -122,7 +122,9 @@ def _trimmed(program: Program, selection: Selection, allowed: int) -> Selection:
         if chunk == 1:
             place, skipped = place + skipped, 2 * skipped
         chunk = max(1, chunk // 2)
-    return pool.selected(live if left == allowed else max(fewer, _evenly(pool, live, allowed), key=_count))
+    if left != allowed:
+        live = max(fewer, _evenly(pool, live, allowed), key=_count)
+    return pool.selected(live), _count(live)
 
 
 def _evenly(pool: _Pool, live: Tensor, allowed: int) -> Tensor:

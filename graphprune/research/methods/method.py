@@ -130,5 +130,5 @@ Source: appendix F of the SNIP-it paper, 70 of 80 epochs; the other 10 fine-tune
 
 
 def epochs_before_pruning(epochs: int) -> int:
-    """Epochs before the prune of a method that prunes after training: seven eighths, rounded, but one is left of 2."""
+    """Epochs before the prune of a method that prunes after training: seven eighths; of two or more one is left."""
     return min(round(epochs * PRETRAINED), max(epochs - 1, 1))
