@@ -29,6 +29,7 @@ from benchmarks.paper.measure import Place, check_data
 from benchmarks.paper.studies import SHOWN, STUDIES
 from benchmarks.paper.summary import summary
 from benchmarks.rows import Row, append, read
+from graphprune.errors import UserError
 from graphprune.research.networks import NETWORKS
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -133,12 +134,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.list:
         print(mapping())
         return 0
-    if options.study in SHOW:
-        return show(options)
     if options.study is None:
         parser().error("name a study, or --list")
     torch.set_num_threads(1)
-    return min(make(options), 1)
+    try:
+        return show(options) if options.study in SHOW else min(make(options), 1)
+    except UserError as error:  # a method that is none, a table of no rows
+        print(error, file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":
