@@ -6,6 +6,7 @@ measure; what is in the file is not run again.
 
     python -m benchmarks.latency --measure macs --share 0.6667
     python -m benchmarks.latency --measure latency --share 0.5 --models resnet18 vit_b_16
+    python -m benchmarks.latency --provider cuda --batch 64
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from benchmarks.latency_tools import TOOLS, image
 from benchmarks.onnx_macs import count_macs, count_parameters
 from benchmarks.rows import read, record
 from graphprune.deploy import TimingResult, describe_hardware, library_versions, onnx_feeds, time_interleaved
+from graphprune.deploy.sessions import choose_provider
 from graphprune.example import Example
 
 RESULTS = Path(__file__).resolve().parent / "results" / "latency.jsonl"
@@ -34,6 +36,9 @@ MODELS = (
     "resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0", "densenet121", "regnet_y_400mf", "convnext_tiny",
     "vit_b_16", "swin_t",
 )  # fmt: skip
+
+KEY = ("model", "measure", "share", "provider", "batch")
+"""What tells rows apart."""
 
 Row = dict[str, Any]
 
@@ -65,7 +70,7 @@ def measure(model: str, options: argparse.Namespace) -> Row:
                 errors[tool] = why
             else:
                 files[tool] = path
-        feeds = onnx_feeds(nn.Identity(), Example.of(image()))
+        feeds = onnx_feeds(nn.Identity(), Example.of(image(options.batch)))
         timing = time_interleaved(
             files, feeds, provider=options.provider, threads=options.threads, repeats=options.repeats
         )
@@ -90,16 +95,21 @@ def _figures(tool: str, path: Path, dense: Path, timing: TimingResult) -> Row:
     }  # fmt: skip
 
 
+def setting(row: Row) -> str:
+    """What a row's files were made for and timed on, in words."""
+    return f"{row['measure']}, {row['provider'].removesuffix('ExecutionProvider')}, batch {row['batch']}"
+
+
 def summary(rows: list[Row]) -> Row:
-    """By measure: what all models give together."""
+    """By setting: what all models give together."""
     found: Row = {}
-    for measured in dict.fromkeys(row["measure"] for row in rows):
-        of_measure = [row["tools"] for row in rows if row["measure"] == measured]
+    for timed in dict.fromkeys(map(setting, rows)):
+        of_setting = [row["tools"] for row in rows if setting(row) == timed]
         for tool in TOOLS:
-            figures = [tools[tool] for tools in of_measure if tool in tools]
+            figures = [tools[tool] for tools in of_setting if tool in tools]
             if tool == "dense" or not figures:
                 continue
-            found[f"{measured}: {tool}"] = {
+            found[f"{timed}: {tool}"] = {
                 "models": len(figures),
                 "speedup": statistics.geometric_mean(each["speedup"] for each in figures),
                 "macs_reduction": statistics.geometric_mean(each["macs_reduction"] for each in figures),
@@ -110,14 +120,14 @@ def summary(rows: list[Row]) -> Row:
 
 def table(rows: list[Row]) -> str:
     """A line for each model and tool."""
-    lines = [f"{'model':<17}{'measure':<9}{'tool':<28}{'ms':>9}{'speed-up':>10}{'MACs':>8}{'ratio':>7}{'nodes':>7}"]
+    lines = [f"{'model':<17}{'setting':<23}{'tool':<28}{'ms':>9}{'speed-up':>10}{'MACs':>8}{'ratio':>7}{'nodes':>7}"]
     for row in rows:
         for tool, each in row["tools"].items():
             lines.append(
-                f"{row['model']:<17}{row['measure']:<9}{tool:<28}{each['median_ms']:>9.3f}{each['speedup']:>9.2f}x"
+                f"{row['model']:<17}{setting(row):<23}{tool:<28}{each['median_ms']:>9.3f}{each['speedup']:>9.2f}x"
                 f"{each['macs_reduction']:>7.2f}x{each['speedup_per_macs']:>7.2f}{each['nodes']:>7}"
             )
-        lines += [f"{row['model']:<17}{row['measure']:<9}{tool:<28}{why}" for tool, why in row["errors"].items()]
+        lines += [f"{row['model']:<17}{setting(row):<23}{tool:<28}{why}" for tool, why in row["errors"].items()]
     return "\n".join(lines)
 
 
@@ -130,14 +140,18 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=2 / 3, help="to be removed")
     parser.add_argument("--provider", default="auto")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=1, help="images in a timed run")
     parser.add_argument("--repeats", type=int, default=31)
     parser.add_argument("--limit-s", type=float, default=600, help="of one tool on one model")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
+    if options.measure == "latency" and options.batch != 1:
+        parser.error("tools prune to the latency of one image; leave --batch out")
+    provider, _ = choose_provider(options.provider)
     rows = read(options.out)
-    done = {(row["model"], row["measure"], row["share"]) for row in rows}
+    done = {tuple(row[key] for key in KEY) for row in rows}
     for model in options.models:
-        if (model, options.measure, options.share) not in done:
+        if (model, options.measure, options.share, provider, options.batch) not in done:
             rows.append(measure(model, options))
             record(options.out, rows[-1])
     print(table(rows))

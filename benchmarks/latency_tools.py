@@ -31,7 +31,6 @@ from graphprune import Budget
 from graphprune.deploy import export_onnx, onnx_feeds, time_interleaved
 from graphprune.example import Example
 
-IMAGE = (1, 3, 224, 224)
 TRIES = {"macs": 9, "latency": 6}
 """Of the bisection. A latency takes an export each, and its noise is about what six halvings leave."""
 
@@ -65,9 +64,9 @@ class Task:
         return searched(prune, left, 1 - self.share, TRIES[self.measure])
 
 
-def image() -> torch.Tensor:
+def image(batch: int = 1) -> torch.Tensor:
     """The example input."""
-    return torch.randn(IMAGE, generator=torch.Generator().manual_seed(0))
+    return torch.randn(batch, 3, 224, 224, generator=torch.Generator().manual_seed(0))
 
 
 def export(module: nn.Module, path: Path) -> Path:

@@ -67,8 +67,14 @@ def test_summaries() -> None:
     figures = {"median_ms": 2.0, "speedup": 2.0, "macs_reduction": 4.0, "speedup_per_macs": 0.5, "nodes": 7}
     dense = figures | {"speedup": 1.0, "macs_reduction": 1.0, "speedup_per_macs": 1.0}
     tools = {"dense": dense, "graphprune": figures}
-    row = {"model": "net", "measure": "macs", "tools": tools, "errors": {"onnxsim": "no"}}
+    row = {
+        "model": "net", "measure": "macs", "provider": "CPUExecutionProvider", "batch": 1, "tools": tools,
+        "errors": {"onnxsim": "no"},
+    }  # fmt: skip
     faster = row | {"tools": {"dense": dense, "graphprune": figures | {"speedup": 8.0, "speedup_per_macs": 2.0}}}
-    found = summary([row, faster])["macs: graphprune"]
+    on_a_gpu = row | {"provider": "CUDAExecutionProvider", "batch": 64}
+    by_setting = summary([row, faster, on_a_gpu])
+    assert by_setting["macs, CUDA, batch 64: graphprune"]["models"] == 1
+    found = by_setting["macs, CPU, batch 1: graphprune"]
     assert (found["models"], found["speedup"], found["speedup_per_macs"]) == (2, pytest.approx(4), pytest.approx(1))
     assert "onnxsim" in table([row]) and "2.00x" in table([row])

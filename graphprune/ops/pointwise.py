@@ -17,6 +17,9 @@ aten = torch.ops.aten
     aten._to_copy,
     aten.prelu,
     aten._prelu_kernel,
+    aten.ldexp,  # older versions of torch tag neither this nor the two below
+    aten.leaky_relu,
+    aten.leaky_relu_,
     aten.hardswish,
     aten.hardswish_,
     aten.rrelu_with_noise,
