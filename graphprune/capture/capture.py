@@ -100,8 +100,10 @@ def _captured(model: nn.Module, example: Example, route: Route) -> fx.GraphModul
         raise OpaqueCall(f"%{transforms[0].name} is a part of torch.func (vmap, grad), which is not supported")
     free_of_layout(graph)
     follow_mode(graph)
+    _without_quoted_types(graph)
     module = fx.GraphModule(root, graph, class_name=type(model).__name__)
     _restore_modes(module, modes)
+    _restore_persistence(module, root)
     if not any(True for _ in module.parameters()):
         raise OpaqueCall(f"no parameter of {type(model).__name__} takes part in its graph (scripts hide theirs)")
     return module
@@ -128,3 +130,18 @@ def _restore_modes(module: fx.GraphModule, modes: dict[str, bool]) -> None:
     for name, submodule in submodules(module).items():
         if submodule.training != modes.get(name, modes[""]):
             submodule.training = not submodule.training
+
+
+def _without_quoted_types(graph: fx.Graph) -> None:
+    """Annotations that are strings keep torch before 2.12 from pickling the module."""
+    for node in graph.nodes:
+        if isinstance(node.type, str):
+            node.type = None
+
+
+def _restore_persistence(module: fx.GraphModule, root: nn.Module) -> None:
+    """Torch before 2.12 puts buffers that the model does not save into the state dict of a graph module."""
+    originals = submodules(root)
+    for name, submodule in submodules(module).items():
+        if name in originals:
+            submodule._non_persistent_buffers_set |= originals[name]._non_persistent_buffers_set & {*submodule._buffers}
