@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +41,7 @@ class HeldMasks:
     @torch.no_grad()
     def apply(self, module: nn.Module) -> None:
         """Zeroes dead weights that are not zero any more; hooks parameters that are new."""
+        changed: dict[str, nn.Parameter] = {}
         for name, mask in self.masks.items():
             parameter = _parameter_of(module, name)
             if parameter is None or parameter.shape != mask.shape:
@@ -52,9 +53,14 @@ class HeldMasks:
             # what was looked at once is not looked at again: autograd would refuse a change between two forward passes
             seen = self._seen.get(name)
             if name in self._trained or seen is None or not seen.is_still(parameter):
-                parameter.masked_fill_(~_on(self.masks, name, parameter), 0)
-                self._seen[name] = _Seen.of(parameter)
-                self._trained.discard(name)
+                changed[name] = parameter
+        dead = {name: ~_on(self.masks, name, parameter) for name, parameter in changed.items()}
+        # autograd refuses a change of values that a graph still needs, so those that are zero are not written again
+        for name in _alive(changed, dead):
+            changed[name].masked_fill_(dead[name], 0)
+        for name, parameter in changed.items():
+            self._seen[name] = _Seen.of(parameter)
+            self._trained.discard(name)
 
     def release(self) -> None:
         """Lets gradients through again; values stay as they are."""
@@ -65,6 +71,15 @@ class HeldMasks:
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and files hold the masks alone: hooks on parameters do not come along either."""
         return HeldMasks, (self.masks,)
+
+
+def _alive(parameters: Mapping[str, Tensor], dead: Masks) -> list[str]:
+    """Parameters of which a dead weight is not zero; a device is waited for once, not for each of them."""
+    if not parameters:
+        return []
+    place = next(iter(parameters.values())).device
+    found = [((values != 0) & dead[name]).any().to(place) for name, values in parameters.items()]
+    return [name for name, alive in zip(parameters, torch.stack(found).tolist(), strict=True) if alive]
 
 
 def _on(masks: Masks, name: str, like: Tensor) -> Tensor:

@@ -188,3 +188,15 @@ def test_memory_format_stays() -> None:
     model = randomised(Residual()).to(memory_format=last)
     module = compiled_of("weight", model).module
     assert module.get_parameter("conv1.weight").is_contiguous(memory_format=last)
+
+
+@pytest.mark.parametrize("granularity", BOTH)
+def test_a_forward_pass_may_stand_between_two_backward_passes(granularity: str) -> None:
+    module, inputs = compiled_of(granularity).module.train(), images(4)
+    first, second = module(inputs), module(inputs + 1)
+    first.sum().backward()  # after gradients weights might have changed, so the next pass looks at them
+    with torch.no_grad():
+        module(inputs)
+    second.sum().backward(retain_graph=True)
+    module(inputs)
+    second.sum().backward()
