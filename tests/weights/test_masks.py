@@ -200,3 +200,8 @@ def test_a_forward_pass_may_stand_between_two_backward_passes(granularity: str) 
     second.sum().backward(retain_graph=True)
     module(inputs)
     second.sum().backward()
+
+
+def test_a_module_without_values_can_be_run() -> None:
+    module = compiled_of("weight").module.to("meta")
+    assert module(images(3).to("meta")).shape == (3, CLASSES)
