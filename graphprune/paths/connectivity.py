@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,8 @@ from torch import Tensor, fx
 from graphprune.coupling.dependencies import Dependencies, leaf_operands
 from graphprune.coupling.labels import PINNED, look_up, merged
 from graphprune.coupling.planes import channel_planes, squash
-from graphprune.paths.steps import Ends, Hub, PerChannel, Step, WeightPath, any_along, distinct, paths_of
+from graphprune.paths.find import paths_of
+from graphprune.paths.steps import Ends, Hub, Paths, PerChannel, Step, WeightPath, any_along, distinct
 from graphprune.program import Program, stored_parameters
 from graphprune.weights.pool import Masks, live_of, pool_of
 
@@ -22,9 +24,10 @@ class Connectivity:
 
     A channel is *reached* if it depends on the input, and *useful* if an output depends on it, for weights that do not
     cancel. Biases pass nothing on: they are the same for every input. Where it cannot be told a channel counts as
-    joined, so what is said to be dead is. Frozen channels always count so; depthwise filters pass their channel on even
-    when all of their weights are dead; and a channel that is in several tensors at a time (branches, factors of a
-    product, the same index of every group) is reached when it is in one of them.
+    joined, so what is said to be dead is. Frozen channels count so where a tensor has others beside them, and are taken
+    together as one where it has not; depthwise filters pass their channel on even when all of their weights are dead;
+    and a channel that is in several tensors at a time (branches, factors of a product, the same index of every group)
+    is reached when it is in one of them.
 
     Attributes:
         reached: bool, shape ``(channels,)``.
@@ -71,8 +74,9 @@ def connectivity_of(program: Program) -> Connectivity:
     assert dependencies is not None
     walk = _walk(program, dependencies)
     weights = [(step, hit) for step, hit in zip(walk.steps, walk.hits, strict=True) if isinstance(step, WeightPath)]
-    outputs, cut_outputs, cut = _cut_outputs(program, dependencies, weights)
-    return Connectivity(walk.reached[:-1], walk.useful[:-1], outputs, cut, cut_outputs)
+    outputs, cut_outputs, cut = _cut_outputs(program, dependencies, weights, walk.outputs)
+    channels = dependencies.channels
+    return Connectivity(walk.reached[:channels], walk.useful[:channels], outputs, cut, cut_outputs)
 
 
 def connected_masks(program: Program) -> Masks:
@@ -92,7 +96,7 @@ def useful_masks(program: Program) -> Masks:
     return _between(program, walk.steps, [torch.ones_like(before) for before in walk.before], walk.after)
 
 
-def _between(program: Program, steps: list[Step], before: list[Tensor], after: list[Tensor]) -> Masks:
+def _between(program: Program, steps: Sequence[Step], before: list[Tensor], after: list[Tensor]) -> Masks:
     """Live weights from channels in ``before`` to channels in ``after``, both for each step."""
     pool = pool_of(program)
     joined: Masks = {}
@@ -111,7 +115,7 @@ def _between(program: Program, steps: list[Step], before: list[Tensor], after: l
 
 @dataclass(frozen=True, eq=False)
 class _Walk:
-    """A program from end to end and back; all over channels, with one more for what is frozen.
+    """A program from end to end and back; all over channels, with those of what is frozen.
 
     Attributes:
         steps: In the order of the program.
@@ -120,24 +124,27 @@ class _Walk:
         hits: For each step, which rows of a weight are reached; empty for other steps.
         reached: In the end.
         useful: In the beginning.
+        outputs: See `Paths`.
     """
 
-    steps: list[Step]
+    steps: tuple[Step, ...]
     before: list[Tensor]
     after: list[Tensor]
     hits: list[Tensor]
     reached: Tensor
     useful: Tensor
+    outputs: tuple[frozenset[int], ...]
 
 
 def _walk(program: Program, dependencies: Dependencies) -> _Walk:
     """One pass in each direction is enough: what a step reads, earlier steps have made."""
-    steps, parameters = _steps_of(program, dependencies), stored_parameters(program.module)
+    paths, parameters = _paths_of(program, dependencies), stored_parameters(program.module)
+    steps = paths.steps
     pairs = [
         step.flat(live_of(program, step.name, parameters[step.name])).cpu() if isinstance(step, WeightPath) else None
         for step in steps
     ]
-    reached, useful = (torch.arange(dependencies.channels + 1) == dependencies.channels for _ in range(2))
+    reached, useful = (torch.arange(paths.channels) == dependencies.channels for _ in range(2))
     before, after, hits = [], [], []
     for step, pair in zip(steps, pairs, strict=True):
         before.append(reached.clone())
@@ -145,16 +152,16 @@ def _walk(program: Program, dependencies: Dependencies) -> _Walk:
     for step, pair in zip(reversed(steps), reversed(pairs), strict=True):
         after.append(useful.clone())
         _backward(step, pair, useful)
-    return _Walk(steps, before, after[::-1], hits, reached, useful)
+    return _Walk(steps, before, after[::-1], hits, reached, useful, paths.outputs)
 
 
-def _steps_of(program: Program, dependencies: Dependencies) -> list[Step]:
+def _paths_of(program: Program, dependencies: Dependencies) -> Paths:
     """What leads from channel to channel, found once: masks change nothing of it."""
     remembered = vars(dependencies)
-    if "_steps" not in remembered:
-        remembered["_steps"] = paths_of(program)
-    steps: list[Step] = remembered["_steps"]
-    return steps
+    if "_paths" not in remembered:
+        remembered["_paths"] = paths_of(program)
+    paths: Paths = remembered["_paths"]
+    return paths
 
 
 def _forward(step: Step, pair: Tensor | None, reached: Tensor) -> Tensor:
@@ -181,7 +188,10 @@ def _backward(step: Step, pair: Tensor | None, useful: Tensor) -> None:
 
 
 def _cut_outputs(
-    program: Program, dependencies: Dependencies, weights: list[tuple[WeightPath, Tensor]]
+    program: Program,
+    dependencies: Dependencies,
+    weights: list[tuple[WeightPath, Tensor]],
+    of_bundles: Sequence[frozenset[int]],
 ) -> tuple[int, int, tuple[tuple[str, int], ...]]:
     """Number of outputs, of those that no live path gets to, and the rows of these.
 
@@ -191,6 +201,7 @@ def _cut_outputs(
         program: The program.
         dependencies: Its dependencies.
         weights: Weights, in the order of the program, and which rows of each are reached.
+        of_bundles: Outputs that are made of bundles, see `Paths`.
     """
     root = _ties_without_pins(dependencies)
     owners = {(owner.name, owner.dim): owner for owner in dependencies.stored}
@@ -201,12 +212,23 @@ def _cut_outputs(
     ]
     made = _roots_of_output(program, dependencies, root)
     makers = [each for each in rows if bool(torch.isin(each[1], made).any())]
-    if not makers and rows:  # an op that labels do not get through; the last layer is as good as its output
+    alone = _single_rows(weights, of_bundles)
+    if not makers and not alone and rows:  # behind an op that labels do not get through: as good as the output
         makers, made = rows[-1:], rows[-1][1]
     whole = distinct(roots[torch.isin(roots, made)] for _, roots, _ in makers)
     left = whole[~torch.isin(whole, distinct(roots[hit] for _, roots, hit in makers))]
-    cut = ((name, index) for name, roots, _ in makers for index in torch.isin(roots, left).nonzero().flatten().tolist())
-    return len(whole), len(left), tuple(cut)
+    cut = [(name, index) for name, roots, _ in makers for index in torch.isin(roots, left).nonzero().flatten().tolist()]
+    missed = [row for row in alone if not any(row.values())]
+    cut += [(name, 0) for row in missed for name in row]
+    return len(whole) + len(alone), len(left) + len(missed), tuple(cut)
+
+
+def _single_rows(
+    weights: list[tuple[WeightPath, Tensor]], of_bundles: Sequence[frozenset[int]]
+) -> list[dict[str, bool]]:
+    """Of each output that weights of one row make: these, and whether they are reached."""
+    singles = {int(path.rows[0]): (path.name, bool(hit[0])) for path, hit in weights if len(path.rows) == 1}
+    return [dict(singles[bundle] for bundle in bundles) for bundles in of_bundles if bundles <= singles.keys()]
 
 
 def _ties_without_pins(dependencies: Dependencies) -> Tensor:

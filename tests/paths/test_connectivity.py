@@ -73,6 +73,37 @@ class Products(nn.Module):
         return out
 
 
+class Narrow(nn.Module):
+    """One channel alone between layers, which has no label: of a convolution, of a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.single, self.wide = nn.Conv2d(2, 4, 3), nn.Conv2d(4, 1, 1), nn.Conv2d(1, 5, 3, padding=1)
+        self.fc, self.one, self.two = nn.Linear(5, 1), nn.Linear(1, 6), nn.Linear(6, 1)
+        self.head = nn.Linear(1, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.relu(self.single(functional.relu(self.first(x))))
+        x = functional.relu(self.fc(functional.relu(self.wide(x)).mean((2, 3))))
+        out: Tensor = self.head(functional.relu(self.two(functional.relu(self.one(x)))))
+        return out
+
+
+class Gated(nn.Module):
+    """One channel that many are multiplied with, added to, and concatenated with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.gate, self.shift = nn.Linear(5, 6), nn.Linear(5, 1), nn.Linear(6, 1)
+        self.mid, self.head = nn.Linear(7, 4), nn.Linear(4, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden, gate = functional.relu(self.fc(x)), self.gate(x)
+        hidden = hidden * gate + self.shift(hidden)
+        out: Tensor = self.head(functional.relu(self.mid(torch.cat([hidden, gate], 1))))
+        return out
+
+
 def tokens() -> Tensor:
     return torch.randn(3, 5, 4)
 
@@ -87,7 +118,13 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "flattened": (Flattened, images),
     "products": (Products, lambda: torch.randn(4, 5)),
     "transformer": (Transformer, tokens),
+    "narrow": (Narrow, images),
 }
+
+MIXED: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
+    "gated": (Gated, lambda: torch.randn(4, 5)),
+}
+"""Where more counts as joined than is."""
 
 
 def positive(model: nn.Module) -> nn.Module:
@@ -165,7 +202,8 @@ def oracle(
     classes = dependencies.classes()
     for name, value in layers.items():
         transposed = isinstance(masked.get_submodule(name), nn.ConvTranspose2d)
-        channels = classes[f"{name}.weight", 1 if transposed else 0]
+        row = f"{name}.weight", 1 if transposed else 0
+        channels = classes.get(row, torch.tensor([-1]))  # one alone
         dim = 1 if value.dim() == 4 else value.dim() - 1
         back = gradient((result * projection).sum(), value)
         for index, channel in enumerate(channels.tolist()):
@@ -226,10 +264,10 @@ def check_that_nothing_changes(model: nn.Module, masks: Masks, connected: Masks,
     torch.testing.assert_close(results[1], results[0], rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, *MIXED])
 def test_nothing_is_called_dead_that_is_not(name: str) -> None:
     """Also where groups and depthwise filters are hit at random."""
-    build, example = MODELS[name]
+    build, example = (MODELS | MIXED)[name]
     model, inputs = positive(build()), example()
     program, dependencies = analysed(model, inputs.double())
     for seed in range(8):
@@ -302,8 +340,9 @@ def test_protected_weights_are_paths_that_stay() -> None:
     masks = {"fc1.weight": torch.zeros(8, 5, dtype=torch.bool)}
     found = connectivity_of(replace(program, masks=masks))
     assert "fc2.weight" not in connected_masks(replace(program, masks=masks))
-    # fc1's rows go into protected columns, which are frozen, and frozen channels count as reached
-    assert found.connected
+    assert not found.connected and found.cut_outputs == CLASSES
+    masks["fc1.weight"][3, 2] = True
+    assert connectivity_of(replace(program, masks=masks)).connected
 
 
 def test_two_outputs_and_a_sum_of_heads() -> None:
@@ -326,3 +365,48 @@ def test_two_outputs_and_a_sum_of_heads() -> None:
     found = connectivity_of(replace(program, masks={"one.weight": dead, "two.weight": dead}))
     assert {name for name, _ in found.cut} == {"one.weight", "two.weight"} and len(found.cut) == 4
     assert found.cut_outputs == 2, "each of them is a sum of two rows"
+
+
+@pytest.mark.parametrize("tail", [nn.Identity(), nn.Sigmoid(), nn.Flatten(0)], ids=["plain", "sigmoid", "flat"])
+def test_one_output_alone(tail: nn.Module) -> None:
+    model = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 1), tail)
+    program, _ = analysed(model, torch.randn(2, 5))
+    assert connectivity_of(program).outputs == 1 and connectivity_of(program).connected
+    found = connectivity_of(replace(program, masks={"2.weight": torch.zeros(1, 6, dtype=torch.bool)}))
+    assert found.cut == (("2.weight", 0),) and found.cut_outputs == 1
+    assert bool(found.reached.all()) and not bool(found.useful.any())
+
+
+def test_one_output_made_of_two_heads() -> None:
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.other = nn.Linear(5, 1), nn.Linear(5, 1), nn.Linear(5, 3)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return self.one(x) + self.two(x), self.other(x)
+
+    program, _ = analysed(Heads(), torch.randn(2, 5))
+    dead = torch.zeros(1, 5, dtype=torch.bool)
+    found = connectivity_of(replace(program, masks={"one.weight": dead}))
+    assert found.outputs == 4 and found.connected
+    found = connectivity_of(replace(program, masks={"one.weight": dead, "two.weight": dead}))
+    assert found.cut_outputs == 1 and set(found.cut) == {("one.weight", 0), ("two.weight", 0)}
+
+
+def test_what_is_written_in_place_depends_on_both() -> None:
+    """A view of a tensor that one frozen channel makes is added to: the tensor depends on the input then."""
+
+    class Added(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.head = nn.Linear(5, 1), nn.Linear(1, CLASSES)
+
+        def forward(self, x: Tensor) -> Tensor:
+            made = self.one(x)
+            made[:, :1].add_(x[:, :1])
+            out: Tensor = self.head(made)
+            return out
+
+    program, _ = analysed(Added(), torch.randn(2, 5))
+    assert connectivity_of(replace(program, masks={"one.weight": torch.zeros(1, 5, dtype=torch.bool)})).connected

@@ -1,0 +1,175 @@
+"""Finds what leads from channel to channel, by one more run of the program on its labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils._pytree import tree_leaves
+
+from graphprune.coupling.interpret import interpret, meta_tensors
+from graphprune.coupling.labelled import Labelled, LabelRun
+from graphprune.coupling.labels import ReplayedSpace
+from graphprune.coupling.planes import Planes, channel_planes, squash
+from graphprune.ops.call import OpCall
+from graphprune.paths.steps import Ends, Hub, Paths, PerChannel, Step, WeightPath, distinct
+from graphprune.paths.weights import WeightFinder, with_frozen
+from graphprune.program import Program, device_of
+
+Bundles = frozenset[int]
+
+
+def paths_of(program: Program) -> Paths:
+    """All that leads from channel to channel in an analysed program, in its order."""
+    dependencies = program.dependencies
+    assert dependencies is not None
+    finder = WeightFinder(program, dependencies)
+    names = {contraction.node for contraction in dependencies.contractions}
+    of_nodes = {node.name: finder.steps(node) for node in program.module.graph.nodes if node.name in names}
+    known = {
+        name: [step for step in steps if isinstance(step, (WeightPath, PerChannel))]
+        for name, steps in of_nodes.items()
+        if steps and not any(isinstance(step, Ends) for step in steps)
+    }
+    run = _PathRun(
+        ReplayedSpace(dependencies.space), device_of(program), choices=dict(dependencies.choices),
+        attention=program.attention, channel_of=with_frozen(dependencies, dependencies.channel_of),
+        frozen=dependencies.channels, known=known,
+        found={name: list(steps) for name, steps in of_nodes.items() if name not in known},
+    )  # fmt: skip
+
+    def record(node: fx.Node, result: Any) -> None:
+        if node.op == "placeholder":
+            run.depends(result, None)
+        if node.op == "output":
+            run.leave(node.name, result)
+
+    interpret(program, run, meta_tensors(program.module), program.example, record)
+    order = [node.name for node in program.module.graph.nodes]
+    return Paths(tuple(step for name in order for step in run.found.get(name, ())), finder.channels, tuple(run.outputs))
+
+
+@dataclass
+class _PathRun(LabelRun):
+    """A run on known labels that notes where channels depend on each other, by weights and without.
+
+    Bundles have no labels. A tensor that depends on the input through bundles alone is followed by these.
+
+    Attributes:
+        channel_of: Of each label; that of what is frozen for others.
+        frozen: The channel of what is frozen.
+        known: Weights of nodes whose contractions are with weights that are known.
+        found: What is found, by node.
+        outputs: Of the tensors that leave the program: the bundles of those that have any.
+    """
+
+    channel_of: Tensor = field(default_factory=lambda: torch.empty(0))
+    frozen: int = 0
+    known: dict[str, list[WeightPath | PerChannel]] = field(default_factory=dict)
+    found: dict[str, list[Step]] = field(default_factory=dict)
+    outputs: list[Bundles] = field(default_factory=list)
+    _bundles: dict[int, Bundles | None] = field(default_factory=dict, repr=False)
+    """Of the memory of each tensor that depends on the input: the bundles that it depends on, None if on more."""
+    _of_result: tuple[bool, Bundles | None] = (False, None)
+
+    def depends(self, tree: Any, bundles: Bundles | None) -> None:
+        """Notes tensors that depend on the input."""
+        for leaf in tree_leaves(tree):
+            if isinstance(leaf, Labelled):
+                self._bundles[self.memory_of(leaf)] = bundles
+
+    def leave(self, node: str, tree: Any) -> None:
+        """Notes what the output depends on."""
+        found = {self._bundles.get(self.memory_of(leaf)) for leaf in tree_leaves(tree) if isinstance(leaf, Labelled)}
+        self.outputs = [bundles for bundles in found if bundles]
+        self._sink(node, frozenset[int]().union(*self.outputs))
+
+    def dispatch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """As in any run; what is made of something that depends on the input does so too."""
+        result = super().dispatch(func, args, kwargs)
+        computed, bundles = self._of_result
+        if computed:
+            self.depends(result, bundles)
+        return result
+
+    def _planes_of_outputs(self, call: OpCall) -> list[Planes]:
+        planes = super()._planes_of_outputs(call)
+        leaves = [leaf for leaf in tree_leaves(call.arguments) if isinstance(leaf, Labelled)]
+        operands = [leaf for leaf in leaves if self.memory_of(leaf) in self._bundles]
+        before = self._channels(plane for operand in operands for plane in operand.planes)
+        after = self._channels(plane for of_output in planes for plane in of_output)
+        bundles = [self._bundles[self.memory_of(operand)] for operand in operands]
+        if call.contracts and self.node in self.known:
+            self._of_result = bool(operands), self._by_weights(bundles, before, after)
+        elif operands:
+            self._note(call, before, after)
+            self._of_result = True, self._together(bundles, after)
+        else:
+            self._of_result = False, None
+        return planes
+
+    def _note(self, call: OpCall, before: Tensor, after: Tensor) -> None:
+        """Notes what an op makes of the channels of its operands, other than passing them on."""
+        new, gone = after[~torch.isin(after, before)], before[~torch.isin(before, after)]
+        lost = gone if call.contracts or (call.mixes and not len(after)) else gone[:0]
+        if len(new) or len(lost):
+            self._add(Ends(new, lost))
+        if call.mixes and len(after):
+            self._add(Hub(before, after))
+
+    def _together(self, operands: Sequence[Bundles | None], after: Tensor) -> Bundles | None:
+        """The bundles of what an op without weights makes of its operands.
+
+        Where there is more than bundles they get into all channels of the result; it is useful if one of these is.
+        """
+        bundles = _union(operands)
+        if None not in operands:
+            return bundles
+        if bundles and len(after):
+            self._add(Hub(_tensor(bundles), after))
+        elif bundles:
+            self._sink(self.node, bundles)
+        return None
+
+    def _by_weights(self, operands: Sequence[Bundles | None], before: Tensor, after: Tensor) -> Bundles | None:
+        """Notes the weights of a node, what gets into the bundles of their columns, and the bundles of the result."""
+        steps, alone = self.known[self.node], len(operands) == 1 and operands[0] is not None
+        columns = [step.columns if isinstance(step, WeightPath) else step.channels for step in steps]
+        rows = [step.rows if isinstance(step, WeightPath) else step.channels for step in steps]
+        into, out_of = (distinct(each for each in dims if self._is_bundle(each)) for dims in (columns, rows))
+        bundles = _union(operands)
+        if alone and all(map(self._is_bundle, columns)):
+            self._add(Hub(_tensor(bundles), into))
+        else:
+            self._add(Ends(into, _tensor(bundles)))
+        for step in steps:
+            self._add(step)
+        unknown = after[~torch.isin(after, torch.cat([before, *rows, torch.tensor([self.frozen])]))]
+        if len(operands) == 1 and all(map(self._is_bundle, rows)) and not len(unknown):
+            return frozenset(out_of.tolist())
+        self._add(Ends(unknown, out_of))
+        return None
+
+    def _is_bundle(self, channels: Tensor) -> bool:
+        return bool((channels > self.frozen).all())
+
+    def _sink(self, node: str, bundles: Bundles) -> None:
+        if bundles:
+            self.found.setdefault(node, []).append(Ends(torch.empty(0, dtype=torch.long), _tensor(bundles)))
+
+    def _add(self, step: Step) -> None:
+        self.found.setdefault(self.node, []).append(step)
+
+    def _channels(self, planes: Iterable[Tensor]) -> Tensor:
+        return distinct(self.channel_of[squash(plane)].reshape(-1) for plane in channel_planes(tuple(planes)))
+
+
+def _union(bundles: Iterable[Bundles | None]) -> Bundles:
+    return frozenset[int]().union(*(each for each in bundles if each is not None))
+
+
+def _tensor(bundles: Bundles) -> Tensor:
+    return torch.tensor(sorted(bundles), dtype=torch.long)
