@@ -2,9 +2,9 @@
 
 Every tool prunes in a process of its own with a time limit and leaves an ONNX file; then all files of a model are timed
 in turns in one run. A tool that fails, or does not end, is recorded with the reason. One JSON line for each model and
-measure; what is in the file is not run again.
+setting; what is in the file is not run again. Where the dense network itself fails nothing is recorded.
 
-    python -m benchmarks.latency --measure macs --share 0.6667
+    python -m benchmarks.latency --measure macs --share 2/3
     python -m benchmarks.latency --measure latency --share 0.5 --models resnet18 vit_b_16
     python -m benchmarks.latency --provider cuda --batch 64
 """
@@ -24,6 +24,7 @@ from typing import Any
 import onnx
 from torch import nn
 
+from benchmarks.arguments import count, positive, share
 from benchmarks.latency_tools import TOOLS, image
 from benchmarks.onnx_macs import count_macs, count_parameters
 from benchmarks.rows import read, record
@@ -37,9 +38,6 @@ MODELS = (
     "vit_b_16", "swin_t",
 )  # fmt: skip
 
-KEY = ("model", "measure", "share", "provider", "batch")
-"""What tells rows apart."""
-
 Row = dict[str, Any]
 
 
@@ -47,7 +45,7 @@ def prune_apart(tool: str, model: str, path: Path, options: argparse.Namespace) 
     """Seconds, and why there is no file; empty where there is one."""
     command = [sys.executable, "-m", "benchmarks.latency_tools", tool, model, str(path)]
     command += ["--measure", options.measure, "--share", str(options.share)]
-    command += ["--provider", options.provider, "--threads", str(options.threads)]
+    command += ["--provider", options.provider, "--threads", str(options.threads), "--batch", str(options.batch)]
     started = time.perf_counter()
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=options.limit_s)
@@ -57,8 +55,18 @@ def prune_apart(tool: str, model: str, path: Path, options: argparse.Namespace) 
     return time.perf_counter() - started, "" if done.returncode == 0 and path.exists() else lines[-1][:300]
 
 
+def settings(model: str, options: argparse.Namespace) -> Row:
+    """What tells rows apart."""
+    provider, _ = choose_provider(options.provider)
+    return {
+        "model": model, "measure": options.measure, "share": options.share, "provider": provider,
+        "threads": options.threads, "batch": options.batch,
+    }  # fmt: skip
+
+
 def measure(model: str, options: argparse.Namespace) -> Row:
-    """All tools on one model."""
+    """All tools on one model; none where the dense network failed."""
+    made = settings(model, options)
     with tempfile.TemporaryDirectory() as folder:
         files: dict[str, Path] = {}
         seconds: dict[str, float] = {}
@@ -70,6 +78,8 @@ def measure(model: str, options: argparse.Namespace) -> Row:
                 errors[tool] = why
             else:
                 files[tool] = path
+            if "dense" in errors:
+                return made | {"tools": {}, "errors": errors}
         feeds = onnx_feeds(nn.Identity(), Example.of(image(options.batch)))
         timing = time_interleaved(
             files, feeds, provider=options.provider, threads=options.threads, repeats=options.repeats
@@ -77,16 +87,15 @@ def measure(model: str, options: argparse.Namespace) -> Row:
         tools = {tool: _figures(tool, path, files["dense"], timing) for tool, path in files.items()}
     for tool, figures in tools.items():
         figures["tool_s"] = round(seconds[tool], 1)
-    return {
-        "model": model, "measure": options.measure, "share": options.share, "tools": tools, "errors": errors,
-        "provider": timing.provider, "threads": timing.threads, "batch": timing.batch_size, "repeats": timing.repeats,
-        "hardware": str(describe_hardware()), "versions": library_versions(),
+    return made | {
+        "tools": tools, "errors": errors, "repeats": timing.repeats, "hardware": str(describe_hardware()),
+        "versions": library_versions(),
     }  # fmt: skip
 
 
 def _figures(tool: str, path: Path, dense: Path, timing: TimingResult) -> Row:
     latency, speedup = timing.latencies[tool], timing.speedup("dense", tool)
-    macs = count_macs(dense) / count_macs(path)
+    macs = count_macs(dense, timing.batch_size) / count_macs(path, timing.batch_size)
     return {
         "median_ms": latency.median_ms, "p10_ms": latency.p10_ms, "p90_ms": latency.p90_ms,
         "speedup": speedup.pairwise_median, "speedup_p10": speedup.pairwise_p10, "speedup_p90": speedup.pairwise_p90,
@@ -97,7 +106,8 @@ def _figures(tool: str, path: Path, dense: Path, timing: TimingResult) -> Row:
 
 def setting(row: Row) -> str:
     """What a row's files were made for and timed on, in words."""
-    return f"{row['measure']}, {row['provider'].removesuffix('ExecutionProvider')}, batch {row['batch']}"
+    where = f"{row['provider'].removesuffix('ExecutionProvider')}, threads {row['threads']}, batch {row['batch']}"
+    return f"{row['share']:.0%} of {row['measure']}, {where}"
 
 
 def summary(rows: list[Row]) -> Row:
@@ -120,14 +130,14 @@ def summary(rows: list[Row]) -> Row:
 
 def table(rows: list[Row]) -> str:
     """A line for each model and tool."""
-    lines = [f"{'model':<17}{'setting':<23}{'tool':<28}{'ms':>9}{'speed-up':>10}{'MACs':>8}{'ratio':>7}{'nodes':>7}"]
+    lines = [f"{'model':<17}{'setting':<47}{'tool':<28}{'ms':>9}{'speed-up':>10}{'MACs':>8}{'ratio':>7}{'nodes':>7}"]
     for row in rows:
         for tool, each in row["tools"].items():
             lines.append(
-                f"{row['model']:<17}{setting(row):<23}{tool:<28}{each['median_ms']:>9.3f}{each['speedup']:>9.2f}x"
+                f"{row['model']:<17}{setting(row):<47}{tool:<28}{each['median_ms']:>9.3f}{each['speedup']:>9.2f}x"
                 f"{each['macs_reduction']:>7.2f}x{each['speedup_per_macs']:>7.2f}{each['nodes']:>7}"
             )
-        lines += [f"{row['model']:<17}{setting(row):<23}{tool:<28}{why}" for tool, why in row["errors"].items()]
+        lines += [f"{row['model']:<17}{setting(row):<47}{tool:<28}{why}" for tool, why in row["errors"].items()]
     return "\n".join(lines)
 
 
@@ -137,23 +147,27 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--tools", nargs="+", choices=TOOLS, default=list(TOOLS), help="beside the dense network")
     parser.add_argument("--measure", choices=("macs", "latency"), default="macs")
-    parser.add_argument("--share", type=float, default=2 / 3, help="to be removed")
+    parser.add_argument("--share", type=share, default=2 / 3, help="to be removed; a fraction will do")
     parser.add_argument("--provider", default="auto")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--batch", type=int, default=1, help="images in a timed run")
-    parser.add_argument("--repeats", type=int, default=31)
-    parser.add_argument("--limit-s", type=float, default=600, help="of one tool on one model")
+    parser.add_argument("--threads", type=count, default=1)
+    parser.add_argument("--batch", type=count, default=1, help="images in a timed run")
+    parser.add_argument("--repeats", type=count, default=31)
+    parser.add_argument("--limit-s", type=positive, default=600, help="of one tool on one model")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     if options.measure == "latency" and options.batch != 1:
         parser.error("tools prune to the latency of one image; leave --batch out")
-    provider, _ = choose_provider(options.provider)
     rows = read(options.out)
-    done = {tuple(row[key] for key in KEY) for row in rows}
     for model in options.models:
-        if (model, options.measure, options.share, provider, options.batch) not in done:
-            rows.append(measure(model, options))
-            record(options.out, rows[-1])
+        wanted = settings(model, options)
+        if any(wanted.items() <= row.items() for row in rows):
+            continue
+        row = measure(model, options)
+        if row["tools"]:
+            record(options.out, row)
+            rows.append(row)
+        else:
+            print(f"{model}: the dense network failed, nothing is recorded: {row['errors']['dense']}", file=sys.stderr)
     print(table(rows))
     print(json.dumps(summary(rows), indent=1))
 

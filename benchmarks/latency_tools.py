@@ -1,6 +1,6 @@
 """Prunes one torchvision model with one tool and writes the ONNX file, in a process of its own.
 
-    python -m benchmarks.latency_tools graphprune mobilenet_v2 out.onnx --measure macs --share 0.667
+    python -m benchmarks.latency_tools graphprune mobilenet_v2 out.onnx --measure macs --share 2/3
     python -m benchmarks.latency_tools torch-pruning resnet18 out.onnx --measure latency --share 0.5
 
 The tools that have no such budget are given a ratio, and the ratio is searched by bisection until the result has the
@@ -25,6 +25,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import graphprune
+from benchmarks.arguments import count, share
 from benchmarks.models import make
 from benchmarks.onnx_macs import count_macs
 from graphprune import Budget
@@ -47,6 +48,7 @@ class Task:
         share: To be removed.
         provider: Of onnxruntime, for latencies.
         threads: The same.
+        batch: Images in a run, of files that are for one number of them.
     """
 
     model: str
@@ -54,6 +56,7 @@ class Task:
     share: float
     provider: str
     threads: int
+    batch: int = 1
 
     def network(self) -> nn.Module:
         """The model with the same random weights each time."""
@@ -146,7 +149,7 @@ def by_onnxsim(task: Task, path: Path) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         dense = Path(folder) / "dense.onnx"
-        export_onnx(task.network(), (image(),), {}, dense, dynamic_batch=False)
+        export_onnx(task.network(), (image(task.batch),), {}, dense, dynamic_batch=False)
         proto, _ = onnxsim.simplify(onnx.load(dense))
         whole = count_macs(dense)
         files = (Path(folder) / f"{number}.onnx" for number in range(99))
@@ -180,13 +183,14 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("path", type=Path)
     parser.add_argument("--measure", choices=("macs", "latency"), default="macs")
-    parser.add_argument("--share", type=float, default=2 / 3, help="to be removed")
+    parser.add_argument("--share", type=share, default=2 / 3, help="to be removed")
     parser.add_argument("--provider", default="auto")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=count, default=1)
+    parser.add_argument("--batch", type=count, default=1, help="images in a run")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    task = Task(options.model, options.measure, options.share, options.provider, options.threads)
+    task = Task(options.model, options.measure, options.share, options.provider, options.threads, options.batch)
     TOOLS[options.tool](task, options.path)
 
 

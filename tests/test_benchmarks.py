@@ -68,13 +68,13 @@ def test_summaries() -> None:
     dense = figures | {"speedup": 1.0, "macs_reduction": 1.0, "speedup_per_macs": 1.0}
     tools = {"dense": dense, "graphprune": figures}
     row = {
-        "model": "net", "measure": "macs", "provider": "CPUExecutionProvider", "batch": 1, "tools": tools,
-        "errors": {"onnxsim": "no"},
+        "model": "net", "measure": "macs", "share": 2 / 3, "provider": "CPUExecutionProvider", "threads": 1, "batch": 1,
+        "tools": tools, "errors": {"onnxsim": "no"},
     }  # fmt: skip
     faster = row | {"tools": {"dense": dense, "graphprune": figures | {"speedup": 8.0, "speedup_per_macs": 2.0}}}
     on_a_gpu = row | {"provider": "CUDAExecutionProvider", "batch": 64}
     by_setting = summary([row, faster, on_a_gpu])
-    assert by_setting["macs, CUDA, batch 64: graphprune"]["models"] == 1
-    found = by_setting["macs, CPU, batch 1: graphprune"]
+    assert by_setting["67% of macs, CUDA, threads 1, batch 64: graphprune"]["models"] == 1
+    found = by_setting["67% of macs, CPU, threads 1, batch 1: graphprune"]
     assert (found["models"], found["speedup"], found["speedup_per_macs"]) == (2, pytest.approx(4), pytest.approx(1))
     assert "onnxsim" in table([row]) and "2.00x" in table([row])

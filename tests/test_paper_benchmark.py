@@ -191,10 +191,41 @@ def test_the_command_resumes_and_records_errors(
 
 def test_data_that_is_not_there_makes_no_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "rows.jsonl"
-    assert command.main(["imagenette", "--data-dir", str(tmp_path), "--out", str(path), "--device", "cpu"]) == 0
+    assert command.main(["imagenette", "--data-dir", str(tmp_path), "--out", str(path), "--device", "cpu"]) == 1
     assert not path.exists() and "imagenette" in capsys.readouterr().err
     with pytest.raises(InputError, match="imagenette"):
         row_of(replace(tiny("dense"), data="imagenette"), Place(tmp_path, "cpu", "cpu"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["structured", "snap"], "name methods by --methods"),
+        (["summary", "structure"], "no such study: structure"),
+        (["summary", "--out", "none.jsonl"], "no results at none.jsonl"),
+        (["structured", "--networks", "vgg16"], "structured at scale cpu has no vgg16; its networks are lenet5, conv6"),
+        (["structured", "--methods", "snapp"], "snapp"),
+        (["structured", "--samples", "-5"], "expected a whole number, at least 1, got -5"),
+        (["structured", "--batch-size", "0"], "at least 1, got 0"),
+        (["structured", "--epochs", "1.5"], "at least 0, got 1.5"),
+        (["structured", "--sparsities", "0.5", "1.5"], "expected a share between 0 and 1, got 1.5"),
+        (["structured", "--lambdas", "x"], "expected a number, got x"),
+        (["structured", "--device", "tpu"], "--device tpu: Expected one of"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_meant_ends_with_a_message(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code: object = command.main([*arguments, "--plan"])
+    except SystemExit as ended:
+        code = ended.code
+    assert code == 2 and message in capsys.readouterr().err
+
+
+def test_a_seed_named_twice_is_run_once() -> None:
+    choice = Choice(networks=["lenet5"], methods=["dense"], seeds=[1, 1])
+    assert [run.seed for run in runs_of("structured", "cpu", choice)] == [1]
 
 
 # --- tables and figures ----------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.arguments import count, count_from_zero, positive, share
 from benchmarks.paper.data import DATASETS
 from benchmarks.paper.document import filled
 from benchmarks.paper.engine import by_ray, one_by_one
@@ -29,7 +30,7 @@ from benchmarks.paper.measure import Place, check_data
 from benchmarks.paper.studies import SHOWN, STUDIES
 from benchmarks.paper.summary import summary
 from benchmarks.rows import Row, append, read
-from graphprune.errors import UserError
+from graphprune.errors import OptionError, UserError
 from graphprune.research.networks import NETWORKS
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -47,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks.paper", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument("study", nargs="?", choices=[*STUDIES, *SHOW])
-    made.add_argument("of", nargs="*", help="of summary and figures: studies; default: all")
+    made.add_argument("of", nargs="*", help="of summary and figures: studies; default: those that have results")
     made.add_argument("--list", action="store_true", help="which study shows which table or figure, and stop")
     made.add_argument("--scale", choices=["cpu", "paper"], default="cpu")
     made.add_argument("--data-dir", type=Path, help="of the datasets; default: GRAPHPRUNE_DATA")
@@ -56,21 +57,21 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--networks", nargs="+", choices=list(NETWORKS))
     made.add_argument("--datasets", nargs="+", choices=list(DATASETS), help="each with every network")
     made.add_argument("--methods", nargs="+")
-    made.add_argument("--sparsities", nargs="+", type=float)
-    made.add_argument("--lambdas", nargs="+", type=float)
-    made.add_argument("--seeds", nargs="+", type=int)
-    made.add_argument("--samples", type=int, help="to train on")
-    made.add_argument("--epochs", type=int)
-    made.add_argument("--batch-size", type=int)
+    made.add_argument("--sparsities", nargs="+", type=share)
+    made.add_argument("--lambdas", nargs="+", type=positive)
+    made.add_argument("--seeds", nargs="+", type=count_from_zero)
+    made.add_argument("--samples", type=count, help="to train on")
+    made.add_argument("--epochs", type=count_from_zero)
+    made.add_argument("--batch-size", type=count)
     made.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    made.add_argument("--ray", type=int, metavar="N", help="N runs at a time, by Ray")
+    made.add_argument("--ray", type=count, metavar="N", help="N runs at a time, by Ray")
     made.add_argument("--again", action="store_true", help="make runs again that ended in an error")
     made.add_argument("--plan", action="store_true", help="print the runs that are left, and stop")
     return made
 
 
 def make(options: argparse.Namespace) -> int:
-    """Makes the runs of a study that its file lacks; how many ended in an error."""
+    """Makes the runs of a study that its file lacks; how many ended in an error, or could not be made."""
     path = options.out or RESULTS / f"{options.study}.jsonl"
     choice = Choice(**{name: getattr(options, name) for name in Choice.__annotations__})
     runs = left(runs_of(options.study, options.scale, choice), read(path), options.again)
@@ -78,9 +79,9 @@ def make(options: argparse.Namespace) -> int:
         print("\n".join(map(str, runs)))
         return 0
     place = Place(options.data_dir, options.device, options.scale)
-    runs = _with_data(runs, place)
+    wanted, runs = len(runs), _with_data(runs, place)
     rows = one_by_one(runs, place) if options.ray is None else by_ray(runs, place, options.ray)
-    errors = 0
+    errors = wanted - len(runs)
     for number, row in enumerate(rows, start=1):
         append(path, row)
         errors += "error" in row
@@ -89,8 +90,15 @@ def make(options: argparse.Namespace) -> int:
 
 
 def show(options: argparse.Namespace) -> int:
-    """The tables of results files, or their figures, or the document with its tables made anew."""
+    """The tables of results files, or their figures, or the document with its tables made anew.
+
+    Raises:
+        OptionError: a file is not there.
+    """
     paths = [RESULTS / f"{study}.jsonl" for study in options.of or STUDIES] if options.out is None else [options.out]
+    missing = [str(path) for path in paths if not path.exists()] if options.of or options.out else []
+    if missing:
+        raise OptionError(f"no results at {', '.join(missing)}; make runs first, see --list")
     rows = [row for path in paths for row in read(path)]
     SHOW[options.study](rows, options)
     return 0
@@ -127,6 +135,20 @@ def _with_data(runs: Sequence[Run], place: Place) -> list[Run]:
     return [run for run in runs if run.data not in missing]
 
 
+def _check(options: argparse.Namespace) -> None:
+    """Ends the program where options do not fit together."""
+    if options.study is None:
+        parser().error("name a study, or --list")
+    if options.of and options.study not in SHOW:
+        parser().error(f"{' '.join(options.of)}: not of a study; name methods by --methods, networks by --networks")
+    if unknown := [study for study in options.of if study not in STUDIES]:
+        parser().error(f"no such study: {', '.join(unknown)}; there are {', '.join(STUDIES)}")
+    try:
+        torch.empty(0, device=options.device)
+    except (RuntimeError, AssertionError) as error:  # by torch, one for a name, the other for what is not there
+        parser().error(f"--device {options.device}: {str(error).splitlines()[0]}")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
     options = parser().parse_args(arguments)
@@ -134,8 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.list:
         print(mapping())
         return 0
-    if options.study is None:
-        parser().error("name a study, or --list")
+    _check(options)
     torch.set_num_threads(1)
     try:
         return show(options) if options.study in SHOW else min(make(options), 1)

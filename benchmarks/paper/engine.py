@@ -22,7 +22,7 @@ def by_ray(runs: Sequence[Run], place: Place, at_once: int) -> Iterator[Row]:
     """Rows as they are ready; runs begin in their order.
 
     Ray's processes are on this machine, or on those of the cluster that ``RAY_ADDRESS`` names, where the repository
-    and the data must be at the same paths. A run whose process dies is a row with that error.
+    and the data must be at the same paths. A run whose process or machine dies is a row with that error.
 
     Args:
         runs: What to make.
@@ -51,7 +51,7 @@ def by_ray(runs: Sequence[Run], place: Place, at_once: int) -> Iterator[Row]:
             run = under_way.pop(ready)
             try:
                 yield ray.get(ready)
-            except ray.exceptions.WorkerCrashedError as error:
+            except ray.exceptions.RayError as error:
                 yield _crashed(run, place, error)
     finally:
         ray.shutdown()

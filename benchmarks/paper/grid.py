@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.paper.named import method_of
 from benchmarks.paper.studies import STUDIES, Scale, Setting, Sizes
 from benchmarks.rows import Row
+from graphprune.errors import OptionError
 from graphprune.research.epochs import Precision
 
 Key = tuple[Any, ...]
@@ -84,17 +85,21 @@ def runs_of(study: str, scale: Scale, choice: Choice | None = None) -> list[Run]
     Within a seed by network and data, the dense network first; within a method by target.
 
     Raises:
-        OptionError: a method is unknown.
+        OptionError: a method is unknown, or a network is none of the study's.
     """
     choice = choice or Choice()
     sizes = STUDIES[study].scales[scale]
-    return [
+    own = {setting.network: None for setting in sizes.settings}
+    if others := [network for network in choice.networks or () if network not in own]:
+        raise OptionError(f"{study} at scale {scale} has no {', '.join(others)}; its networks are {', '.join(own)}")
+    runs = [
         Run(study, **asdict(setting), method=method, target=at, seed=seed)
         for seed in (range(sizes.seeds) if choice.seeds is None else choice.seeds)
         for setting in _settings(sizes, choice)
         for method in choice.methods or sizes.methods
         for at in _targets(method, setting, sizes, choice)
     ]
+    return list(dict.fromkeys(runs))
 
 
 def left(runs: Iterable[Run], rows: Iterable[Row], again: bool = False) -> list[Run]:
@@ -106,7 +111,7 @@ def left(runs: Iterable[Run], rows: Iterable[Row], again: bool = False) -> list[
         again: Whether rows with an error do not count.
     """
     names = [each.name for each in fields(Run)]
-    done = {tuple(row[name] for name in names) for row in rows if not (again and "error" in row)}
+    done = {tuple(row.get(name) for name in names) for row in rows if not (again and "error" in row)}
     return [run for run in runs if run.key not in done]
 
 
