@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
+from torch.utils.weak import WeakIdKeyDictionary
 
 from graphprune.errors import OptionError
 from graphprune.weights.pool import Masks
@@ -18,18 +23,21 @@ from graphprune.weights.pool import Masks
 class HeldMasks:
     """A forward hook of a module that keeps its dead weights at zero.
 
-    Gradients of dead weights become zero as they arise, before anything clips or adds them up. What changes dead
-    weights all the same (the momentum of an optimizer that was not given to `Pruner.step`, say) is undone before the
-    next forward pass; values written by way of ``.data``, which torch does not count, after the next backward pass at
-    the latest. Copies of the module and what is pickled bring the hook along. A layer that was taken out or replaced,
-    and values that take a parameter's place for one call (`torch.func.functional_call`), are left alone.
+    Gradients of dead weights become zero as they arise, before anything clips or adds them up. What an optimizer
+    changes all the same (by momentum from before, or because it does not follow gradients) is undone at the end of its
+    step; what anything else does, before the next forward pass that is not compiled; values written by way of
+    ``.data``, which torch does not count, after the next backward pass at the latest. Copies of the module and what is
+    pickled bring the hook along. A layer that was taken out or replaced, and values that take a parameter's place for
+    one call (`torch.func.functional_call`), are left alone.
 
     Attributes:
         masks: Live weights by parameter.
     """
 
     masks: Masks
-    _hooked: dict[str, tuple[nn.Parameter, RemovableHandle]] = field(default_factory=dict, init=False, repr=False)
+    _hooked: dict[str, tuple[weakref.ref[nn.Parameter], RemovableHandle]] = field(
+        default_factory=dict, init=False, repr=False
+    )
     _seen: dict[str, _Seen] = field(default_factory=dict, init=False, repr=False)
     _trained: set[str] = field(default_factory=set, init=False, repr=False)
 
@@ -47,9 +55,9 @@ class HeldMasks:
             if parameter is None or parameter.shape != mask.shape:
                 continue
             known = self._hooked.get(name)
-            if parameter.requires_grad and (known is None or known[0] is not parameter):
-                handle = parameter.register_hook(_Masked(self.masks, self._trained, name))
-                self._hooked[name] = parameter, handle
+            if parameter.requires_grad and (known is None or known[0]() is not parameter):
+                masked = _PARAMETERS[parameter] = _Masked(self, name)
+                self._hooked[name] = weakref.ref(parameter), parameter.register_hook(masked)
             # what was looked at once is not looked at again: autograd would refuse a change between two forward passes
             seen = self._seen.get(name)
             if name in self._trained or seen is None or not seen.is_still(parameter):
@@ -59,13 +67,27 @@ class HeldMasks:
         for name in _alive(changed, dead):
             changed[name].masked_fill_(dead[name], 0)
         for name, parameter in changed.items():
-            self._seen[name] = _Seen.of(parameter)
-            self._trained.discard(name)
+            self._note(name, parameter)
+
+    @torch.no_grad()
+    def undo(self, name: str, parameter: nn.Parameter) -> None:
+        """Zeroes dead weights of a parameter that has just been changed."""
+        parameter.masked_fill_(~_on(self.masks, name, parameter), 0)
+        self._note(name, parameter)
+
+    def _note(self, name: str, parameter: nn.Parameter) -> None:
+        self._seen[name] = _Seen.of(parameter)
+        self._trained.discard(name)
+
+    def trained(self, name: str) -> None:
+        """Notes a parameter that has got a gradient: a step comes next, which may not count up the version."""
+        self._trained.add(name)
 
     def release(self) -> None:
         """Lets gradients through again; values stay as they are."""
-        for _, handle in self._hooked.values():
+        for parameter, handle in self._hooked.values():
             handle.remove()
+            _PARAMETERS.pop(parameter(), None)
         self._hooked.clear()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -99,17 +121,17 @@ class _Seen:
     Changes in place count up the version, but for those by way of ``.data`` and those of fused optimizers.
     """
 
-    parameter: nn.Parameter
+    parameter: weakref.ref[nn.Parameter]
     place: int
     version: int
 
     @classmethod
     def of(cls, parameter: nn.Parameter) -> _Seen:
-        return cls(parameter, parameter.data_ptr(), _version(parameter))
+        return cls(weakref.ref(parameter), parameter.data_ptr(), _version(parameter))
 
     def is_still(self, parameter: nn.Parameter) -> bool:
         """Whether nothing seems to have changed it."""
-        same = parameter is self.parameter and parameter.data_ptr() == self.place
+        same = parameter is self.parameter() and parameter.data_ptr() == self.place
         return same and _version(parameter) == self.version
 
 
@@ -131,25 +153,43 @@ def _parameter_of(module: nn.Module, name: str) -> nn.Parameter | None:
 
 @dataclass(eq=False)
 class _Masked:
-    """A gradient hook; it does not lead back to its parameter, which would wait for the garbage collector then.
+    """A gradient hook; nothing leads from it back to its parameter, which would wait for the garbage collector then.
 
     Attributes:
-        masks: Live weights by parameter.
-        trained: Takes the names of parameters that have got a gradient: an optimizer's step, which comes next, may not
-            count up the version.
+        held: The masks of the module.
         name: Of the parameter.
     """
 
-    masks: Masks
-    trained: set[str]
+    held: HeldMasks
     name: str
 
     def __call__(self, gradient: Tensor) -> Tensor:
-        self.trained.add(self.name)
-        mask = _on(self.masks, self.name, gradient)
+        self.held.trained(self.name)
+        mask = _on(self.held.masks, self.name, gradient)
         if gradient.layout != torch.strided:
             return gradient * mask
         return torch.where(mask, gradient, 0)  # not a product: what overflowed in a dead weight is 0 too, and no NaN
+
+
+_PARAMETERS: WeakIdKeyDictionary = WeakIdKeyDictionary()
+"""Gradient hooks of all held parameters that are alive."""
+
+
+def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    """Called after every step of every optimizer: one that was not told of masks changes dead weights too."""
+    if not len(_PARAMETERS):
+        return
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            masked = _PARAMETERS.get(parameter)
+            if masked is not None and parameter.shape == masked.held.masks[masked.name].shape:
+                masked.held.undo(masked.name, parameter)
+
+
+@cache
+def _follow_optimizers() -> RemovableHandle:
+    """From the first held module on; a compiled step is left for the hook, which would else run once, while traced."""
+    return register_optimizer_step_post_hook(torch.compiler.disable(_after_step))
 
 
 @dataclass(eq=False)
@@ -198,6 +238,7 @@ def _attach(module: nn.Module, masks: Masks) -> None:
     if isinstance(module, fx.GraphModule):
         module._deepcopy_hooks = [hook for hook in module._deepcopy_hooks if not isinstance(hook, _HoldAgain)]
     if masks:
+        _follow_optimizers()
         held = HeldMasks(dict(masks))
         held.apply(module)
         module.register_forward_pre_hook(held)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 import pickle
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -96,14 +98,62 @@ def test_a_fused_optimizer_with_momentum_from_before() -> None:
     compiled, inputs = compiled_of("weight"), images(3)
     optimizer = torch.optim.SGD(compiled.module.parameters(), lr=0.1, momentum=0.9, fused=True)
     compiled.module(inputs)
+    found: list[float] = []
+    # before the hook that all optimizers have, which would else leave nothing to see
+    optimizer.register_step_post_hook(lambda *_: found.append(dead_weights(compiled.module, compiled.plan.masks)))
     for _ in range(2):
         compiled.module(inputs).sum().backward()
         for parameter in compiled.module.parameters():
             optimizer.state[parameter]["momentum_buffer"] = torch.ones_like(parameter)
         optimizer.step()
-    assert dead_weights(compiled.module, compiled.plan.masks) > 0.01, "otherwise this tests nothing"
-    compiled.module(inputs)
-    assert dead_weights(compiled.module, compiled.plan.masks) == 0
+        assert dead_weights(compiled.module, compiled.plan.masks) == 0
+    assert min(found) > 0.01, "otherwise this tests nothing"
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_an_optimizer_that_does_not_follow_gradients(compiled: bool) -> None:
+    """Muon changes whole matrices by what it makes of the gradient; nothing of it is seen after a step."""
+    layers = [nn.Linear(8, 16, bias=False), nn.ReLU(), nn.Linear(16, 4, bias=False)]
+    pruned = graphprune.compile(
+        nn.Sequential(*layers), torch.randn(2, 8), sparsity=0.7, granularity="weight", criterion="magnitude"
+    )
+    optimizer = torch.optim.Muon(pruned.module.parameters(), lr=0.1)
+    forward = torch.compile(pruned.module, backend="aot_eager", fullgraph=True) if compiled else pruned.module
+    before = {name: value.clone() for name, value in pruned.module.state_dict().items()}
+    for _ in range(2):
+        forward(torch.randn(5, 8)).square().sum().backward()
+        optimizer.step()
+        for name, value in pruned.module.state_dict().items():
+            assert not torch.equal(value, before[name])
+            assert not bool(value[before[name] == 0].any())
+
+
+def test_what_is_not_held_any_more_is_not_undone_after_a_step() -> None:
+    module = compiled_of("weight").module
+    hold(module, {})
+    optimizer = torch.optim.SGD(module.parameters(), lr=1.0)
+    for parameter in module.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    assert all(bool(parameter.count_nonzero() == parameter.numel()) for parameter in module.parameters())
+
+
+def test_a_held_module_does_not_wait_for_the_garbage_collector() -> None:
+    held = hold_of_linear()
+    watched = weakref.ref(held.weight)
+    gc.disable()
+    try:
+        del held
+        assert watched() is None
+    finally:
+        gc.enable()
+
+
+def hold_of_linear() -> nn.Linear:
+    layer = nn.Linear(4, 3)
+    hold(layer, {"weight": torch.rand(3, 4) > 0.5})
+    layer(torch.randn(2, 4)).sum().backward()
+    return layer
 
 
 def test_gradients_that_overflow_are_zero_too() -> None:
