@@ -44,7 +44,7 @@ class Budget:
         for name in (*MEASURES, "latency"):
             share = getattr(self, name)
             if share is not None and not is_share(share):
-                raise OptionError(f"budget {name}={share}: expected the share to remove, in [0, 1)")
+                raise OptionError(f"budget {name}={share!r}: expected the share to remove, in [0, 1)")
         if self.latency_ms is not None and not self.latency_ms > 0:
             raise OptionError(f"budget latency_ms={self.latency_ms}: expected milliseconds above 0")
 
@@ -111,5 +111,5 @@ def budget_of(sparsity: float | None, budget: Budget | None, counted: Measure = 
     if budget is not None:
         return _checked(budget)
     if sparsity is not None and not is_share(sparsity):
-        raise OptionError(f"sparsity={sparsity}: expected the share of {counted} to remove, in [0, 1)")
+        raise OptionError(f"sparsity={sparsity!r}: expected the share of {counted} to remove, in [0, 1)")
     return Budget(**{counted: 0.5 if sparsity is None else float(sparsity)})

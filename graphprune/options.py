@@ -27,19 +27,21 @@ def limits_of(min_channels: int | str | Callable[[int], int], align: int | str) 
             raise OptionError(f"min_channels='{min_channels}': expected a number, a function, or 'safe'")
         min_channels = safe_floor
     if not callable(min_channels) and not is_count(min_channels):
-        raise OptionError(f"min_channels={min_channels}: expected a whole number of at least 1")
+        raise OptionError(f"min_channels={min_channels!r}: expected a whole number of at least 1")
     if align != "auto" and not is_count(align):
-        raise OptionError(f"align={align}: expected a whole number of at least 1, or 'auto'")
+        raise OptionError(f"align={align!r}: expected a whole number of at least 1, or 'auto'")
     return Limits(min_channels, 1 if align == "auto" else int(align))
 
 
-def attention_of(given: str) -> Attention:
+def attention_of(given: str, granularity: str = "channel") -> Attention:
     """What goes of attention, by name.
 
     Raises:
-        OptionError: the name is unknown.
+        OptionError: the name is unknown, or means nothing where only weights go.
     """
     check_name("attention", given, get_args(Attention))
+    if granularity == "weight" and given != "heads":
+        raise OptionError(f"attention='{given}' is about channels; granularity='weight' removes none")
     return given  # type: ignore[return-value]
 
 
@@ -51,7 +53,7 @@ def is_count(value: object) -> TypeGuard[int]:
 def check_options(samples: int, protect: object, seed: object, progress: object) -> None:
     """Raises `OptionError` for what cannot work whatever the model is."""
     if not is_count(samples):
-        raise OptionError(f"samples={samples}: expected a whole number of at least 1")
+        raise OptionError(f"samples={samples!r}: expected a whole number of at least 1")
     if isinstance(protect, str):
         raise OptionError(f"protect='{protect}': expected a sequence of patterns, e.g. protect=('{protect}',)")
     if not isinstance(protect, Sequence) or not all(isinstance(pattern, str) for pattern in protect):

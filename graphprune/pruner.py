@@ -107,7 +107,7 @@ class Pruner:
         self._runner = runner or Runner()
         self._progress("analyse", 0, len(self._targets))
         self._model_name = type(model).__name__
-        captured = capture(model, example_input, tuple(protect), attention_of(attention), verify=verify)
+        captured = capture(model, example_input, tuple(protect), attention_of(attention, goes), verify=verify)
         self._original = self._runner.run(pipelines.analysis(), captured)
         assert self._original.dependencies is not None
         if strict:

@@ -111,8 +111,12 @@ def test_intervals_are_the_papers_share_of_the_epochs() -> None:
     shuffled, fresh = method_of("snip-it during, shuffled", 40), method_of("snap-it, re-initialised", 40)
     assert isinstance(shuffled, ShuffledMasks) and isinstance(shuffled.of, Iterated) and shuffled.of.every == 2
     assert isinstance(fresh, Reinitialised) and fresh.name == "snap-it, re-initialised"
+    joined = method_of("snip-it during, on paths", 40)
+    assert isinstance(joined, Iterated) and (joined.dead_paths, joined.every) == ("remove", 2)
     with pytest.raises(OptionError, match="unknown"):
         method_of("no such method", 8)
+    with pytest.raises(OptionError, match="snap-it: dead paths are of methods that remove weights"):
+        method_of("snap-it, on paths", 8)
 
 
 # --- the grid --------------------------------------------------------------------------------------------------------

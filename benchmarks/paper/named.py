@@ -1,26 +1,37 @@
-"""Methods by name, controls among them, with intervals that fit the epochs."""
+"""Methods by name, controls and variants among them, with intervals that fit the epochs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
+from graphprune.errors import OptionError
 from graphprune.research.methods import METHODS, ImpGlobal, Iterated, Method, Reinitialised, ShuffledMasks
 
-CONTROLS: dict[str, Callable[[Method], Method]] = {", shuffled": ShuffledMasks, ", re-initialised": Reinitialised}
+
+def _on_paths(method: Method) -> Method:
+    if not isinstance(method, Iterated) or method.granularity == "channel":
+        raise OptionError(f"{method.name}: dead paths are of methods that remove weights in events")
+    return replace(method, name=f"{method.name}, on paths", dead_paths="remove")
+
+
+VARIANTS: dict[str, Callable[[Method], Method]] = {
+    ", shuffled": ShuffledMasks, ", re-initialised": Reinitialised, ", on paths": _on_paths,
+}  # fmt: skip
 """By the end of the name that they give."""
 
 
 def method_of(name: str, epochs: int) -> Method:
-    """The method, or a control of it (``"snip, shuffled"``).
+    """The method, a control of it (``"snip, shuffled"``), or the same without dead paths (``"snip, on paths"``).
 
     Methods that prune during training get the paper's proportions of its 80 epochs, for `epochs`.
 
     Raises:
-        OptionError: there is none of that name, or the control does not go with it.
+        OptionError: there is none of that name, or the control or variant does not go with it.
     """
-    for end, control in CONTROLS.items():
+    for end, variant in VARIANTS.items():
         if name.endswith(end):
-            return control(method_of(name.removesuffix(end), epochs))
+            return variant(method_of(name.removesuffix(end), epochs))
     method = METHODS[name]
     if isinstance(method, (Iterated, ImpGlobal)):
         fitting: Method = method.within(epochs)

@@ -10,7 +10,7 @@ from torch.nn import functional
 from graphprune.criteria import Given
 from graphprune.data import cross_entropy
 from graphprune.errors import OptionError
-from graphprune.granularity import Granularity
+from graphprune.granularity import DeadPathsAre, Granularity
 from graphprune.pruner import Pruner
 from graphprune.research.datasets import Dataset, sensitivity_batches
 from graphprune.research.methods.channels import example_of
@@ -41,6 +41,7 @@ class Iterated:
         accumulate: How samples add up.
         schedule: A name in `graphprune.schedule`, or a function.
         resurrect: Whether weights can come back.
+        dead_paths: Whether weights on no path stay, as in the paper, or make room for others.
         samples: Sensitivity samples of an event.
         published_loss: Score with the loss of the published code, which takes the negative log-likelihood of raw logits
             as if they were log-probabilities.
@@ -53,6 +54,7 @@ class Iterated:
     accumulate: str = "signed"
     schedule: str | Schedule = "halving"
     resurrect: bool = False
+    dead_paths: DeadPathsAre = "keep"
     samples: int = SAMPLES
     published_loss: bool = False
 
@@ -98,7 +100,8 @@ class Iterated:
         return Pruner(
             trainer.model, example_of(trainer.model, dataset), sparsity=target, granularity=self.granularity,
             criterion=self.criterion, accumulate=self.accumulate, schedule=self.schedule, resurrect=self.resurrect,
-            loss=published_loss if self.published_loss else cross_entropy, samples=self.samples, seed=seed,
+            dead_paths=self.dead_paths, loss=published_loss if self.published_loss else cross_entropy,
+            samples=self.samples, seed=seed,
         )  # fmt: skip
 
 
