@@ -5,14 +5,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test fuzz clean
+# Releases of one time; what pyproject.toml allows at least.
+OLDEST := torch==2.9.0 torchvision==0.24.0
+OLDEST_VENV := .venv-oldest
+
+.PHONY: help setup demo test test-oldest fuzz clean
 
 help:
-	@echo "make setup   create $(VENV) with graphprune and all that its tests and demo need"
-	@echo "make demo    setup, then prune, train, export and time a network on real digits"
-	@echo "make test    setup, then ruff, mypy and pytest"
-	@echo "make fuzz    setup, then 10,000 random programs (about an hour)"
-	@echo "make clean   remove caches and build results; $(VENV) stays"
+	@echo "make setup        create $(VENV) with graphprune and all that its tests and demo need"
+	@echo "make demo         setup, then prune, train, export and time a network on real digits"
+	@echo "make test         setup, then ruff, mypy and pytest"
+	@echo "make test-oldest  pytest with the oldest torch that graphprune allows, in $(OLDEST_VENV)"
+	@echo "make fuzz         setup, then 10,000 random programs (about an hour)"
+	@echo "make clean        remove caches and build results; $(VENV) stays"
 
 setup: $(READY)
 
@@ -33,6 +38,17 @@ test: setup
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2
+
+# Warnings are no errors here: this torch warns of its own parts, which later ones replaced.
+test-oldest: export OMP_NUM_THREADS := 1
+test-oldest: $(OLDEST_VENV)/.ready
+	$(OLDEST_VENV)/bin/pytest -n 2 -W default
+
+$(OLDEST_VENV)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(OLDEST_VENV)
+	$(OLDEST_VENV)/bin/python -m pip install --upgrade pip
+	$(OLDEST_VENV)/bin/python -m pip install --editable '.[test,demo]' $(OLDEST)
+	@touch $@
 
 fuzz: export OMP_NUM_THREADS := 1
 fuzz: setup

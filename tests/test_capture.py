@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -85,3 +86,20 @@ def test_a_subclass_of_batch_norm_stays_one() -> None:
     assert compiled.module.state_dict().keys() == model.state_dict().keys()
     compiled.module.train()(torch.randn(4, 3, 9, 9))
     assert bool(compiled.module.get_buffer("1.running_mean").any())
+
+
+def test_buffers_that_are_not_saved_are_not_saved_of_copies() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.head = nn.Linear(4, 8), nn.Linear(8, 3)
+            self.scale: Tensor
+            self.register_buffer("scale", torch.ones(8), persistent=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.head(torch.relu(self.fc(x)) * self.scale)
+            return out
+
+    module = graphprune.compile(Scaled(), torch.randn(2, 4), criterion="l1-norm").module
+    for each in (module, copy.deepcopy(module), copy.deepcopy(copy.deepcopy(module))):
+        assert each.get_buffer("scale").shape == (4,) and "scale" not in each.state_dict()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import fx, nn
@@ -140,8 +140,20 @@ def _without_quoted_types(graph: fx.Graph) -> None:
 
 
 def _restore_persistence(module: fx.GraphModule, root: nn.Module) -> None:
-    """Torch before 2.12 puts buffers that the model does not save into the state dict of a graph module."""
+    """Torch before 2.12 saves buffers of a graph module, and of its copies, that the model does not save."""
     originals = submodules(root)
     for name, submodule in submodules(module).items():
         if name in originals:
             submodule._non_persistent_buffers_set |= originals[name]._non_persistent_buffers_set & {*submodule._buffers}
+    if module._non_persistent_buffers_set:
+        module._register_deepcopy_hook(_NotSaved(frozenset(module._non_persistent_buffers_set)))
+
+
+@dataclass(frozen=True)
+class _NotSaved:
+    """Called with each deep copy of a graph module: buffers of its own that are not saved."""
+
+    names: frozenset[str]
+
+    def __call__(self, copied: fx.GraphModule) -> None:
+        copied._non_persistent_buffers_set |= self.names & {*copied._buffers}
