@@ -67,17 +67,16 @@ class HeldMasks:
         for name in _alive(changed, dead):
             changed[name].masked_fill_(dead[name], 0)
         for name, parameter in changed.items():
-            self._note(name, parameter)
+            self._seen[name] = _Seen.of(parameter)
+            self._trained.discard(name)
 
     @torch.no_grad()
     def undo(self, name: str, parameter: nn.Parameter) -> None:
-        """Zeroes dead weights of a parameter that has just been changed."""
-        parameter.masked_fill_(~_on(self.masks, name, parameter), 0)
-        self._note(name, parameter)
+        """Zeroes dead weights of a parameter that a step has changed; it is looked at again before the next pass.
 
-    def _note(self, name: str, parameter: nn.Parameter) -> None:
-        self._seen[name] = _Seen.of(parameter)
-        self._trained.discard(name)
+        What comes between the two (averages that are written by way of ``.data``) may not be seen otherwise.
+        """
+        parameter.masked_fill_(~_on(self.masks, name, parameter), 0)
 
     def trained(self, name: str) -> None:
         """Notes a parameter that has got a gradient: a step comes next, which may not count up the version."""
@@ -181,7 +180,8 @@ def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         return
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            masked = _PARAMETERS.get(parameter)
+            # what has no gradient is left alone by the step too, and a graph may still need it as it is
+            masked = None if parameter.grad is None else _PARAMETERS.get(parameter)
             if masked is not None and parameter.shape == masked.held.masks[masked.name].shape:
                 masked.held.undo(masked.name, parameter)
 

@@ -128,6 +128,28 @@ def test_an_optimizer_that_does_not_follow_gradients(compiled: bool) -> None:
             assert not bool(value[before[name] == 0].any())
 
 
+def test_averages_that_are_written_after_a_step() -> None:
+    """By way of ``.data``, between a step and the next forward pass."""
+    compiled, inputs = compiled_of("weight"), images(3)
+    optimizer = torch.optim.SGD(compiled.module.parameters(), lr=0.1)
+    for _ in range(2):
+        compiled.module(inputs).sum().backward()
+        optimizer.step()
+        for parameter in compiled.module.parameters():
+            parameter.data.copy_(torch.ones_like(parameter))
+        compiled.module(inputs)
+        assert dead_weights(compiled.module, compiled.plan.masks) == 0
+
+
+def test_a_step_that_leaves_the_module_alone_may_stand_before_its_backward_pass() -> None:
+    module, head = compiled_of("weight").module, nn.Linear(CLASSES, 1)
+    optimizer = torch.optim.SGD([*module.parameters(), *head.parameters()], lr=0.1)
+    features = module(images(3))
+    head(features.detach()).sum().backward()
+    optimizer.step()
+    head(features).sum().backward()
+
+
 def test_what_is_not_held_any_more_is_not_undone_after_a_step() -> None:
     module = compiled_of("weight").module
     hold(module, {})
