@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -13,7 +12,6 @@ from torch import Tensor, fx, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
-from torch.utils.weak import WeakIdKeyDictionary
 
 from graphprune.errors import OptionError
 from graphprune.weights.pool import Masks
@@ -35,9 +33,7 @@ class HeldMasks:
     """
 
     masks: Masks
-    _hooked: dict[str, tuple[weakref.ref[nn.Parameter], RemovableHandle]] = field(
-        default_factory=dict, init=False, repr=False
-    )
+    _hooked: dict[str, RemovableHandle] = field(default_factory=dict, init=False, repr=False)
     _seen: dict[str, _Seen] = field(default_factory=dict, init=False, repr=False)
     _trained: set[str] = field(default_factory=set, init=False, repr=False)
 
@@ -54,10 +50,9 @@ class HeldMasks:
             parameter = _parameter_of(module, name)
             if parameter is None or parameter.shape != mask.shape:
                 continue
-            known = self._hooked.get(name)
-            if parameter.requires_grad and (known is None or known[0]() is not parameter):
-                masked = _PARAMETERS[parameter] = _Masked(self, name)
-                self._hooked[name] = weakref.ref(parameter), parameter.register_hook(masked)
+            if parameter.requires_grad and not self._is_hooked(name, parameter):
+                self._hooked[name] = parameter.register_hook(_Masked(self, name))
+                self._seen.pop(name, None)
             # what was looked at once is not looked at again: autograd would refuse a change between two forward passes
             seen = self._seen.get(name)
             if name in self._trained or seen is None or not seen.is_still(parameter):
@@ -69,6 +64,9 @@ class HeldMasks:
         for name, parameter in changed.items():
             self._seen[name] = _Seen.of(parameter)
             self._trained.discard(name)
+
+    def _is_hooked(self, name: str, parameter: nn.Parameter) -> bool:
+        return any(masked.held is self and masked.name == name for masked in _hooks_of(parameter))
 
     @torch.no_grad()
     def undo(self, name: str, parameter: nn.Parameter) -> None:
@@ -84,9 +82,8 @@ class HeldMasks:
 
     def release(self) -> None:
         """Lets gradients through again; values stay as they are."""
-        for parameter, handle in self._hooked.values():
+        for handle in self._hooked.values():
             handle.remove()
-            _PARAMETERS.pop(parameter(), None)
         self._hooked.clear()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -120,17 +117,17 @@ class _Seen:
     Changes in place count up the version, but for those by way of ``.data`` and those of fused optimizers.
     """
 
-    parameter: weakref.ref[nn.Parameter]
+    identity: int
     place: int
     version: int
 
     @classmethod
     def of(cls, parameter: nn.Parameter) -> _Seen:
-        return cls(weakref.ref(parameter), parameter.data_ptr(), _version(parameter))
+        return cls(id(parameter), parameter.data_ptr(), _version(parameter))
 
     def is_still(self, parameter: nn.Parameter) -> bool:
         """Whether nothing seems to have changed it."""
-        same = parameter is self.parameter() and parameter.data_ptr() == self.place
+        same = id(parameter) == self.identity and parameter.data_ptr() == self.place
         return same and _version(parameter) == self.version
 
 
@@ -170,20 +167,19 @@ class _Masked:
         return torch.where(mask, gradient, 0)  # not a product: what overflowed in a dead weight is 0 too, and no NaN
 
 
-_PARAMETERS: WeakIdKeyDictionary = WeakIdKeyDictionary()
-"""Gradient hooks of all held parameters that are alive."""
+def _hooks_of(parameter: Tensor) -> list[_Masked]:
+    """Found on the parameter: a list of parameters would keep them alive, and weak references forbid to swap them."""
+    return [hook for hook in (parameter._backward_hooks or {}).values() if isinstance(hook, _Masked)]
 
 
 def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     """Called after every step of every optimizer: one that was not told of masks changes dead weights too."""
-    if not len(_PARAMETERS):
-        return
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             # what has no gradient is left alone by the step too, and a graph may still need it as it is
-            masked = None if parameter.grad is None else _PARAMETERS.get(parameter)
-            if masked is not None and parameter.shape == masked.held.masks[masked.name].shape:
-                masked.held.undo(masked.name, parameter)
+            for masked in _hooks_of(parameter) if parameter.grad is not None else ():
+                if parameter.shape == masked.held.masks[masked.name].shape:
+                    masked.held.undo(masked.name, parameter)
 
 
 @cache

@@ -160,6 +160,20 @@ def test_what_is_not_held_any_more_is_not_undone_after_a_step() -> None:
     assert all(bool(parameter.count_nonzero() == parameter.numel()) for parameter in module.parameters())
 
 
+def test_parameters_can_be_swapped() -> None:
+    """As `torch.__future__.set_swap_module_params_on_conversion` has it, which weak references to them forbid."""
+    layer, torch_future = hold_of_linear(), torch.__future__
+    before = torch_future.get_swap_module_params_on_conversion()
+    torch_future.set_swap_module_params_on_conversion(True)
+    try:
+        layer.zero_grad()
+        layer.load_state_dict(nn.Linear(4, 3).state_dict())
+    finally:
+        torch_future.set_swap_module_params_on_conversion(before)
+    layer(torch.randn(2, 4)).sum().backward()
+    assert 0 < int(layer.weight.count_nonzero()) < layer.weight.numel()
+
+
 def test_a_held_module_does_not_wait_for_the_garbage_collector() -> None:
     held = hold_of_linear()
     watched = weakref.ref(held.weight)
@@ -173,7 +187,7 @@ def test_a_held_module_does_not_wait_for_the_garbage_collector() -> None:
 
 def hold_of_linear() -> nn.Linear:
     layer = nn.Linear(4, 3)
-    hold(layer, {"weight": torch.rand(3, 4) > 0.5})
+    hold(layer, {"weight": torch.arange(12).view(3, 4) % 2 == 0})
     layer(torch.randn(2, 4)).sum().backward()
     return layer
 
