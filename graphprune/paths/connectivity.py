@@ -109,6 +109,9 @@ def _between(program: Program, steps: Sequence[Step], before: list[Tensor], afte
                 on_path = (from_ & to)[step.channels].reshape(-1, *[1] * (weight.dim() - 1)).expand(weight.shape)
             # a weight that several nodes read is alive if it is for one of them
             joined[step.name] = joined.get(step.name, torch.zeros((), dtype=torch.bool)) | on_path
+    assert program.dependencies is not None
+    for name in _paths_of(program, program.dependencies).whole:
+        joined.pop(name, None)
     live = {name: live_of(program, name, weight) for name, weight in pool.items()}
     return {name: mask & joined[name].to(mask.device) if name in joined else mask for name, mask in live.items()}
 

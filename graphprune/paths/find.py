@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,8 @@ from graphprune.coupling.planes import Planes, channel_planes, squash
 from graphprune.ops.call import OpCall
 from graphprune.paths.steps import Ends, Hub, Paths, PerChannel, Step, WeightPath, distinct
 from graphprune.paths.weights import WeightFinder, with_frozen
-from graphprune.program import Program, device_of
+from graphprune.program import Program, device_of, stored_parameters
+from graphprune.weights.pool import weights_by_node
 
 Bundles = frozenset[int]
 
@@ -49,7 +50,19 @@ def paths_of(program: Program) -> Paths:
 
     interpret(program, run, meta_tensors(program.module), program.example, record)
     order = [node.name for node in program.module.graph.nodes]
-    return Paths(tuple(step for name in order for step in run.found.get(name, ())), finder.channels, tuple(run.outputs))
+    steps = tuple(step for name in order for step in run.found.get(name, ()))
+    return Paths(steps, finder.channels, tuple(run.outputs), _also_read_otherwise(program, known))
+
+
+def _also_read_otherwise(program: Program, known: Mapping[str, Sequence[WeightPath | PerChannel]]) -> frozenset[str]:
+    """Weights that a node reads of which it is not known what they lead from and to."""
+    names = {id(parameter): name for name, parameter in stored_parameters(program.module).items()}
+    return frozenset(
+        names[id(parameter)]
+        for node, parameters in weights_by_node(program)
+        for parameter in parameters
+        if names[id(parameter)] not in {step.name for step in known.get(node.name, ())}
+    )
 
 
 @dataclass
@@ -141,6 +154,8 @@ class _PathRun(LabelRun):
         rows = [step.rows if isinstance(step, WeightPath) else step.channels for step in steps]
         into, out_of = (distinct(each for each in dims if self._is_bundle(each)) for dims in (columns, rows))
         bundles = _union(operands)
+        if not operands:  # of constants, which data may be multiplied with later: all of it counts as joined
+            self._add(Ends(distinct((*columns, *rows)), into[:0]))
         if alone and all(map(self._is_bundle, columns)):
             self._add(Hub(_tensor(bundles), into))
         else:

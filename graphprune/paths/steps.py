@@ -97,11 +97,13 @@ class Paths:
         steps: In the order of the program.
         channels: Number of channels, with the one of what is frozen and the bundles.
         outputs: For each tensor that leaves the program and is made of bundles alone: which.
+        whole: Weights that something else reads besides their steps; none of them is dead.
     """
 
     steps: tuple[Step, ...]
     channels: int
     outputs: tuple[frozenset[int], ...]
+    whole: frozenset[str]
 
 
 def distinct(parts: Iterable[Tensor]) -> Tensor:

@@ -104,6 +104,33 @@ class Gated(nn.Module):
         return out
 
 
+class Query(nn.Module):
+    """A learned vector, projected, that data is multiplied with: itself a constant, its product none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.project = nn.Parameter(torch.randn(1, 4)), nn.Linear(4, 6)
+        self.fc, self.head = nn.Linear(5, 6), nn.Linear(6, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(functional.relu(self.fc(x)) * self.project(self.query.expand(len(x), -1)))
+        return out
+
+
+class Tied(nn.Module):
+    """One weight from left to right and back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.weight = nn.Linear(5, 4), nn.Parameter(torch.randn(6, 4))
+        self.head = nn.Linear(4, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = functional.relu(functional.linear(self.fc(x), self.weight))
+        out: Tensor = self.head(functional.relu(functional.linear(hidden, self.weight.t())))
+        return out
+
+
 def tokens() -> Tensor:
     return torch.randn(3, 5, 4)
 
@@ -123,6 +150,8 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
 
 MIXED: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "gated": (Gated, lambda: torch.randn(4, 5)),
+    "query": (Query, lambda: torch.randn(4, 5)),
+    "tied": (Tied, lambda: torch.randn(4, 5)),
 }
 """Where more counts as joined than is."""
 
