@@ -73,8 +73,9 @@ def connectivity_of(program: Program) -> Connectivity:
     dependencies = program.dependencies
     assert dependencies is not None
     walk = _walk(program, dependencies)
-    weights = [(step, hit) for step, hit in zip(walk.steps, walk.hits, strict=True) if isinstance(step, WeightPath)]
-    outputs, cut_outputs, cut = _cut_outputs(program, dependencies, weights, walk.outputs)
+    steps = zip(walk.paths.steps, walk.hits, strict=True)
+    weights = [(step, hit) for step, hit in steps if isinstance(step, WeightPath)]
+    outputs, cut_outputs, cut = _cut_outputs(program, dependencies, weights, walk.paths.outputs)
     channels = dependencies.channels
     return Connectivity(walk.reached[:channels], walk.useful[:channels], outputs, cut, cut_outputs)
 
@@ -86,22 +87,22 @@ def connected_masks(program: Program) -> Masks:
     """
     assert program.dependencies is not None
     walk = _walk(program, program.dependencies)
-    return _between(program, walk.steps, walk.before, walk.after)
+    return _between(program, walk.paths, walk.before, walk.after)
 
 
 def useful_masks(program: Program) -> Masks:
     """Live weights of the pool that an output depends on: without the others every output is exactly what it was."""
     assert program.dependencies is not None
     walk = _walk(program, program.dependencies)
-    return _between(program, walk.steps, [torch.ones_like(before) for before in walk.before], walk.after)
+    return _between(program, walk.paths, [torch.ones_like(before) for before in walk.before], walk.after)
 
 
-def _between(program: Program, steps: Sequence[Step], before: list[Tensor], after: list[Tensor]) -> Masks:
+def _between(program: Program, paths: Paths, before: list[Tensor], after: list[Tensor]) -> Masks:
     """Live weights from channels in ``before`` to channels in ``after``, both for each step."""
     pool = pool_of(program)
     joined: Masks = {}
-    for step, from_, to in zip(steps, before, after, strict=True):
-        if isinstance(step, (WeightPath, PerChannel)) and step.name in pool:
+    for step, from_, to in zip(paths.steps, before, after, strict=True):
+        if isinstance(step, (WeightPath, PerChannel)) and step.name in pool and step.name not in paths.whole:
             weight = pool[step.name]
             if isinstance(step, WeightPath):
                 on_path = step.spread(to[step.rows].unsqueeze(1) & from_[step.columns], weight)
@@ -109,9 +110,6 @@ def _between(program: Program, steps: Sequence[Step], before: list[Tensor], afte
                 on_path = (from_ & to)[step.channels].reshape(-1, *[1] * (weight.dim() - 1)).expand(weight.shape)
             # a weight that several nodes read is alive if it is for one of them
             joined[step.name] = joined.get(step.name, torch.zeros((), dtype=torch.bool)) | on_path
-    assert program.dependencies is not None
-    for name in _paths_of(program, program.dependencies).whole:
-        joined.pop(name, None)
     live = {name: live_of(program, name, weight) for name, weight in pool.items()}
     return {name: mask & joined[name].to(mask.device) if name in joined else mask for name, mask in live.items()}
 
@@ -121,22 +119,20 @@ class _Walk:
     """A program from end to end and back; all over channels, with those of what is frozen.
 
     Attributes:
-        steps: In the order of the program.
+        paths: All that leads from channel to channel.
         before: For each step, what was reached before it.
         after: For each step, what is useful after it.
         hits: For each step, which rows of a weight are reached; empty for other steps.
         reached: In the end.
         useful: In the beginning.
-        outputs: See `Paths`.
     """
 
-    steps: tuple[Step, ...]
+    paths: Paths
     before: list[Tensor]
     after: list[Tensor]
     hits: list[Tensor]
     reached: Tensor
     useful: Tensor
-    outputs: tuple[frozenset[int], ...]
 
 
 def _walk(program: Program, dependencies: Dependencies) -> _Walk:
@@ -155,7 +151,7 @@ def _walk(program: Program, dependencies: Dependencies) -> _Walk:
     for step, pair in zip(reversed(steps), reversed(pairs), strict=True):
         after.append(useful.clone())
         _backward(step, pair, useful)
-    return _Walk(steps, before, after[::-1], hits, reached, useful, paths.outputs)
+    return _Walk(paths, before, after[::-1], hits, reached, useful)
 
 
 def _paths_of(program: Program, dependencies: Dependencies) -> Paths:

@@ -154,12 +154,10 @@ class _PathRun(LabelRun):
         rows = [step.rows if isinstance(step, WeightPath) else step.channels for step in steps]
         into, out_of = (distinct(each for each in dims if self._is_bundle(each)) for dims in (columns, rows))
         bundles = _union(operands)
-        if not operands:  # of constants, which data may be multiplied with later: all of it counts as joined
-            self._add(Ends(distinct((*columns, *rows)), into[:0]))
         if alone and all(map(self._is_bundle, columns)):
             self._add(Hub(_tensor(bundles), into))
-        else:
-            self._add(Ends(into, _tensor(bundles)))
+        else:  # data may be multiplied with what is made of constants later: all of that counts as reached
+            self._add(Ends(into if operands else distinct((*columns, *rows)), _tensor(bundles)))
         for step in steps:
             self._add(step)
         unknown = after[~torch.isin(after, torch.cat([before, *rows, torch.tensor([self.frozen])]))]
