@@ -44,7 +44,7 @@ class Budget:
         for name in (*MEASURES, "latency"):
             share = getattr(self, name)
             if share is not None and not is_share(share):
-                raise OptionError(f"budget {name}={share!r}: expected the share to remove, in [0, 1)")
+                raise _no_share(f"budget {name}", share, "the share to remove")
         if self.latency_ms is not None and not self.latency_ms > 0:
             raise OptionError(f"budget latency_ms={self.latency_ms}: expected milliseconds above 0")
 
@@ -94,6 +94,12 @@ def is_share(value: object) -> bool:
     return isinstance(value, (int, float)) and 0 <= value < 1
 
 
+def _no_share(name: str, value: object, wanted: str) -> OptionError:
+    """The error for a value, with its type where it may look like a number and is none (``"0.5"``)."""
+    kind = "" if isinstance(value, (int, float)) else f"; got a {type(value).__name__}"
+    return OptionError(f"{name}={value}: expected {wanted}, in [0, 1){kind}")
+
+
 def _checked(budget: object) -> Budget:
     if not isinstance(budget, Budget):
         raise OptionError(f"budget={budget!r}: expected a graphprune.Budget, e.g. Budget(params=0.5)")
@@ -111,5 +117,5 @@ def budget_of(sparsity: float | None, budget: Budget | None, counted: Measure = 
     if budget is not None:
         return _checked(budget)
     if sparsity is not None and not is_share(sparsity):
-        raise OptionError(f"sparsity={sparsity!r}: expected the share of {counted} to remove, in [0, 1)")
+        raise _no_share("sparsity", sparsity, f"the share of {counted} to remove")
     return Budget(**{counted: 0.5 if sparsity is None else float(sparsity)})
