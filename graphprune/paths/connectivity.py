@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
-from graphprune.coupling.dependencies import Dependencies, leaf_operands
-from graphprune.coupling.labels import PINNED, look_up, merged
-from graphprune.coupling.planes import channel_planes, squash
-from graphprune.paths.find import paths_of
-from graphprune.paths.steps import Ends, Hub, Paths, PerChannel, Step, WeightPath, any_along, distinct
+from graphprune.coupling.dependencies import Dependencies
+from graphprune.paths.find import Paths, paths_of
+from graphprune.paths.outputs import reached_rows
+from graphprune.paths.steps import Ends, Hub, PerChannel, Step, WeightPath, any_along
 from graphprune.program import Program, stored_parameters
 from graphprune.weights.pool import Masks, live_of, pool_of
 
@@ -32,7 +30,8 @@ class Connectivity:
     Attributes:
         reached: bool, shape ``(channels,)``.
         useful: bool, shape ``(channels,)``.
-        outputs: Number of outputs: of indices of what leaves the program that a weight makes.
+        outputs: Number of outputs: of indices of what leaves the program that rows of weights make. A softmax over
+            them is not looked at, nor how often the same rows make one.
         cut: Outputs that are not reached, as rows of the weights that would make them: parameter and index.
         cut_outputs: How many outputs that are; several rows may make one.
     """
@@ -72,12 +71,10 @@ def connectivity_of(program: Program) -> Connectivity:
     """
     dependencies = program.dependencies
     assert dependencies is not None
-    walk = _walk(program, dependencies)
-    steps = zip(walk.paths.steps, walk.hits, strict=True)
-    weights = [(step, hit) for step, hit in steps if isinstance(step, WeightPath)]
-    outputs, cut_outputs, cut = _cut_outputs(program, dependencies, weights, walk.paths.outputs)
-    channels = dependencies.channels
-    return Connectivity(walk.reached[:channels], walk.useful[:channels], outputs, cut, cut_outputs)
+    walk, channels = _walk(program, dependencies), dependencies.channels
+    outputs = walk.paths.outputs
+    cut_outputs, cut = outputs.cut(reached_rows(walk.paths.steps, walk.hits))
+    return Connectivity(walk.reached[:channels], walk.useful[:channels], len(outputs.otherwise), cut, cut_outputs)
 
 
 def connected_masks(program: Program) -> Masks:
@@ -184,64 +181,3 @@ def _backward(step: Step, pair: Tensor | None, useful: Tensor) -> None:
         useful[step.before] |= useful[step.after].any()
     elif isinstance(step, Ends):
         useful[step.sinks] = True
-
-
-def _cut_outputs(
-    program: Program,
-    dependencies: Dependencies,
-    weights: list[tuple[WeightPath, Tensor]],
-    of_bundles: Sequence[frozenset[int]],
-) -> tuple[int, int, tuple[tuple[str, int], ...]]:
-    """Number of outputs, of those that no live path gets to, and the rows of these.
-
-    An output may be made by several rows (a sum of two heads); it is cut if none is reached.
-
-    Args:
-        program: The program.
-        dependencies: Its dependencies.
-        weights: Weights, in the order of the program, and which rows of each are reached.
-        of_bundles: Outputs that are made of bundles, see `Paths`.
-    """
-    root = _ties_without_pins(dependencies)
-    owners = {(owner.name, owner.dim): owner for owner in dependencies.stored}
-    rows = [
-        (path.name, look_up(root, owners[path.name, path.row].labels), hit)
-        for path, hit in weights
-        if (path.name, path.row) in owners
-    ]
-    made = _roots_of_output(program, dependencies, root)
-    makers = [each for each in rows if bool(torch.isin(each[1], made).any())]
-    alone = _single_rows(weights, of_bundles)
-    if not makers and not alone and rows:  # behind an op that labels do not get through: as good as the output
-        makers, made = rows[-1:], rows[-1][1]
-    whole = distinct(roots[torch.isin(roots, made)] for _, roots, _ in makers)
-    left = whole[~torch.isin(whole, distinct(roots[hit] for _, roots, hit in makers))]
-    cut = [(name, index) for name, roots, _ in makers for index in torch.isin(roots, left).nonzero().flatten().tolist()]
-    missed = [row for row in alone if not any(row.values())]
-    cut += [(name, 0) for row in missed for name in row]
-    return len(whole) + len(alone), len(left) + len(missed), tuple(cut)
-
-
-def _single_rows(
-    weights: list[tuple[WeightPath, Tensor]], of_bundles: Sequence[frozenset[int]]
-) -> list[dict[str, bool]]:
-    """Of each output that weights of one row make: these, and whether they are reached."""
-    singles = {int(path.rows[0]): (path.name, bool(hit[0])) for path, hit in weights if len(path.rows) == 1}
-    return [dict(singles[bundle] for bundle in bundles) for bundles in of_bundles if bundles <= singles.keys()]
-
-
-def _ties_without_pins(dependencies: Dependencies) -> Tensor:
-    """What goes together though it is frozen: the smallest label tied to each."""
-    first, second = dependencies.space.ties()
-    free = (first != PINNED) & (second != PINNED)
-    return merged(torch.arange(dependencies.space.size), first[free], second[free])
-
-
-def _roots_of_output(program: Program, dependencies: Dependencies, root: Tensor) -> Tensor:
-    output: fx.Node = next(node for node in program.module.graph.nodes if node.op == "output")
-    return distinct(
-        look_up(root, squash(plane)).reshape(-1)
-        for node in output.all_input_nodes
-        for operand in leaf_operands(dependencies.values[node.name])
-        for plane in channel_planes(operand.planes)
-    )

@@ -21,7 +21,7 @@ class DeadPaths:
         weights: Live weights on no path from an input to an output.
         unreached: Channels that depend on no input: their values are constants, of biases.
         useless: Channels that no output depends on.
-        outputs: Outputs of the network.
+        outputs: Outputs of the network that rows of weights make.
         cut: Outputs that depend on no input.
     """
 
@@ -33,13 +33,17 @@ class DeadPaths:
 
     def __str__(self) -> str:
         """A line for a report."""
-        reached = f"all {self.outputs} outputs are reached" if not self.cut else (
-            f"{self.cut} of {self.outputs} outputs are cut off from every input"
-        )  # fmt: skip
         return (
             f"{self.weights:,} live weights on no path, {self.unreached:,} channels reached by no input, "
-            f"{self.useless:,} seen by no output; {reached}"
+            f"{self.useless:,} seen by no output; {self._reached()}"
         )
+
+    def _reached(self) -> str:
+        if not self.outputs:
+            return "what leaves the network is not made by rows of weights alone, and was not looked at"
+        if self.cut:
+            return f"{self.cut} of {self.outputs} outputs are cut off from every input"
+        return f"all {self.outputs} outputs are reached"
 
 
 def dead_paths_of(selected: Program) -> DeadPaths:

@@ -89,23 +89,6 @@ class Ends:
 Step = WeightPath | PerChannel | Hub | Ends
 
 
-@dataclass(frozen=True)
-class Paths:
-    """All that leads from channel to channel in a program.
-
-    Attributes:
-        steps: In the order of the program.
-        channels: Number of channels, with the one of what is frozen and the bundles.
-        outputs: For each tensor that leaves the program and is made of bundles alone: which.
-        whole: Weights that something else reads besides their steps; none of them is dead.
-    """
-
-    steps: tuple[Step, ...]
-    channels: int
-    outputs: tuple[frozenset[int], ...]
-    whole: frozenset[str]
-
-
 def distinct(parts: Iterable[Tensor]) -> Tensor:
     """The distinct integers of some tensors, ascending; none of none."""
     found: Tensor = torch.cat([torch.empty(0, dtype=torch.long), *parts]).unique()

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from graphprune.coupling.dependencies import Dependencies
 from graphprune.paths.connectivity import connected_masks, connectivity_of
+from graphprune.paths.dead import DeadPaths
 from graphprune.program import Program
 from graphprune.weights.pool import Masks, pool_of
 from tests.small_models import CLASSES, Chain, Dense, Inverted, Mlp, Residual, Transformer, analysed, images
@@ -131,6 +132,46 @@ class Tied(nn.Module):
         return out
 
 
+class Outer(nn.Module):
+    """All pairs of two dims' channels."""
+
+    def __init__(self, pairs: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.pairs = pairs
+        self.one, self.two = nn.Linear(5, 4), nn.Linear(5, 6)
+        self.first, self.head = nn.Linear(4, 5), nn.Linear(6, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pairs = self.pairs(1 + self.one(x), 1 + self.two(x))
+        out: Tensor = self.head(torch.relu(self.first(pairs.transpose(1, 2))).sum(-1))
+        return out
+
+
+class Gram(nn.Module):
+    """All pairs of the channels of one tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.head = nn.Linear(5, 4), nn.Linear(4, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = 1 + self.fc(x)
+        out: Tensor = self.head((hidden[:, :, None] * hidden[:, None, :]).sum(1))
+        return out
+
+
+class Scaled(nn.Module):
+    """Channels times a number that the input gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.head = nn.Linear(5, 4), nn.Linear(4, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head((1 + self.fc(x)) * x.mean(1, keepdim=True))
+        return out
+
+
 def tokens() -> Tensor:
     return torch.randn(3, 5, 4)
 
@@ -152,6 +193,11 @@ MIXED: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "gated": (Gated, lambda: torch.randn(4, 5)),
     "query": (Query, lambda: torch.randn(4, 5)),
     "tied": (Tied, lambda: torch.randn(4, 5)),
+    "outer sum": (lambda: Outer(lambda one, two: one[:, :, None] + two[:, None, :]), lambda: torch.randn(4, 5)),
+    "outer product": (lambda: Outer(lambda one, two: one[:, :, None] * two[:, None, :]), lambda: torch.randn(4, 5)),
+    "outer matmul": (lambda: Outer(lambda one, two: one[:, :, None] @ two[:, None, :]), lambda: torch.randn(4, 5)),
+    "gram": (Gram, lambda: torch.randn(4, 5)),
+    "scaled": (Scaled, lambda: torch.randn(4, 5)),
 }
 """Where more counts as joined than is."""
 
@@ -421,6 +467,61 @@ def test_one_output_made_of_two_heads() -> None:
     assert found.outputs == 4 and found.connected
     found = connectivity_of(replace(program, masks={"one.weight": dead, "two.weight": dead}))
     assert found.cut_outputs == 1 and set(found.cut) == {("one.weight", 0), ("two.weight", 0)}
+
+
+class Beside(nn.Module):
+    """A head, and what else gets into its outputs or is done with them."""
+
+    def __init__(self, end: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.end, self.fc, self.head = end, nn.Linear(5, 4), nn.Linear(4, 5)
+        self.one = nn.Linear(5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.end(self.head(torch.relu(self.fc(x))), self.one(x))
+
+
+@pytest.mark.parametrize(
+    ("end", "outputs", "cut"),
+    [
+        (lambda out, one: out, 5, 5),
+        (lambda out, one: torch.relu(out.unsqueeze(-1)), 5, 5),
+        (lambda out, one: out + one, 5, 0),
+        (lambda out, one: torch.addcmul(out, out, one), 5, 0),
+        (lambda out, one: torch.cat([out, one], 1), 5, 5),
+        (lambda out, one: torch.cumsum(out.sort(1).values, 1), 1, 1),
+    ],
+    ids=["plain", "shown", "sum", "addcmul", "beside", "labels are lost"],
+)
+def test_what_else_gets_into_an_output(
+    end: Callable[[Tensor, Tensor], Tensor], outputs: int, cut: int
+) -> None:
+    program, _ = analysed(Beside(end), torch.randn(2, 5))
+    assert connectivity_of(program).outputs == outputs and connectivity_of(program).connected
+    found = connectivity_of(replace(program, masks={"head.weight": torch.zeros(5, 4, dtype=torch.bool)}))
+    assert (found.outputs, found.cut_outputs) == (outputs, cut)
+    assert found.cut == tuple(("head.weight", index) for index in range(5 if cut else 0))
+
+
+@pytest.mark.parametrize("skip", [lambda x: x, lambda x: x.mean(1, keepdim=True)], ids=["input", "mean"])
+def test_outputs_that_the_input_skips_to_are_not_cut(skip: Callable[[Tensor], Tensor]) -> None:
+    class Skipped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.head = nn.Linear(5, 4), nn.Linear(4, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.head(torch.relu(self.fc(x))) + skip(x)
+            return out
+
+    program, _ = analysed(Skipped(), torch.randn(2, 5))
+    masks = {"head.weight": torch.zeros(5, 4, dtype=torch.bool)}
+    assert connectivity_of(replace(program, masks=masks)).connected
+
+
+def test_a_report_of_outputs_that_are_not_looked_at_says_so() -> None:
+    told = str(DeadPaths(3, 0, 0, 0, 0))
+    assert "not looked at" in told and "all" not in told
 
 
 def test_what_is_written_in_place_depends_on_both() -> None:

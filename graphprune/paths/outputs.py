@@ -1,0 +1,119 @@
+"""Outputs, and the rows of weights that make them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from graphprune.coupling.dependencies import Dependencies
+from graphprune.coupling.labels import PINNED, look_up, merged
+from graphprune.paths.steps import Step, WeightPath, distinct
+
+Rows = tuple[str, int]
+"""A parameter, and its dim of output channels."""
+
+
+@dataclass(frozen=True)
+class Leaving:
+    """A tensor that leaves the program.
+
+    Attributes:
+        roots: The distinct roots of its labels, see `ties_without_pins`.
+        bundles: What it depends on, if that is bundles alone.
+    """
+
+    roots: Tensor
+    bundles: frozenset[int] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """What leaves a program, as far as rows of weights make it.
+
+    Attributes:
+        makers: Rows, and the output that each of them makes: int64, -1 for none.
+        otherwise: Which outputs something else gets into as well, the input or another layer: bool, ``(outputs,)``.
+    """
+
+    makers: tuple[tuple[Rows, Tensor], ...]
+    otherwise: Tensor
+
+    def cut(self, hits: Mapping[Rows, Tensor]) -> tuple[int, tuple[tuple[str, int], ...]]:
+        """How many outputs are not reached, and the rows of these.
+
+        An output may be made by several rows (a sum of two heads); it is cut if none is reached.
+
+        Args:
+            hits: Which rows are reached.
+        """
+        reached = self.otherwise.clone()
+        for rows, made in self.makers:
+            reached[made[hits[rows] & (made >= 0)]] = True
+        rows_of_cut = dict.fromkeys(
+            (rows[0], index)
+            for rows, made in self.makers
+            for index in ((made >= 0) & ~reached[made]).nonzero().flatten().tolist()
+        )
+        return int((~reached).sum()), tuple(rows_of_cut)
+
+
+def outputs_of(
+    dependencies: Dependencies, root: Tensor, steps: Sequence[Step], leaving: Sequence[Leaving], otherwise: Tensor
+) -> Outputs:
+    """Finds the rows that make what leaves a program.
+
+    An index of what leaves is an output if labels tell its rows. A tensor that has lost them is one output, of all the
+    rows that get into it; so is one that weights of one row make. What the same rows make twice counts once.
+
+    Args:
+        dependencies: Of the program.
+        root: Of each label.
+        steps: With all weights.
+        leaving: What leaves.
+        otherwise: Roots of what something else than its rows gets into.
+    """
+    channels_of = {(step.name, step.row): step.rows for step in steps if isinstance(step, WeightPath)}
+    owners = {(owner.name, owner.dim): owner for owner in dependencies.stored}
+    roots_of = {rows: look_up(root, owners[rows].labels) for rows in channels_of if rows in owners}
+    told = _among(distinct(roots_of.values()), distinct(tensor.roots for tensor in leaving))
+    makers = [
+        (rows, torch.where(torch.isin(roots, told), torch.searchsorted(told, roots), -1))
+        for rows, roots in roots_of.items()
+        if bool(torch.isin(roots, told).any())
+    ]
+    bundles = {rows: int(channels[0]) for rows, channels in channels_of.items() if len(channels)}
+    untold = dict.fromkeys(
+        tensor.bundles for tensor in leaving
+        if tensor.bundles and tensor.bundles <= {*bundles.values()} and not len(_among(tensor.roots, told))
+    )  # fmt: skip
+    for output, of_output in enumerate(untold, len(told)):
+        makers += [
+            (rows, torch.full((len(channels_of[rows]),), output))
+            for rows, bundle in bundles.items() if bundle in of_output
+        ]  # fmt: skip
+    missed = torch.zeros(len(untold), dtype=torch.bool)
+    return Outputs(tuple(makers), torch.cat([torch.isin(told, otherwise), missed]))
+
+
+def ties_without_pins(dependencies: Dependencies) -> Tensor:
+    """What goes together though it is frozen: the smallest label tied to each, its root."""
+    first, second = dependencies.space.ties()
+    free = (first != PINNED) & (second != PINNED)
+    return merged(torch.arange(dependencies.space.size), first[free], second[free])
+
+
+def reached_rows(steps: Sequence[Step], hits: Iterable[Tensor]) -> dict[Rows, Tensor]:
+    """Which rows of each weight are reached, at any of its steps."""
+    found: dict[Rows, Tensor] = {}
+    for step, hit in zip(steps, hits, strict=True):
+        if isinstance(step, WeightPath):
+            rows = step.name, step.row
+            found[rows] = found[rows] | hit if rows in found else hit
+    return found
+
+
+def _among(these: Tensor, others: Tensor) -> Tensor:
+    return these[torch.isin(these, others)]
