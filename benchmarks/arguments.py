@@ -41,5 +41,5 @@ def _whole(text: str, at_least: int) -> int:
 def _number(text: str) -> float:
     try:
         return float(Fraction(text))
-    except (ValueError, ZeroDivisionError) as error:
+    except (ValueError, ZeroDivisionError, OverflowError) as error:
         raise argparse.ArgumentTypeError(f"expected a number, got {text}") from error

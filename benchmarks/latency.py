@@ -2,7 +2,8 @@
 
 Every tool prunes in a process of its own with a time limit and leaves an ONNX file; then all files of a model are timed
 in turns in one run. A tool that fails, or does not end, is recorded with the reason. One JSON line for each model and
-setting; what is in the file is not run again. Where the dense network itself fails nothing is recorded.
+setting; what is in the file is not run again. Where it lacks tools that are asked for by name all are timed anew, and
+the last line of a setting counts. Where the dense network itself fails nothing is recorded.
 
     python -m benchmarks.latency --measure macs --share 2/3
     python -m benchmarks.latency --measure latency --share 0.5 --models resnet18 vit_b_16
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from benchmarks.onnx_macs import count_macs, count_parameters
 from benchmarks.rows import read, record
 from graphprune.deploy import TimingResult, describe_hardware, library_versions, onnx_feeds, time_interleaved
 from graphprune.deploy.sessions import choose_provider
+from graphprune.errors import UserError
 from graphprune.example import Example
 
 RESULTS = Path(__file__).resolve().parent / "results" / "latency.jsonl"
@@ -64,14 +67,38 @@ def settings(model: str, options: argparse.Namespace) -> Row:
     }  # fmt: skip
 
 
-def measure(model: str, options: argparse.Namespace) -> Row:
-    """All tools on one model; none where the dense network failed."""
-    made = settings(model, options)
+def last_of_each(rows: list[Row]) -> list[Row]:
+    """Of each model and setting the last row."""
+    return list({(row["model"], setting(row)): row for row in rows}.values())
+
+
+def to_time(made: Row, rows: Iterable[Row], named: Sequence[str] | None) -> list[str]:
+    """Tools that are timed together: all that rows of these settings have and those asked for; none if all are there.
+
+    Args:
+        made: Settings.
+        rows: What there is.
+        named: Tools that are asked for; None for all where there is no row, and for those of the row where there is.
+    """
+    there = {tool for row in rows if made.items() <= row.items() for tool in (*row["tools"], *row["errors"])}
+    wanted = there.union(named) if named else there or {*TOOLS}
+    return [tool for tool in TOOLS if tool in wanted] if wanted > there else []
+
+
+def measure(made: Row, tools: Iterable[str], options: argparse.Namespace) -> Row:
+    """Tools on one model; none where the dense network failed.
+
+    Args:
+        made: Its settings.
+        tools: Beside the dense network.
+        options: Of the command line.
+    """
+    model = made["model"]
     with tempfile.TemporaryDirectory() as folder:
         files: dict[str, Path] = {}
         seconds: dict[str, float] = {}
         errors: dict[str, str] = {}
-        for tool in dict.fromkeys(("dense", *options.tools)):
+        for tool in dict.fromkeys(("dense", *tools)):
             path = Path(folder) / f"{len(files)}.onnx"
             seconds[tool], why = prune_apart(tool, model, path, options)
             if why:
@@ -84,11 +111,11 @@ def measure(model: str, options: argparse.Namespace) -> Row:
         timing = time_interleaved(
             files, feeds, provider=options.provider, threads=options.threads, repeats=options.repeats
         )
-        tools = {tool: _figures(tool, path, files["dense"], timing) for tool, path in files.items()}
-    for tool, figures in tools.items():
+        found = {tool: _figures(tool, path, files["dense"], timing) for tool, path in files.items()}
+    for tool, figures in found.items():
         figures["tool_s"] = round(seconds[tool], 1)
     return made | {
-        "tools": tools, "errors": errors, "repeats": timing.repeats, "hardware": str(describe_hardware()),
+        "tools": found, "errors": errors, "repeats": timing.repeats, "hardware": str(describe_hardware()),
         "versions": library_versions(),
     }  # fmt: skip
 
@@ -145,7 +172,7 @@ def main() -> None:
     """Measures what the results file does not have yet, then prints all of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=MODELS)
-    parser.add_argument("--tools", nargs="+", choices=TOOLS, default=list(TOOLS), help="beside the dense network")
+    parser.add_argument("--tools", nargs="+", choices=TOOLS, help="beside the dense network; default: all")
     parser.add_argument("--measure", choices=("macs", "latency"), default="macs")
     parser.add_argument("--share", type=share, default=2 / 3, help="to be removed; a fraction will do")
     parser.add_argument("--provider", default="auto")
@@ -157,17 +184,23 @@ def main() -> None:
     options = parser.parse_args()
     if options.measure == "latency" and options.batch != 1:
         parser.error("tools prune to the latency of one image; leave --batch out")
+    try:
+        choose_provider(options.provider)
+    except UserError as error:
+        parser.error(str(error))
     rows = read(options.out)
     for model in options.models:
-        wanted = settings(model, options)
-        if any(wanted.items() <= row.items() for row in rows):
+        made = settings(model, options)
+        tools = to_time(made, rows, options.tools)
+        if not tools:
             continue
-        row = measure(model, options)
+        row = measure(made, tools, options)
         if row["tools"]:
             record(options.out, row)
             rows.append(row)
         else:
             print(f"{model}: the dense network failed, nothing is recorded: {row['errors']['dense']}", file=sys.stderr)
+    rows = last_of_each(rows)
     print(table(rows))
     print(json.dumps(summary(rows), indent=1))
 

@@ -9,21 +9,29 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from graphprune.errors import OptionError
+
 _log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 
 
 def read(path: Path | None) -> list[Row]:
-    """The rows of a file, none where there is no file; a line that was cut off is left out with a warning."""
-    found = []
+    """The rows of a file, none where there is no file; a line that was cut off, or is none, is left out with a warning.
+
+    Raises:
+        OptionError: it is a folder.
+    """
+    if path is not None and path.is_dir():
+        raise OptionError(f"{path} is a folder; name a file of JSON lines")
+    found: list[Row] = []
     text = path.read_text() if path is not None and path.exists() else ""
     for number, line in enumerate(text.splitlines(), start=1):
-        try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
-            if line.strip():
-                _log.warning("%s, line %d is not whole and is left out", path, number)
+        row = _row(line)
+        if row is not None:
+            found.append(row)
+        elif line.strip():
+            _log.warning("%s, line %d is not whole and is left out", path, number)
     return found
 
 
@@ -52,6 +60,14 @@ def record(path: Path | None, row: Row) -> None:
 def worked(rows: Iterable[Row]) -> list[Row]:
     """Those without an error."""
     return [row for row in rows if "error" not in row]
+
+
+def _row(line: str) -> Row | None:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return row if isinstance(row, dict) else None
 
 
 def _last_byte(path: Path) -> bytes:

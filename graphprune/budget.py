@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Literal, get_args
+from math import inf
+from typing import Literal, TypeGuard, get_args
 
 from graphprune.errors import OptionError
 
@@ -44,9 +45,9 @@ class Budget:
         for name in (*MEASURES, "latency"):
             share = getattr(self, name)
             if share is not None and not is_share(share):
-                raise _no_share(f"budget {name}", share, "the share to remove")
-        if self.latency_ms is not None and not self.latency_ms > 0:
-            raise OptionError(f"budget latency_ms={self.latency_ms}: expected milliseconds above 0")
+                raise _wrong(f"budget {name}", share, "the share to remove, in [0, 1)")
+        if self.latency_ms is not None and not _is_time(self.latency_ms):
+            raise _wrong("budget latency_ms", self.latency_ms, "milliseconds above 0")
 
     def __repr__(self) -> str:
         """What was asked for."""
@@ -91,13 +92,21 @@ class Budget:
 
 def is_share(value: object) -> bool:
     """Whether a value is a share in [0, 1)."""
-    return isinstance(value, (int, float)) and 0 <= value < 1
+    return _is_number(value) and 0 <= value < 1
 
 
-def _no_share(name: str, value: object, wanted: str) -> OptionError:
+def _is_time(value: object) -> bool:
+    return _is_number(value) and 0 < value < inf
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _wrong(name: str, value: object, wanted: str) -> OptionError:
     """The error for a value, with its type where it may look like a number and is none (``"0.5"``)."""
-    kind = "" if isinstance(value, (int, float)) else f"; got a {type(value).__name__}"
-    return OptionError(f"{name}={value}: expected {wanted}, in [0, 1){kind}")
+    kind = "" if _is_number(value) else f"; got a {type(value).__name__}"
+    return OptionError(f"{name}={value}: expected {wanted}{kind}")
 
 
 def _checked(budget: object) -> Budget:
@@ -117,5 +126,5 @@ def budget_of(sparsity: float | None, budget: Budget | None, counted: Measure = 
     if budget is not None:
         return _checked(budget)
     if sparsity is not None and not is_share(sparsity):
-        raise _no_share("sparsity", sparsity, f"the share of {counted} to remove")
+        raise _wrong("sparsity", sparsity, f"the share of {counted} to remove, in [0, 1)")
     return Budget(**{counted: 0.5 if sparsity is None else float(sparsity)})

@@ -71,8 +71,6 @@ def rounds_of(
         OptionError: the criterion does not rank that, or an option means nothing there.
     """
     check_name("dead_paths", dead_paths, get_args(DeadPathsAre))
-    if not isinstance(resurrect, bool):
-        raise OptionError(f"resurrect={resurrect!r}: expected True or False")
     on_paths = dead_paths == "remove"
     if granularity == "channel":
         if on_paths:

@@ -8,6 +8,7 @@ from typing import TypeGuard, get_args
 from graphprune.errors import OptionError
 from graphprune.names import check_name
 from graphprune.program import Attention
+from graphprune.runner import Runner
 from graphprune.selection import Limits
 
 
@@ -50,7 +51,14 @@ def is_count(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def check_options(samples: int, protect: object, seed: object, progress: object) -> None:
+def check_switches(**switches: object) -> None:
+    """Raises `OptionError` for what is neither True nor False, by the name of the option."""
+    for name, value in switches.items():
+        if not isinstance(value, bool):
+            raise OptionError(f"{name}={value!r}: expected True or False")
+
+
+def check_options(samples: int, protect: object, seed: object, progress: object, runner: object) -> None:
     """Raises `OptionError` for what cannot work whatever the model is."""
     if not is_count(samples):
         raise OptionError(f"samples={samples!r}: expected a whole number of at least 1")
@@ -62,3 +70,5 @@ def check_options(samples: int, protect: object, seed: object, progress: object)
         raise OptionError(f"seed={seed!r}: expected a whole number from 0 to 2**63 - 1")
     if progress is not None and not callable(progress):
         raise OptionError(f"progress: expected a function (stage, done, total), got {type(progress).__name__}")
+    if runner is not None and not isinstance(runner, Runner):
+        raise OptionError(f"runner: expected a graphprune.runner.Runner, got {type(runner).__name__}")

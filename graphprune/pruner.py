@@ -26,7 +26,7 @@ from graphprune.granularity import accumulate_of, counted_by, granularity_of, ro
 from graphprune.latency.profiles import Profile
 from graphprune.latency.rounds import rounds_for
 from graphprune.optimizer import check_holds, clear_dead, follow
-from graphprune.options import attention_of, check_options, limits_of
+from graphprune.options import attention_of, check_options, check_switches, limits_of
 from graphprune.passes import pipelines
 from graphprune.paths.dead import DeadPaths, dead_paths_of
 from graphprune.plan import Plan
@@ -98,13 +98,14 @@ class Pruner:
         goes = granularity_of(granularity)
         self._budget = budget_of(sparsity, budget, counted_by(goes))
         limits = limits_of(min_channels, align)
+        check_switches(verify=verify, strict=strict, resurrect=resurrect)
         how_of = partial(rounds_of, goes, criterion, resurrect=resurrect, dead_paths=dead_paths, verify=verify)
         how_of(original={}, limits=limits)  # refuses what cannot work
         self._criterion_name = criterion if isinstance(criterion, str) else name_of(criterion)
         self._targets = targets_of(schedule, self._budget.sparsity)
-        check_options(samples, protect, seed, progress)
+        check_options(samples, protect, seed, progress, runner)
         self._verify, self._seed, self._progress = verify, seed, progress or (lambda stage, done, total: None)
-        self._runner = runner or Runner()
+        self._runner = Runner() if runner is None else runner
         self._progress("analyse", 0, len(self._targets))
         self._model_name = type(model).__name__
         captured = capture(model, example_input, tuple(protect), attention_of(attention, goes), verify=verify)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentTypeError
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.latency import summary, table
-from benchmarks.latency_tools import searched
+from benchmarks.arguments import positive, share
+from benchmarks.latency import last_of_each, summary, table, to_time
+from benchmarks.latency import main as latency_main
+from benchmarks.latency_tools import TOOLS, searched
 from benchmarks.onnx_macs import count_macs, count_parameters
 from benchmarks.trained_networks import CifarResNet
 from graphprune.deploy import export_onnx
@@ -78,3 +81,31 @@ def test_summaries() -> None:
     found = by_setting["67% of macs, CPU, threads 1, batch 1: graphprune"]
     assert (found["models"], found["speedup"], found["speedup_per_macs"]) == (2, pytest.approx(4), pytest.approx(1))
     assert "onnxsim" in table([row]) and "2.00x" in table([row])
+    assert last_of_each([row, on_a_gpu, faster]) == [faster, on_a_gpu]
+
+
+def test_tools_that_a_row_lacks_are_timed_with_those_it_has() -> None:
+    made = {"model": "net", "threads": 1}
+    row = made | {"tools": {"dense": {}, "onnxsim": {}}, "errors": {"torch-pruning": "no"}}
+    others = [row | {"threads": 2}, row | {"model": "other"}]
+    assert to_time(made, others, None) == list(TOOLS)
+    assert to_time(made, others, ["onnxsim"]) == ["onnxsim"]
+    assert to_time(made, [row, *others], None) == to_time(made, [row], ["onnxsim", "torch-pruning"]) == []
+    assert to_time(made, [row], ["graphprune"]) == ["dense", "graphprune", "torch-pruning", "onnxsim"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about its absence")
+def test_a_provider_that_is_not_there_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["latency", "--provider", "cuda"])
+    with pytest.raises(SystemExit):
+        latency_main()
+    assert "cannot run here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["1e400", "1/0", "nan", "", "x"])
+def test_numbers_that_are_none_are_told(text: str) -> None:
+    for kind in (share, positive):
+        with pytest.raises(ArgumentTypeError, match="expected a number"):
+            kind(text)

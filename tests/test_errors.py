@@ -67,6 +67,9 @@ OPTIONS: list[tuple[Options, type[UserError], str]] = [
     ({"samples": 2.5}, OptionError, "samples=2.5: expected a whole number"),
     ({"sparsity": "0.5"}, OptionError, r"sparsity=0.5: .* of channels to remove, in \[0, 1\); got a str"),
     ({"resurrect": "yes", "granularity": "weight"}, OptionError, "resurrect='yes': expected True or False"),
+    ({"verify": "no"}, OptionError, "verify='no': expected True or False"),
+    ({"strict": 2}, OptionError, "strict=2: expected True or False"),
+    ({"runner": 3}, OptionError, "runner: expected a graphprune.runner.Runner, got int"),
     ({"attention": "head_dim", "granularity": "weight"}, OptionError, "attention='head_dim' is about channels"),
     ({"min_channels": 0}, OptionError, "min_channels=0: expected a whole number of at least 1"),
     ({"min_channels": "secure"}, OptionError, "min_channels='secure': expected a number, a function, or 'safe'"),
@@ -104,6 +107,12 @@ BUDGETS: list[tuple[Options, str]] = [
     ({"params": -0.5}, "budget params=-0.5: expected"),
     ({"macs": float("nan")}, "budget macs=nan: expected"),
     ({"macs": "half"}, "budget macs=half: expected"),
+    ({"macs": True}, "budget macs=True: expected the share .*; got a bool"),
+    ({"latency_ms": "5"}, "budget latency_ms=5: expected milliseconds above 0; got a str"),
+    ({"latency_ms": [5]}, "got a list"),
+    ({"latency_ms": True}, "got a bool"),
+    ({"latency_ms": float("inf")}, "budget latency_ms=inf: expected milliseconds above 0$"),
+    ({"latency_ms": 0}, "budget latency_ms=0: expected milliseconds above 0$"),
 ]
 
 

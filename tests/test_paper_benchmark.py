@@ -162,6 +162,8 @@ def test_a_line_that_was_cut_off_is_left_out_and_not_written_on(tmp_path: Path) 
         file.write('{"a": 2, "b')
     append(path, {"a": 3})
     append(path, {"a": 4})
+    with path.open("a") as file:
+        file.write("[5]\n")
     assert [row["a"] for row in read(path)] == [1, 3, 4]
     assert read(tmp_path / "none.jsonl") == []
 
@@ -215,6 +217,10 @@ def test_data_that_is_not_there_makes_no_rows(tmp_path: Path, capsys: pytest.Cap
         (["structured", "--sparsities", "0.5", "1.5"], "expected a share between 0 and 1, got 1.5"),
         (["structured", "--lambdas", "x"], "expected a number, got x"),
         (["structured", "--device", "tpu"], "--device tpu: Expected one of"),
+        (["structured", "--device", "meta"], "--device meta: tensors have no values there"),
+        (["structured", "--methods", "snip, on paths, on paths"], "the same variant twice"),
+        (["structured", "--out", "."], ". is a folder"),
+        (["summary", "--out", "benchmarks/results/latency.jsonl"], "rows that are no runs"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_meant_ends_with_a_message(

@@ -74,7 +74,7 @@ def make(options: argparse.Namespace) -> int:
     """Makes the runs of a study that its file lacks; how many ended in an error, or could not be made."""
     path = options.out or RESULTS / f"{options.study}.jsonl"
     choice = Choice(**{name: getattr(options, name) for name in Choice.__annotations__})
-    runs = left(runs_of(options.study, options.scale, choice), read(path), options.again)
+    runs = left(runs_of(options.study, options.scale, choice), _rows(path), options.again)
     if options.plan:
         print("\n".join(map(str, runs)))
         return 0
@@ -93,15 +93,22 @@ def show(options: argparse.Namespace) -> int:
     """The tables of results files, or their figures, or the document with its tables made anew.
 
     Raises:
-        OptionError: a file is not there.
+        OptionError: a file is not there, or another one.
     """
     paths = [RESULTS / f"{study}.jsonl" for study in options.of or STUDIES] if options.out is None else [options.out]
     missing = [str(path) for path in paths if not path.exists()] if options.of or options.out else []
     if missing:
         raise OptionError(f"no results at {', '.join(missing)}; make runs first, see --list")
-    rows = [row for path in paths for row in read(path)]
+    rows = [row for path in paths for row in _rows(path)]
     SHOW[options.study](rows, options)
     return 0
+
+
+def _rows(path: Path) -> list[Row]:
+    rows = read(path)
+    if not all(Run.__annotations__.keys() <= row.keys() for row in rows):
+        raise OptionError(f"{path} has rows that are no runs; name a file that a study has written")
+    return rows
 
 
 def _document(rows: list[Row], options: argparse.Namespace) -> None:
@@ -144,9 +151,11 @@ def _check(options: argparse.Namespace) -> None:
     if unknown := [study for study in options.of if study not in STUDIES]:
         parser().error(f"no such study: {', '.join(unknown)}; there are {', '.join(STUDIES)}")
     try:
-        torch.empty(0, device=options.device)
+        values = not torch.empty(0, device=options.device).is_meta
     except (RuntimeError, AssertionError) as error:  # by torch, one for a name, the other for what is not there
         parser().error(f"--device {options.device}: {str(error).splitlines()[0]}")
+    if not values:
+        parser().error(f"--device {options.device}: tensors have no values there")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

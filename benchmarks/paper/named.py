@@ -30,6 +30,8 @@ def method_of(name: str, epochs: int) -> Method:
         OptionError: there is none of that name, or the control or variant does not go with it.
     """
     for end, variant in VARIANTS.items():
+        if name.endswith(2 * end):
+            raise OptionError(f"{name}: the same variant twice")
         if name.endswith(end):
             return variant(method_of(name.removesuffix(end), epochs))
     method = METHODS[name]

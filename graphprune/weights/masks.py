@@ -25,7 +25,8 @@ class HeldMasks:
     changes all the same (by momentum from before, or because it does not follow gradients) is undone at the end of its
     step; what anything else does, before the next forward pass that is not compiled; values written by way of
     ``.data``, which torch does not count, after the next backward pass at the latest. Copies of the module and what is
-    pickled bring the hook along. A layer that was taken out or replaced, and values that take a parameter's place for
+    pickled bring the hook along; those of a module that is no graph module are held from their first forward pass on. A
+    layer that was taken out or replaced, and values that take a parameter's place for
     one call (`torch.func.functional_call`), are left alone.
 
     Attributes:
@@ -104,10 +105,13 @@ def _alive(parameters: Mapping[str, Tensor], dead: Masks) -> list[str]:
 
 
 def _on(masks: Masks, name: str, like: Tensor) -> Tensor:
-    """A mask where a tensor is; kept there, so that it moves once only."""
-    if masks[name].device != like.device:
-        masks[name] = masks[name].to(like.device)
-    return masks[name]
+    """A mask where a tensor is; kept there, so that it moves once only, but for where it would have no values."""
+    mask = masks[name]
+    if mask.device != like.device:
+        mask = mask.to(like.device)
+        if not like.is_meta:
+            masks[name] = mask
+    return mask
 
 
 @dataclass(frozen=True, eq=False)

@@ -288,6 +288,16 @@ def test_a_forward_pass_may_stand_between_two_backward_passes(granularity: str) 
     second.sum().backward()
 
 
+def test_masks_come_through_a_time_without_values() -> None:
+    compiled = compiled_of("weight")
+    module = compiled.module
+    values = {name: torch.ones_like(value) for name, value in module.state_dict().items()}
+    module.to("meta")(images(3).to("meta"))
+    module.to_empty(device="cpu").load_state_dict(values)
+    module(images(3))
+    assert dead_weights(module, dict(compiled.plan.masks)) == 0
+
+
 def test_a_module_without_values_can_be_run() -> None:
     module = compiled_of("weight").module.to("meta")
     assert module(images(3).to("meta")).shape == (3, CLASSES)
