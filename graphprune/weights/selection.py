@@ -15,6 +15,7 @@ from graphprune.program import Program
 from graphprune.selection import Limits, Selection
 from graphprune.weights.norms import best_of_empty, norms_of
 from graphprune.weights.pool import Masks, live_of, pool_of
+from graphprune.weights.threshold import kth_lowest
 
 _GONE = float("-inf")
 """Rank of weights that are dead for good: they go first."""
@@ -68,7 +69,7 @@ def select_jointly(program: Program, allowed: int, limits: Limits) -> Selection:
     while True:  # ends: every time round at least one channel or weight more stays
         effective = ranks.with_channels(dependencies, importance)
         dead = ranks.lowest(effective, count)
-        threshold = float(effective[dead].max()) if count > 0 else _GONE
+        threshold = float(kth_lowest(effective, count)) if count > 0 else _GONE
         removed = importance <= threshold
         if int((effective <= threshold).count_nonzero()) > count:
             at_threshold = (importance == threshold).nonzero().flatten()
@@ -127,23 +128,27 @@ class Ranks:
         """Of a program with its weights scored; what is dead for good ranks lowest."""
         scores, pool = program.weight_scores, pool_of(program)
         assert scores is not None
-        parts = []
-        for name, weight in pool.items():
-            importance = scores.importance[name].detach().double()
-            stays_dead = ~live_of(program, name, weight) & (name not in program.dormant)
-            parts.append(torch.where(stays_dead.to(importance.device), _GONE, importance).flatten())
-        return cls({name: weight.shape for name, weight in pool.items()}, torch.cat(parts), norms_of(program))
+        shapes = {name: weight.shape for name, weight in pool.items()}
+        device = scores.importance[next(iter(pool))].device if pool else None
+        # filled in place: the row is the largest thing there is here
+        own = torch.empty(sum(map(torch.Size.numel, shapes.values())), dtype=torch.float64, device=device)
+        ranks = cls(shapes, own, norms_of(program))
+        for part, (name, weight) in zip(ranks._split(own), pool.items(), strict=True):
+            of_name = part.view(weight.shape).copy_(scores.importance[name].detach())
+            if name not in program.dormant:
+                of_name.masked_fill_(~live_of(program, name, weight).to(device), _GONE)
+        return ranks
 
     def with_channels(self, dependencies: Dependencies, importance: Tensor) -> Tensor:
         """Importance of each weight or of the least important channel that it belongs to, whichever is lower."""
-        classes, parts = dependencies.classes(), []
-        for part, (name, shape) in zip(self._split(self.own), self.shapes.items(), strict=True):
+        classes, row = dependencies.classes(), self.own.clone()
+        for part, (name, shape) in zip(self._split(row), self.shapes.items(), strict=True):
             lowest = part.view(shape)
             for dim in range(len(shape)):
                 if (name, dim) in classes:
-                    lowest = lowest.minimum(_along(importance, _STAYS, classes[name, dim], dim, lowest))
-            parts.append(lowest.flatten())
-        return torch.cat(parts)
+                    of_channels = _along(importance, _STAYS, classes[name, dim], dim, lowest)
+                    torch.minimum(lowest, of_channels, out=lowest)
+        return row
 
     def _split(self, row: Tensor) -> Sequence[Tensor]:
         parts: Sequence[Tensor] = row.split([shape.numel() for shape in self.shapes.values()])
@@ -153,7 +158,7 @@ class Ranks:
         """The so many lowest, bool, shape ``(weights,)``; of equal ones those that come first."""
         if count <= 0:
             return torch.zeros_like(importance, dtype=torch.bool)
-        threshold = importance.kthvalue(count).values
+        threshold = kth_lowest(importance, count)
         if threshold == _STAYS:
             least = int((importance == _STAYS).count_nonzero())
             raise BudgetError(
