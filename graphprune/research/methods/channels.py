@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Mapping
 from typing import Literal
@@ -103,6 +104,16 @@ def remove_under(
         return scores
 
     return remove(trainer, dataset, count / channels, score, seed=0)
+
+
+def check_share(model: nn.Module, dataset: Dataset, sparsity: float) -> None:
+    """Raises what `remove` would at the end of a training, before it begins: it tries the same on a copy.
+
+    Raises:
+        UserError: the network has too few channels that can go.
+    """
+    example = example_of(model, dataset)
+    Pruner(copy.deepcopy(model), example, sparsity=sparsity, criterion="random", schedule="one-shot").step()
 
 
 def remove(trainer: Trainer, dataset: Dataset, sparsity: float, criterion: Given, seed: int) -> Pruner:

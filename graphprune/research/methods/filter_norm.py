@@ -9,7 +9,7 @@ from torch import nn
 
 from graphprune.criteria.evenly import Evenly
 from graphprune.research.datasets import Dataset
-from graphprune.research.methods.channels import remove
+from graphprune.research.methods.channels import check_share, remove
 from graphprune.research.methods.method import (
     METHODS,
     Target,
@@ -35,8 +35,13 @@ class EfficientConvNets:
     structured: ClassVar[bool] = True
 
     def train(self, model: nn.Module, dataset: Dataset, recipe: Recipe, target: float, seed: int) -> Trained:
-        """See `graphprune.research.methods.Method`."""
+        """See `graphprune.research.methods.Method`.
+
+        Raises:
+            BudgetError: fewer channels can go.
+        """
         check_sparsity(self, target)
+        check_share(model, dataset, target)
         trainer, before = trainer_of(model, dataset, recipe, seed), epochs_before_pruning(recipe.epochs)
         trainer.run(before)
         pruner = remove(trainer, dataset, target, Evenly("l1-norm"), seed)

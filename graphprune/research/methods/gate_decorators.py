@@ -14,8 +14,8 @@ from graphprune.criteria import Sensitivity
 from graphprune.errors import OptionError
 from graphprune.program import Program
 from graphprune.research.datasets import Dataset
-from graphprune.research.methods.channels import adopted, of_channels
-from graphprune.research.methods.gated_norm import GatedNorm, put_gates, remove_gates
+from graphprune.research.methods.channels import adopted, check_share, of_channels
+from graphprune.research.methods.gated_norm import GatedNorm, norms_of, put_gates, remove_gates
 from graphprune.research.methods.method import METHODS, Target, Trained, check_sparsity, shrunk, trainer_of
 from graphprune.research.training import Recipe, Trainer
 
@@ -84,9 +84,13 @@ class GateDecorators:
 
         Raises:
             OptionError: less than `LEAST_EPOCHS`, or a network without BatchNorm.
+            BudgetError: fewer channels can go.
         """
         check_sparsity(self, target)
         before, turns, after = self._plan(recipe.epochs)
+        if not norms_of(model):
+            raise OptionError(f"{self.name}: the network has no BatchNorm with scale and shift, whose place gates take")
+        check_share(model, dataset, target)
         trainer = trainer_of(model, dataset, recipe, seed)
         trainer.run(before)
         scores = GateScores({})
@@ -114,8 +118,6 @@ class GateDecorators:
     def _turn(self, trainer: Trainer) -> GateScores:
         """A tock and a tick; the network is as it was but for its values."""
         gated = put_gates(trainer.model)
-        if not gated:
-            raise OptionError(f"{self.name}: the network has no BatchNorm with scale and shift, whose place gates take")
         trainer.penalty = lambda module: self.penalty * gate_penalty(gated)
         trainer.epoch()
         trainer.penalty = None

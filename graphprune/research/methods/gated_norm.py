@@ -49,10 +49,14 @@ class GatedNorm(nn.Module):
         return norm
 
 
+def norms_of(module: nn.Module) -> dict[str, _BatchNorm]:
+    """Each BatchNorm with scale and shift, by path."""
+    return {path: norm for path, norm in module.named_modules() if isinstance(norm, _BatchNorm) and norm.affine}
+
+
 def put_gates(module: nn.Module) -> dict[str, GatedNorm]:
     """Puts a `GatedNorm` in the place of each BatchNorm with scale and shift, in place; by path."""
-    norms = {path: norm for path, norm in module.named_modules() if isinstance(norm, _BatchNorm) and norm.affine}
-    gated = {path: GatedNorm(norm) for path, norm in norms.items()}
+    gated = {path: GatedNorm(norm) for path, norm in norms_of(module).items()}
     for path, gate in gated.items():
         module.set_submodule(path, gate)
     return gated

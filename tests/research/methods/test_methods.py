@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from graphprune.errors import OptionError
+from graphprune.errors import BudgetError, OptionError
 from graphprune.research.methods import (
     METHODS,
     Dense,
     EfficientConvNets,
+    GateDecorators,
     ImpGlobal,
     Iterated,
     Method,
@@ -134,6 +135,16 @@ def test_random_weights_are_drawn_uniformly_by_the_seed() -> None:
     assert torch.equal(first, again) and not torch.equal(first, other)
     # Five standard deviations of a share of 0.1 among 90,720.
     assert float(first.double().mean()) == pytest.approx(0.1, abs=5 * (0.09 / 90_720) ** 0.5)
+
+
+@pytest.mark.parametrize("method", [EfficientConvNets(), GateDecorators()])
+def test_a_share_that_is_not_there_is_told_before_training(method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
+    def trained(self: Trainer) -> Any:
+        raise AssertionError("trained before the share was looked at")
+
+    monkeypatch.setattr(Trainer, "epoch", trained)
+    with pytest.raises(BudgetError):  # of each of the five layers one node stays
+        method.train(lenet(), few_digits(), Recipe(2, batch_size=128), 0.99, seed=0)
 
 
 @pytest.mark.parametrize("target", [0.0, 1.0, -0.1])
