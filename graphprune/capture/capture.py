@@ -18,7 +18,7 @@ from graphprune.capture.symbolic import OpaqueCall
 from graphprune.capture.training import follow_mode
 from graphprune.errors import CaptureError, InputError, first_line
 from graphprune.example import Example
-from graphprune.program import Attention, CapturedBy, Program, stored_parameters, submodules
+from graphprune.program import Attention, CapturedBy, Program, stored_parameters, stored_tensors, submodules
 from graphprune.randomness import private_random_state
 
 
@@ -59,7 +59,11 @@ def capture(
             reasons.append(f"{name}: {first_line(error)}")
             continue
         program = Program(module, example, CapturedBy(name, "; ".join(reasons)), protect, attention)
+        before = _versions(module, model)
         difference = reference.difference(module) if reference is not None else None
+        if _versions(module, model) != before:
+            reasons.append(f"{name}: it writes to a tensor that the model makes anew, and that tracing makes once")
+            continue
         if difference is None:
             return program if reference is None else replace(program, captured_by=reference.remarked(program))
         reasons.append(f"{name}: {difference}")
@@ -73,6 +77,16 @@ def capture(
         "Move control flow on tensor values, on the size of the batch and on what earlier calls left behind out of "
         "forward()."
     )
+
+
+def _versions(module: nn.Module, model: nn.Module) -> list[int]:
+    """How often the constants were written to that tracing made of a model's tensors.
+
+    What one call writes is there in the next one, gradients with it; and of views of one tensor each is a constant.
+    """
+    own = stored_tensors(model).keys()
+    made = [tensor for name, tensor in stored_tensors(module).items() if name not in own]
+    return [tensor._version for tensor in made if not tensor.is_inference()]
 
 
 def _fixed(program: Program, reasons: str) -> Program:

@@ -7,7 +7,7 @@ plane constant along dims that cannot shrink, `freeze` pins labels.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +49,7 @@ class OpCall:
         mixes: Set by `mix` when the op mixes statistics over channels.
         sums: Set by `sum_over_kept` when it sums products over channels.
         contracts: Set by `count` when it is a contraction.
+        summed: Planes of what it sums over: all of these channels get into all of the result.
     """
 
     run: LabelRun
@@ -58,6 +59,7 @@ class OpCall:
     mixes: Callable[[Arguments], Arguments] | None = None
     sums: bool = False
     contracts: bool = False
+    summed: list[Tensor] = field(default_factory=list)
 
     @classmethod
     def bind(cls, run: LabelRun, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OpCall:
@@ -148,6 +150,7 @@ class OpCall:
     ) -> None:  # fmt: skip
         """Notes a contraction; see `Contraction` for the arguments."""
         self.contracts = True
+        self.summed += [plane for plane in channel_planes(planes) if varying(plane) <= summed]
         if self.run.keep is None:
             found = Contraction(self.run.node, tuple(loops), planes, summed, tuple(operands), window)
             self.run.contractions.append(found)
@@ -278,6 +281,8 @@ class OpCall:
             rest = self._within_entries(plane, summed)
             if rest is not None:
                 planes.append(drop(rest, summed))
+            elif not is_sample(plane):
+                self.summed.append(plane)
         return tuple(planes)
 
     def _within_entries(self, plane: Tensor, summed: frozenset[int]) -> Tensor | None:

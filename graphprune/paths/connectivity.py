@@ -11,7 +11,7 @@ from torch import Tensor
 from graphprune.coupling.dependencies import Dependencies
 from graphprune.paths.find import Paths, paths_of
 from graphprune.paths.outputs import reached_rows
-from graphprune.paths.steps import Ends, Hub, PerChannel, Step, WeightPath, any_along
+from graphprune.paths.steps import Hub, PerChannel, Step, WeightPath, any_along
 from graphprune.program import Program, stored_parameters
 from graphprune.weights.pool import Masks, live_of, pool_of
 
@@ -30,8 +30,8 @@ class Connectivity:
     Attributes:
         reached: bool, shape ``(channels,)``.
         useful: bool, shape ``(channels,)``.
-        outputs: Number of outputs: of indices of what leaves the program that rows of weights make. A softmax over
-            them is not looked at, nor how often the same rows make one.
+        outputs: Number of outputs: of indices of what leaves the program that rows of weights make. What the same rows
+            make counts once.
         cut: Outputs that are not reached, as rows of the weights that would make them: parameter and index.
         cut_outputs: How many outputs that are; several rows may make one.
     """
@@ -80,7 +80,8 @@ def connectivity_of(program: Program) -> Connectivity:
 def connected_masks(program: Program) -> Masks:
     """Live weights of the pool that lie on a path from input to output, of the shapes of the parameters.
 
-    What is missing of ``program.masks`` afterwards is dead: no output changes with it but by constants (biases).
+    What is missing of ``program.masks`` afterwards is dead: it brings nothing from the input to an output. Where its
+    channel is not reached it passes on a constant, of biases, that the layers behind it may be used to.
     """
     assert program.dependencies is not None
     walk = _walk(program, program.dependencies)
@@ -168,8 +169,6 @@ def _forward(step: Step, pair: Tensor | None, reached: Tensor) -> Tensor:
         reached[step.rows[hit]] = True
     elif isinstance(step, Hub):
         reached[step.after] |= reached[step.before].any()
-    elif isinstance(step, Ends):
-        reached[step.sources] = True
     return hit
 
 
@@ -179,5 +178,3 @@ def _backward(step: Step, pair: Tensor | None, useful: Tensor) -> None:
         useful[step.columns[any_along(pair & useful[step.rows].unsqueeze(1), 0)]] = True
     elif isinstance(step, Hub):
         useful[step.before] |= useful[step.after].any()
-    elif isinstance(step, Ends):
-        useful[step.sinks] = True

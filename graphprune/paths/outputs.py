@@ -22,11 +22,11 @@ class Leaving:
 
     Attributes:
         roots: The distinct roots of its labels, see `ties_without_pins`.
-        bundles: What it depends on, if that is bundles alone.
+        bundles: What it depends on, if that is bundles alone; else none.
     """
 
     roots: Tensor
-    bundles: frozenset[int] | None
+    bundles: frozenset[int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,10 +36,12 @@ class Outputs:
     Attributes:
         makers: Rows, and the output that each of them makes: int64, -1 for none.
         otherwise: Which outputs something else gets into as well, the input or another layer: bool, ``(outputs,)``.
+        mixed: Outputs that get into each other, as in a softmax or a normalisation: int64, in the order that they do.
     """
 
     makers: tuple[tuple[Rows, Tensor], ...]
     otherwise: Tensor
+    mixed: tuple[Tensor, ...]
 
     def cut(self, hits: Mapping[Rows, Tensor]) -> tuple[int, tuple[tuple[str, int], ...]]:
         """How many outputs are not reached, and the rows of these.
@@ -52,6 +54,8 @@ class Outputs:
         reached = self.otherwise.clone()
         for rows, made in self.makers:
             reached[made[hits[rows] & (made >= 0)]] = True
+        for together in self.mixed:
+            reached[together] |= reached[together].any()
         rows_of_cut = dict.fromkeys(
             (rows[0], index)
             for rows, made in self.makers
@@ -61,12 +65,13 @@ class Outputs:
 
 
 def outputs_of(
-    dependencies: Dependencies, root: Tensor, steps: Sequence[Step], leaving: Sequence[Leaving], otherwise: Tensor
-) -> Outputs:
+    dependencies: Dependencies, root: Tensor, steps: Sequence[Step], leaving: Sequence[Leaving], otherwise: Tensor,
+    mixed: Sequence[Tensor],
+) -> Outputs:  # fmt: skip
     """Finds the rows that make what leaves a program.
 
-    An index of what leaves is an output if labels tell its rows. A tensor that has lost them is one output, of all the
-    rows that get into it; so is one that weights of one row make. What the same rows make twice counts once.
+    An index of what leaves is an output if labels tell its rows. All else of a tensor is one output, of all rows that
+    get into it: where labels are lost, and what weights of one row make. What the same rows make twice counts once.
 
     Args:
         dependencies: Of the program.
@@ -74,6 +79,7 @@ def outputs_of(
         steps: With all weights.
         leaving: What leaves.
         otherwise: Roots of what something else than its rows gets into.
+        mixed: Roots that get into each other.
     """
     channels_of = {(step.name, step.row): step.rows for step in steps if isinstance(step, WeightPath)}
     owners = {(owner.name, owner.dim): owner for owner in dependencies.stored}
@@ -85,17 +91,23 @@ def outputs_of(
         if bool(torch.isin(roots, told).any())
     ]
     bundles = {rows: int(channels[0]) for rows, channels in channels_of.items() if len(channels)}
-    untold = dict.fromkeys(
-        tensor.bundles for tensor in leaving
-        if tensor.bundles and tensor.bundles <= {*bundles.values()} and not len(_among(tensor.roots, told))
-    )  # fmt: skip
+    untold = dict[frozenset[int], None]()
+    for tensor in leaving:
+        roots = _among(tensor.roots, told)
+        named = {bundles[rows] for rows, of_rows in roots_of.items() if bool(torch.isin(of_rows, roots).any())}
+        rest = tensor.bundles - named
+        if rest and rest <= {*bundles.values()} and not bool(torch.isin(roots, otherwise).any()):
+            untold[rest] = None
     for output, of_output in enumerate(untold, len(told)):
         makers += [
             (rows, torch.full((len(channels_of[rows]),), output))
             for rows, bundle in bundles.items() if bundle in of_output
         ]  # fmt: skip
     missed = torch.zeros(len(untold), dtype=torch.bool)
-    return Outputs(tuple(makers), torch.cat([torch.isin(told, otherwise), missed]))
+    together = (torch.isin(told, roots).nonzero().flatten() for roots in mixed)
+    return Outputs(
+        tuple(makers), torch.cat([torch.isin(told, otherwise), missed]), tuple(each for each in together if len(each))
+    )
 
 
 def ties_without_pins(dependencies: Dependencies) -> Tensor:

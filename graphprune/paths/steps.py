@@ -62,7 +62,9 @@ class PerChannel:
 
 @dataclass(frozen=True)
 class Hub:
-    """Channels that mix: a normalisation over channels, a softmax, what bundles get into.
+    """Channels that get into others without weights: a normalisation over channels, a softmax, a gate, an outer sum.
+
+    What is frozen is always reached and always useful; so is what it gets into, and what gets into it.
 
     Attributes:
         before: What goes in.
@@ -73,20 +75,7 @@ class Hub:
     after: Tensor
 
 
-@dataclass(frozen=True)
-class Ends:
-    """Channels that depend on the input, or that the output depends on, in a way that no weight tells.
-
-    Attributes:
-        sources: The former: of an embedding, a product of data.
-        sinks: The latter: of what is multiplied with data, or reduced.
-    """
-
-    sources: Tensor
-    sinks: Tensor
-
-
-Step = WeightPath | PerChannel | Hub | Ends
+Step = WeightPath | PerChannel | Hub
 
 
 def distinct(parts: Iterable[Tensor]) -> Tensor:

@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from graphprune.coupling.dependencies import Dependencies
 from graphprune.coupling.groups import NOT_PRUNABLE
-from graphprune.paths.steps import Ends, PerChannel, Step, WeightPath, distinct
+from graphprune.paths.steps import Hub, PerChannel, Step, WeightPath, distinct
 from graphprune.program import Layers, Program, stored_parameters
 
 aten = torch.ops.aten
@@ -43,12 +43,13 @@ class WeightFinder:
         self._bundles: dict[tuple[str, int], int] = {}
 
     def steps(self, node: fx.Node) -> list[Step]:
-        """What the weights of a node do; where that is not known, their channels are both ends."""
+        """What the weights of a node do; where that is not known, their channels count as joined to both ends."""
         read = list(self._read(node))
         found = [(parameter, self._orientation(node, parameter)) for parameter in read]
         if any(orientation is None for _, orientation in found):
+            always = torch.tensor([self.dependencies.channels])
             channels = distinct(self._channels(each, dim) for each in read for dim in range(each.dim()))
-            return [Ends(channels, channels)]
+            return [Hub(always, channels), Hub(channels, always)]
         return [self._step(parameter, *orientation) for parameter, orientation in found if orientation is not None]
 
     def _step(self, parameter: nn.Parameter, row: int, column: int, per_channel: bool) -> Step:

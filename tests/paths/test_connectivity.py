@@ -6,6 +6,8 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -172,6 +174,40 @@ class Scaled(nn.Module):
         return out
 
 
+class Between(nn.Module):
+    """Something between two layers, given the channels and the input."""
+
+    def __init__(self, between: Callable[[Any, Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.between, self.fc, self.head = between, nn.Linear(5, 6), nn.Linear(6, CLASSES)
+        self.square = nn.Parameter(torch.rand(6, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.between(self, torch.relu(self.fc(x)), x))
+        return out
+
+
+def without_rows(model: Any, hidden: Tensor, x: Tensor) -> Tensor:
+    hidden = hidden * 1
+    hidden[x[:, 0] > 0.5] = 0
+    return hidden
+
+
+def attended(model: Any, hidden: Tensor, x: Tensor) -> Tensor:
+    return functional.scaled_dot_product_attention(hidden[None], hidden[None], hidden[None])[0]
+
+
+BETWEEN: dict[str, Callable[[Any, Tensor, Tensor], Tensor]] = {
+    "scaled weight": lambda model, hidden, x: hidden + functional.linear(hidden, model.square * 2),
+    "product of weights": lambda model, hidden, x: hidden @ (model.square.t() @ model.square),
+    "symmetric": lambda model, hidden, x: functional.linear(hidden, model.square + model.square.t()),
+    "attention on itself": attended,
+    "rows by data": without_rows,
+    "addmm": lambda model, hidden, x: hidden + torch.addmm(x.mean(1, keepdim=True), hidden, model.square),
+    "corner of all pairs": lambda model, hidden, x: (hidden[:, :, None] * (1 + hidden)[:, None]).flatten(1)[:, :6],
+}
+
+
 def tokens() -> Tensor:
     return torch.randn(3, 5, 4)
 
@@ -198,6 +234,7 @@ MIXED: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "outer matmul": (lambda: Outer(lambda one, two: one[:, :, None] @ two[:, None, :]), lambda: torch.randn(4, 5)),
     "gram": (Gram, lambda: torch.randn(4, 5)),
     "scaled": (Scaled, lambda: torch.randn(4, 5)),
+    **{name: (partial(Between, between), lambda: torch.randn(4, 5)) for name, between in BETWEEN.items()},
 }
 """Where more counts as joined than is."""
 
@@ -488,10 +525,14 @@ class Beside(nn.Module):
         (lambda out, one: torch.relu(out.unsqueeze(-1)), 5, 5),
         (lambda out, one: out + one, 5, 0),
         (lambda out, one: torch.addcmul(out, out, one), 5, 0),
-        (lambda out, one: torch.cat([out, one], 1), 5, 5),
+        (lambda out, one: torch.cat([out, one], 1), 6, 5),
         (lambda out, one: torch.cumsum(out.sort(1).values, 1), 1, 1),
+        (lambda out, one: torch.stack([out, one.expand(-1, 5)]).sum(0), 5, 0),
+        (lambda out, one: functional.layer_norm(out, (5,), weight=one[0].expand(5)), 5, 0),
+        (lambda out, one: out.index_add(0, (one[:, 0] > 0).long(), torch.ones_like(out)), 5, 0),
+        (lambda out, one: written(out, one), 5, 0),
     ],
-    ids=["plain", "shown", "sum", "addcmul", "beside", "labels are lost"],
+    ids=["plain", "shown", "sum", "addcmul", "beside", "labels are lost", "stack", "scale", "added rows", "written"],
 )
 def test_what_else_gets_into_an_output(
     end: Callable[[Tensor, Tensor], Tensor], outputs: int, cut: int
@@ -501,6 +542,60 @@ def test_what_else_gets_into_an_output(
     found = connectivity_of(replace(program, masks={"head.weight": torch.zeros(5, 4, dtype=torch.bool)}))
     assert (found.outputs, found.cut_outputs) == (outputs, cut)
     assert found.cut == tuple(("head.weight", index) for index in range(5 if cut else 0))
+
+
+def written(out: Tensor, one: Tensor) -> Tensor:
+    """One column of it; the others are as they were, which is not told."""
+    out = out * 1
+    out[:, 1] += one[:, 0]
+    return out
+
+
+@pytest.mark.parametrize(
+    "end", [torch.softmax, torch.cumsum, lambda out, dim: functional.layer_norm(out, (5,))],
+    ids=["softmax", "sums", "norm"],
+)  # fmt: skip
+def test_outputs_that_get_into_each_other_are_cut_together(end: Callable[[Tensor, int], Tensor]) -> None:
+    program, _ = analysed(Beside(lambda out, one: end(out, 1)), torch.randn(2, 5))
+    masks = {"head.weight": torch.zeros(5, 4, dtype=torch.bool)}
+    assert connectivity_of(replace(program, masks=masks)).cut_outputs == 5
+    masks["head.weight"][2, 1] = True
+    assert connectivity_of(replace(program, masks=masks)).connected
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: nn.LSTM(5, 3, batch_first=True),
+        lambda: nn.utils.parametrizations.weight_norm(nn.Linear(5, 3)),
+        lambda: nn.Bilinear(5, 5, 3),
+    ],
+    ids=["lstm", "weight norm", "bilinear"],
+)
+def test_a_layer_that_is_not_followed_reaches_an_output(layer: Callable[[], nn.Module]) -> None:
+    class Added(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.head = layer(), nn.Linear(5, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            made = self.layer(x, x) if isinstance(self.layer, nn.Bilinear) else self.layer(x)
+            out: Tensor = (made[0] if isinstance(made, tuple) else made) + self.head(x)
+            return out
+
+    program, _ = analysed(Added(), torch.randn(2, 4, 5))
+    masks = {"head.weight": torch.zeros(3, 5, dtype=torch.bool)}
+    assert connectivity_of(replace(program, masks=masks)).connected
+
+
+@pytest.mark.parametrize(
+    "norm", [nn.RMSNorm(6), nn.LayerNorm(6), lambda hidden: hidden / (1 + hidden.sum(1, keepdim=True))],
+    ids=["rms", "layer", "by hand"],
+)  # fmt: skip
+def test_collapse_is_told_through_what_all_channels_share(norm: Callable[[Tensor], Tensor]) -> None:
+    program, _ = analysed(Between(lambda model, hidden, x: norm(hidden)), torch.randn(2, 5))
+    found = connectivity_of(replace(program, masks={"fc.weight": torch.zeros(6, 5, dtype=torch.bool)}))
+    assert not bool(found.reached.any()) and found.cut_outputs == CLASSES
 
 
 @pytest.mark.parametrize("skip", [lambda x: x, lambda x: x.mean(1, keepdim=True)], ids=["input", "mean"])
