@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from math import inf
+from numbers import Real
 from typing import Literal, TypeGuard, get_args
 
 from graphprune.errors import OptionError
@@ -100,7 +101,7 @@ def _is_time(value: object) -> bool:
 
 
 def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _wrong(name: str, value: object, wanted: str) -> OptionError:

@@ -17,6 +17,7 @@ from graphprune.deploy import ExportResult, TimingResult, export_onnx, onnx_feed
 from graphprune.equivalence import MaskedProgram, Verification, verify_compact
 from graphprune.errors import VerificationError
 from graphprune.example import Example
+from graphprune.options import check_counts
 from graphprune.plan import Plan, on_device_of
 from graphprune.program import Kept, Program, device_of, stored_parameters, stored_tensors
 from graphprune.report import Report, kept_labels
@@ -133,13 +134,18 @@ class Compiled:
             repeats: Samples of each.
             precision: Of both; see `export_onnx`.
             data: For INT8; see `export_onnx`.
+
+        Raises:
+            OptionError: a number is no whole number of at least 1.
         """
+        batch = self._batch_size if batch is None else batch
+        check_counts(batch=batch, threads=threads, repeats=repeats)
         example, calibration = on_device_of(self.module, self._compact.example), self._calibration(data, samples=256)
         with tempfile.TemporaryDirectory() as directory:
             paths = {"dense": Path(directory) / "dense.onnx", "compact": Path(directory) / "compact.onnx"}
             for name, module in {"dense": self._dense().module, "compact": self.module}.items():
                 self._exported(module, paths[name], precision, calibration)
-            feeds = onnx_feeds(self.module, example.resized(batch or self._batch_size))
+            feeds = onnx_feeds(self.module, example.resized(batch))
             return time_interleaved(paths, feeds, provider=provider, threads=threads, repeats=repeats)
 
     def save(self, directory: str | Path) -> Path:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from weakref import ReferenceType
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +16,32 @@ from graphprune.program import Cut, Kept, cuts_of, take
 log = logging.getLogger(__name__)
 
 
-def check_holds(optimizer: Optimizer, module: nn.Module) -> None:
-    """Raises `InputError` for an optimizer that holds no parameter of the module."""
+def check_holds(optimizer: object, module: nn.Module, replaced: Sequence[ReferenceType[nn.Parameter]]) -> None:
+    """Checks that what an optimizer holds is what it should follow.
+
+    Args:
+        optimizer: As a user gives it.
+        module: Holds the parameters.
+        replaced: Parameters that it held before earlier rounds.
+
+    Raises:
+        InputError: it is no optimizer, holds no parameter of the module, or some that rounds without it have replaced.
+    """
+    if not isinstance(optimizer, Optimizer):
+        got = optimizer.__name__ + ", the class" if isinstance(optimizer, type) else type(optimizer).__name__
+        raise InputError(f"optimizer: expected a torch optimizer, made from pruner.module.parameters(); got {got}")
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     if not any(id(parameter) in held for parameter in module.parameters()):
         raise InputError(
             "the optimizer holds no parameter of pruner.module; create it from pruner.module.parameters(), after the "
             "Pruner"
+        )
+    former = [parameter for each in replaced if (parameter := each()) is not None and id(parameter) in held]
+    if former:
+        raise InputError(
+            f"the optimizer holds {len(former)} parameters that an earlier step(), without optimizer=, has replaced by "
+            "smaller ones: it would train what the network does not have any more. Give optimizer= to every step(), or "
+            "create a new one from pruner.module.parameters()"
         )
 
 

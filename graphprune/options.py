@@ -51,6 +51,13 @@ def is_count(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
+def check_counts(**numbers: object) -> None:
+    """Raises `OptionError` for what is no whole number of at least 1, by the name of the option."""
+    for name, value in numbers.items():
+        if not is_count(value):
+            raise OptionError(f"{name}={value!r}: expected a whole number of at least 1")
+
+
 def check_switches(**switches: object) -> None:
     """Raises `OptionError` for what is neither True nor False, by the name of the option."""
     for name, value in switches.items():
@@ -60,8 +67,7 @@ def check_switches(**switches: object) -> None:
 
 def check_options(samples: int, protect: object, seed: object, progress: object, runner: object) -> None:
     """Raises `OptionError` for what cannot work whatever the model is."""
-    if not is_count(samples):
-        raise OptionError(f"samples={samples!r}: expected a whole number of at least 1")
+    check_counts(samples=samples)
     if isinstance(protect, str):
         raise OptionError(f"protect='{protect}': expected a sequence of patterns, e.g. protect=('{protect}',)")
     if not isinstance(protect, Sequence) or not all(isinstance(pattern, str) for pattern in protect):

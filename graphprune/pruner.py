@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
+from weakref import ReferenceType, ref
 
 from torch import Tensor, fx, nn
 from torch.optim import Optimizer
@@ -117,6 +118,7 @@ class Pruner:
         self._program = self._original
         self._module: fx.GraphModule = self._original.module
         self._shares_with: nn.Module | None = model
+        self._replaced: list[ReferenceType[nn.Parameter]] = []
         stream = SampleStream(data, Example.of(example_input))
         self._sensitivity = Sensitivity(
             stream, loss or cross_entropy, samples, accumulate_of(accumulate, goes), seed, samples_together(goes)
@@ -193,7 +195,7 @@ class Pruner:
                 "not scored or proved; load its weights first"
             )
         if optimizer is not None:
-            check_holds(optimizer, self._module)
+            check_holds(optimizer, self._module, self._replaced)
 
     def _prune(self, target: Budget, sensitivity: Sensitivity, optimizer: Optimizer | None) -> _Made:
         """Scores, selects, prunes and proves."""
@@ -277,12 +279,13 @@ class Pruner:
         assert before.dependencies is not None and before.selection is not None
         kept = before.dependencies.kept(before.selection.keep)
         self._costs = costs_under(before)  # while the module is still what the dependencies describe
-        old = {} if optimizer is None else dict(self._module.named_parameters())
+        old = dict(self._module.named_parameters())
         former = become(self._module, after.module)
         if self._original.module is self._module:
             self._original = replace(self._original, module=former)
+        new = dict(self._module.named_parameters())
+        self._replaced += [ref(parameter) for name, parameter in old.items() if new.get(name) is not parameter]
         if optimizer is not None:
-            new = dict(self._module.named_parameters())
             follow(optimizer, old, new, kept)
             clear_dead(optimizer, new, after.masks)
         if kept:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 
 import graphprune
 from graphprune.compiled import Compiled, embedded
-from graphprune.errors import VerificationError
+from graphprune.errors import OptionError, VerificationError
 from tests.saving.artifacts import Saved, saved_lenet, saved_tied, saved_tiny
 
 
@@ -62,6 +63,12 @@ def test_dense_and_compact_are_timed_under_their_names() -> None:
     times = saved_tiny().compiled.benchmark(provider="cpu", repeats=2)
     assert list(times.latencies) == ["dense", "compact"]
     assert times.repeats == 2
+
+
+@pytest.mark.parametrize("wrong", [{"batch": 0}, {"batch": 2.5}, {"threads": "2"}, {"repeats": 0}])
+def test_numbers_of_a_benchmark_that_are_none(wrong: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match=rf"{next(iter(wrong))}=.+: expected a whole number of at least 1"):
+        saved_tiny().compiled.benchmark(**wrong)
 
 
 def test_repr_says_what_shrank() -> None:

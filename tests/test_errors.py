@@ -67,6 +67,8 @@ OPTIONS: list[tuple[Options, type[UserError], str]] = [
     ({"samples": 2.5}, OptionError, "samples=2.5: expected a whole number"),
     ({"sparsity": "0.5"}, OptionError, r"sparsity=0.5: .* of channels to remove, in \[0, 1\); got a str"),
     ({"resurrect": "yes", "granularity": "weight"}, OptionError, "resurrect='yes': expected True or False"),
+    ({"criterion": lambda weights: weights["conv"]}, OptionError,
+     r"fails for group g\d+ \(.+\): KeyError: 'conv'\nIt was given the weights '"),
     ({"verify": "no"}, OptionError, "verify='no': expected True or False"),
     ({"strict": 2}, OptionError, "strict=2: expected True or False"),
     ({"runner": 3}, OptionError, "runner: expected a graphprune.runner.Runner, got int"),
@@ -147,6 +149,18 @@ class Parts(Chain):
         return {"logits": super().forward(x)}
 
 
+class Named(nn.Module):
+    """A part with a name that graph modules have a use for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.meta = nn.Linear(5, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.meta(x)
+        return out
+
+
 class Lazy(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -164,7 +178,8 @@ MODELS: list[tuple[Callable[[], Any], Any, type[UserError], str]] = [
     (Lazy, torch.randn(2, 5), InputError, "parameter 'fc.weight' has no shape yet; run the model once"),
     (nn.ReLU, torch.randn(2, 5), InputError, "ReLU has no parameters; there is nothing to prune"),
     (lambda: 3, torch.randn(2, 5), InputError, "expected an nn.Module, got int"),
-    (Chain, "picture", InputError, "the example input holds no tensor; give a tensor, a tuple of arguments, or a dict"),
+    (Chain, "picture", InputError, "the example input holds no tensor, it is of type str; give a tensor, a tuple of"),
+    (Named, torch.randn(2, 5), InputError, "Named has a part named 'meta', a name that torch.fx.GraphModule needs"),
     (Chain, torch.randn(2, 5, 6, 6), InputError, "Chain fails on its example input: RuntimeError: Given groups=1"),
     (Chain, torch.randn(2, 5), InputError, "Chain fails on its example input: RuntimeError: Expected 3D"),
     (lambda: nn.Linear(5, 3), torch.randn(2, 5), NothingToPruneError, "no channels that can be removed(.|\n)*leaves"),
@@ -175,6 +190,12 @@ MODELS: list[tuple[Callable[[], Any], Any, type[UserError], str]] = [
 def test_models_and_examples(factory: Callable[[], Any], example: Any, error: type[UserError], message: str) -> None:
     with pytest.raises(error, match=message):
         compile_(factory(), example)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_torchscript() -> None:
+    with pytest.raises(InputError, match="TorchScript cannot be pruned, its code is no Python any more; give the"):
+        compile_(torch.jit.trace(nn.Linear(5, CLASSES), torch.randn(2, 5)), torch.randn(2, 5))
 
 
 @pytest.mark.parametrize("example", [{"y": torch.randn(2, 5)}, (torch.randn(2, 5), torch.randn(2, 5))])

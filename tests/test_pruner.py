@@ -190,6 +190,21 @@ def test_an_optimizer_of_the_users_own_model() -> None:
         pruner.step(batches(1), SGD(model.parameters(), lr=0.1))
 
 
+def test_an_optimizer_that_an_earlier_step_was_not_given() -> None:
+    pruner = pruner_of(schedule="linear")
+    optimizer = SGD(pruner.module.parameters(), lr=0.1)
+    pruner.step(batches(1))
+    with pytest.raises(InputError, match=r"parameters that an earlier step\(\), without optimizer=, has replaced"):
+        pruner.step(batches(1), optimizer)
+    pruner.step(batches(1), SGD(pruner.module.parameters(), lr=0.1))
+
+
+@pytest.mark.parametrize("given", [SGD, 3])
+def test_what_is_no_optimizer(given: Any) -> None:
+    with pytest.raises(InputError, match="expected a torch optimizer, made from"):
+        pruner_of().step(batches(1), given)
+
+
 def test_finish_before_step() -> None:
     with pytest.raises(NothingToPruneError, match=r"nothing was removed; call step\(\) before finish\(\)"):
         pruner_of().finish()

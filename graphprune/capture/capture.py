@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from graphprune.capture.fidelity import Reference
@@ -47,7 +48,7 @@ def capture(
         CaptureError: no front end could capture the model; the message has the reason of each.
     """
     example = Example.of(example_input)
-    _check_inputs(model, example)
+    _check_inputs(model, example, example_input)
     verify = verify and not any(parameter.is_meta for parameter in model.parameters())
     reference = Reference.of(private_copy(model).eval(), example) if verify else None
     reasons: list[str] = []
@@ -123,13 +124,27 @@ def _captured(model: nn.Module, example: Example, route: Route) -> fx.GraphModul
     return module
 
 
-def _check_inputs(model: nn.Module, example: Example) -> None:
+_OF_GRAPH_MODULES = frozenset({*dir(fx.GraphModule), "meta"} - {*dir(nn.Module)})
+
+
+def _check_inputs(model: nn.Module, example: Example, example_input: Any) -> None:
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         raise InputError(f"{type(model).__name__} only wraps the model; give model.module")
     if not isinstance(model, nn.Module):
         raise InputError(f"expected an nn.Module, got {type(model).__name__}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InputError("TorchScript cannot be pruned, its code is no Python any more; give the model it was made of")
+    taken = [name for name in (*model._modules, *model._parameters, *model._buffers) if name in _OF_GRAPH_MODULES]
+    if taken:
+        raise InputError(
+            f"{type(model).__name__} has a part named '{taken[0]}', a name that torch.fx.GraphModule needs itself; "
+            f"give it another one, self.{taken[0]}_ say"
+        )
     if not example.tensors():
-        raise InputError("the example input holds no tensor; give a tensor, a tuple of arguments, or a dict of them")
+        raise InputError(
+            f"the example input holds no tensor, it is of type {type(example_input).__name__}; give a tensor, a tuple "
+            "of arguments, or a dict of them"
+        )
     if example.batch_size == 0:
         raise InputError("the example input holds no samples: its dim 0 is 0; give at least one")
     parameters = stored_parameters(model)

@@ -203,10 +203,16 @@ def _library(module: str, package: str) -> Any:
 
 def _load_weights(module: nn.Module, path: Path, name: str) -> None:
     if not path.is_file():
-        raise ArtifactError(f"--weights: there is no file {path}")
+        what = f"{path} is a directory" if path.is_dir() else f"there is no file {path}"
+        raise ArtifactError(f"--weights: {what}; expected a safetensors file")
     try:
         load_model(module, path)
-    except (SafetensorError, RuntimeError) as error:
+    except SafetensorError as error:
+        raise ArtifactError(
+            f"--weights: {path} is no safetensors file ({error}); of what torch.save wrote, "
+            "safetensors.torch.save_file(torch.load(path), new_path) makes one"
+        ) from error
+    except RuntimeError as error:
         raise ArtifactError(f"--weights: {path} does not fit '{name}': {_one_line(error)}") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
@@ -145,11 +146,23 @@ def check_out(out: Path | None) -> None:
     """Refuses before the work what saving would refuse after it.
 
     Raises:
-        ArtifactError: something else is at that place.
+        ArtifactError: something else is at that place, or it cannot be written to.
     """
-    if out is None or not out.exists():
-        return
-    if not out.is_dir():
-        raise ArtifactError(f"--out: {out} is a file; name a directory")
-    if any(out.iterdir()) and not is_artifact(out):
+    check_folder(out)
+    if out is not None and out.exists() and any(out.iterdir()) and not is_artifact(out):
         raise ArtifactError(f"--out: {out} holds files that are not of an artifact; name another directory")
+
+
+def check_folder(out: Path | None) -> None:
+    """Refuses what is no directory, and cannot become one.
+
+    Raises:
+        ArtifactError: a file is at that place or on the way there, or nobody may write there.
+    """
+    if out is None:
+        return
+    there = next(place for place in (out.absolute(), *out.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise ArtifactError(f"--out: {out if there == out.absolute() else there} is a file; name a directory")
+    if not os.access(there, os.W_OK):
+        raise ArtifactError(f"--out: {there} cannot be written to; name another directory")

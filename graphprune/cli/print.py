@@ -61,8 +61,10 @@ def command(
         runner.run(pipelines.analysis(), program)
     else:
         _one_round(named, runner, sparsity=sparsity, protect=program.protect, criterion=criterion, seed=seed)
-    if not texts:
+    if not texts and sparsity is None:
         raise OptionError(f"--after: the pass '{after}' is part of a round; give --sparsity, such as --sparsity 0.5")
+    if not texts:
+        raise OptionError(f"--after: the pass '{after}' is no part of a round that removes channels")
     typer.echo(texts[-1], nl=False)
 
 

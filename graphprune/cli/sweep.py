@@ -60,6 +60,7 @@ def command(
     ] = None,
 ) -> None:
     """Sweeps and prints a table."""
+    options.check_folder(out)
     named = build_model(model, input_shape, weights, seed)
     with Phases(lines=True) as phases:
         result = sweep(

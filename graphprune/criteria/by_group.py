@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graphprune.coupling.groups import Group
 from graphprune.criteria.criterion import Sensitivity, name_of
 from graphprune.criteria.members import member_indices
-from graphprune.errors import OptionError
+from graphprune.errors import OptionError, first_line, is_out_of_memory
 from graphprune.program import Program, stored_tensors
 from graphprune.scores import Scores
 
@@ -49,7 +50,7 @@ class ByGroup:
                 f"{name}[{dim}]": _values(tensors[name], dim, of_member) for (name, dim), of_member in indices.items()
             }
             with torch.no_grad():
-                found = self.function(weights)
+                found = self._called(weights, group)
             got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
             if not isinstance(found, Tensor) or tuple(found.shape) != (group.channels,):
                 raise OptionError(
@@ -58,6 +59,18 @@ class ByGroup:
                 )
             importance[group.start : group.stop] = found.detach().cpu()
         return Scores(importance, self.__name__)
+
+    def _called(self, weights: Weights, group: Group) -> Any:
+        try:
+            return self.function(weights)
+        except Exception as error:  # the user's code
+            if is_out_of_memory(error):
+                raise
+            shapes = ", ".join(f"'{name}' {tuple(value.shape)}" for name, value in weights.items())
+            raise OptionError(
+                f"criterion {self.__name__} fails for group {group.id} ({group.name}): {first_line(error)}\n"
+                f"It was given the weights {shapes}"
+            ) from error
 
 
 def _values(tensor: Tensor, dim: int, indices: Tensor) -> Tensor:

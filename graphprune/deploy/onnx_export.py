@@ -206,6 +206,11 @@ def _checked_target(path: str | Path) -> Path:
         raise OptionError(f"cannot export to {target}: it is a directory; give the name of a file")
     if not target.parent.is_dir():
         raise OptionError(f"cannot export to {target}: there is no directory {target.parent}; create it first")
+    try:
+        tempfile.TemporaryFile(dir=target.parent).close()
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise OptionError(f"cannot export to {target}: {target.parent} cannot be written to: {why}") from error
     return target
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import statistics
 import tempfile
@@ -21,7 +22,9 @@ from graphprune.deploy.sessions import CUDA, BoundSession, choose_provider, open
 from graphprune.deploy.timing import runs_per_sample, timed_ms
 from graphprune.errors import ArtifactError, OptionError
 from graphprune.latency.kernels import Kernel, model_of
-from graphprune.options import is_count
+from graphprune.options import check_counts
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1
 SAMPLES = 5
@@ -60,9 +63,7 @@ class Target:
         """
         import onnxruntime
 
-        for name, value in {"threads": threads, "batch": batch_size}.items():
-            if not is_count(value):
-                raise OptionError(f"{name}={value!r}: expected a whole number of at least 1")
+        check_counts(threads=threads, batch=batch_size)
         if dtype not in ("float32", "float16"):
             raise OptionError(f"dtype='{dtype}': expected 'float32' or 'float16'")
         found, _ = choose_provider(provider)
@@ -139,6 +140,12 @@ class Profile:
         Path(file.name).replace(path)  # whole or not at all, also where two processes write
         return path
 
+    def _keep(self) -> None:
+        try:
+            self.save()
+        except OSError as error:  # what was measured serves all the same
+            log.warning("the profile is not kept: %s; set GRAPHPRUNE_CACHE to a folder that can be written to", error)
+
     def ms(self, kernels: Iterable[Kernel]) -> list[float]:
         """Medians in milliseconds; measures, and saves, what is not known yet."""
         wanted = list(kernels)
@@ -146,7 +153,7 @@ class Profile:
         for kernel in missing:
             self.known_ms[kernel] = measured_ms(kernel, self.target)
         if missing:
-            self.save()
+            self._keep()
         return [self.known_ms[kernel] for kernel in wanted]
 
 

@@ -129,6 +129,8 @@ def _content(path: Path) -> dict[str, Any]:
     if not path.is_file():
         home = path.parent
         what = f"{home} has no {MANIFEST}" if home.is_dir() else f"there is no directory {home}"
+        if home.exists() and not home.is_dir():
+            what = f"{home} is no directory"
         raise ArtifactError(f"{what}; expected a directory written by compiled.save()")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

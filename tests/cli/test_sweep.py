@@ -56,6 +56,7 @@ def test_table_and_files(here: Path) -> None:
         (("--test", "sweep_batches:none"), "--test 'sweep_batches:none': sweep_batches has no 'none'"),
         (("--test", "sweep_batches"), "--test 'sweep_batches': expected package.module:name"),
         (("--data", "sweep_batches:fails"), "failed when called without arguments: ValueError: no such data"),
+        (("--out", "sweep_batches.py"), "--out: sweep_batches.py is a file; name a directory"),
         (("--latency", "1.5"), "expected shares of the latency to remove, each in (0, 1)"),
     ],
 )

@@ -399,6 +399,9 @@ def test_bad_requests_are_refused(tmp_path: Path) -> None:
         export_onnx(module, (x,), {}, tmp_path)
     with pytest.raises(OptionError, match="there is no directory"):
         export_onnx(module, (x,), {}, tmp_path / "missing" / "model.onnx")
+    if Path("/proc/self").exists():  # where not even root may write
+        with pytest.raises(OptionError, match=r"cannot export to /proc/model\.onnx: /proc cannot be written to"):
+            export_onnx(module, (x,), {}, "/proc/model.onnx")
     with pytest.raises(InputError, match="fails on its example input: RuntimeError"):
         export_onnx(module, (torch.randn(2, 5),), {}, tmp_path / "model.onnx")
     with pytest.raises(InputError, match="batch of 0"):

@@ -33,6 +33,15 @@ def test_each_kernel_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Profile.here("cpu").ms([KERNEL]) == [ms], "what was measured before is read"
 
 
+def test_what_cannot_be_kept_serves_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (cache / "file").write_text("")
+    monkeypatch.setenv("GRAPHPRUNE_CACHE", str(cache / "file"))
+    (ms,) = Profile.here("cpu").ms([KERNEL])
+    assert ms > 0 and "the profile is not kept" in caplog.text and "set GRAPHPRUNE_CACHE" in caplog.text
+
+
 def test_other_targets_have_files_of_their_own(cache: Path) -> None:
     Profile.here("cpu").ms([KERNEL])
     assert not Profile.here("cpu", threads=2).known_ms
