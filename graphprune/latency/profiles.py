@@ -88,10 +88,12 @@ class Profile:
     Attributes:
         target: What they were measured on.
         known_ms: Medians in milliseconds.
+        of_before: Whether some of them were measured by an earlier process, when the machine may have been busy.
     """
 
     target: Target
     known_ms: dict[Kernel, float] = field(default_factory=dict, repr=False)
+    of_before: bool = False
 
     @classmethod
     def here(cls, provider: str = "auto", threads: int = 1, batch_size: int = 1, dtype: str = "float32") -> Profile:
@@ -126,7 +128,11 @@ class Profile:
                 f"{path} was measured on another machine:\n  it has {target}\n  here is {here}\n"
                 "Latencies of one say nothing about the other; run graphprune.profile() here"
             )
-        return cls(target, known_ms)
+        return cls(target, known_ms, of_before=True)
+
+    def anew(self) -> Profile:
+        """One of the same target that has measured nothing yet."""
+        return replace(self, known_ms={}, of_before=False)
 
     def save(self, path: str | Path | None = None) -> Path:
         """Writes the measurements, by default to where `here` finds them; returns the path."""

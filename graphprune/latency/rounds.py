@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,6 +19,8 @@ from graphprune.latency.stopwatch import Stopwatch
 from graphprune.passes import pipelines
 from graphprune.program import Program
 from graphprune.rounds import ByRank, Rounds, Run
+
+log = logging.getLogger(__name__)
 
 TRIES, LOOKS = 6, 16
 """Networks that are measured at most in a round, and limits that are tried, some of which give the same network."""
@@ -100,6 +103,7 @@ class ByLatency:
         stopwatch: Measures on the target.
         calibration: Of the dense program.
         dense_ms: Its measured latency.
+        by_profile: What ``rank`` and ``calibration`` are by another profile.
         timing: The last measurement.
         bias: What was measured last, as a multiple of what was predicted.
     """
@@ -110,6 +114,7 @@ class ByLatency:
     stopwatch: Stopwatch
     calibration: Calibration
     dense_ms: float
+    by_profile: Callable[[Profile], tuple[ByRank, Calibration]]
     timing: TimingResult | None = None
     bias: float = 1.0
     _met: float = 0.0
@@ -123,7 +128,27 @@ class ByLatency:
         return self.rank.score(run, program, sensitivity)
 
     def prune(self, run: Run, scored: Program, budget: Budget, seed: int) -> tuple[Program, Program]:
-        """One round; the one that leads to the whole budget is done again with other predictions until it fits."""
+        """One round; the one that leads to the whole budget is done again with other predictions until it fits.
+
+        Where none fits by what an earlier process measured, its measurements are made anew: the machine may have been
+        busy, and predict that narrow layers are slow.
+        """
+        try:
+            return self._pruned(run, scored, budget, seed)
+        except BudgetError as error:
+            if not self.profile.of_before:
+                raise
+            log.warning("%s\nMeasuring operators anew: %s was measured before", error, self.profile.target.file)
+        self.profile, self.bias = self.profile.anew(), 1.0
+        self.rank, self.calibration = self.by_profile(self.profile)
+        return self._pruned(run, scored, budget, seed)
+
+    def _pruned(self, run: Run, scored: Program, budget: Budget, seed: int) -> tuple[Program, Program]:
+        """See `prune`.
+
+        Raises:
+            BudgetError: nothing fits.
+        """
         assert budget.latency is not None and self.budget.latency is not None
         model = LatencyModel(scored, self.profile, self.calibration)
         allowed_ms = (1 - budget.latency) * self.dense_ms
@@ -200,8 +225,8 @@ def _corrected(tries: list[Try], attempt: Callable[[float], Try]) -> list[Try]:
     best = min(each.share for each in tries)
     if best > MOST:
         raise BudgetError(
-            f"latency: {best:.1%} of the budget measured at best, in {len(tries)} tries. Ask for less, or lower "
-            "min_channels or align"
+            f"latency: {best:.1%} of the budget measured at best, of {len({each.share for each in tries})} networks. "
+            "Ask for less, or lower min_channels or align"
         )
     return tries
 
@@ -249,13 +274,20 @@ def rounds_for(
     if not isinstance(how, ByRank):
         raise OptionError("latency and align='auto' are about widths: they go with granularity='channel'")
     assert program.dependencies is not None
-    profile = target or Profile.here(batch_size=batch_size)
-    steps = LatencyModel(program, profile).steps()
-    rank = replace(how, limits=how.limits.with_steps(program.dependencies, steps))
+    profile, dependencies = target or Profile.here(batch_size=batch_size), program.dependencies
+
+    def with_steps(model: LatencyModel) -> ByRank:
+        return replace(how, limits=how.limits.with_steps(dependencies, model.steps()))
+
     if not budget.is_timed:
-        return ByWidths(rank, budget, profile), budget
+        return ByWidths(with_steps(LatencyModel(program, profile)), budget, profile), budget
     stopwatch = Stopwatch(program.module, program.example, profile.target)
     dense_ms = stopwatch.time().latencies["dense"].median_ms
-    calibration = LatencyModel(program, profile).calibrated(dense_ms)
+
+    def by_profile(profile: Profile) -> tuple[ByRank, Calibration]:
+        model = LatencyModel(program, profile)
+        return with_steps(model), model.calibrated(dense_ms)
+
+    rank, calibration = by_profile(profile)
     budget = budget.timed_from(dense_ms)
-    return ByLatency(rank, budget, profile, stopwatch, calibration, dense_ms), budget
+    return ByLatency(rank, budget, profile, stopwatch, calibration, dense_ms, by_profile), budget

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ import graphprune
 from graphprune import Budget
 from graphprune.deploy import TimingResult
 from graphprune.errors import BudgetError, NothingToPruneError, OptionError
+from graphprune.latency.kernels import Kernel
 from tests.latency.counting import Counting
 from tests.latency.stepped import HERE, Stepped
 
@@ -72,6 +75,25 @@ def test_other_budgets_hold_too(power: float) -> None:
 def test_what_cannot_be_measured_is_an_error(power: float) -> None:
     with pytest.raises(BudgetError, match="latency"):
         compiled(Budget(latency=0.9), protect=("0", "2", "4", "6"))
+
+
+@dataclass(eq=False)
+class Busy(Stepped):
+    """Measured while the machine was busy: what is narrow seemed to take longer than what is wide."""
+
+    def ms(self, kernels: Iterable[Kernel]) -> list[float]:
+        return [1 / (1 + self._ms(kernel)) if self.of_before else self._ms(kernel) for kernel in kernels]
+
+
+def test_measurements_of_before_that_lead_nowhere_are_made_anew(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("graphprune.latency.rounds.Stopwatch", Counting)
+    found = compiled(Budget(latency=0.6), target=Busy(HERE, of_before=True, step=4))
+    assert 0.95 * 0.4 <= share_left(found) <= 0.4 * 1.02
+    assert "Measuring operators anew" in caplog.text
+    with pytest.raises(BudgetError, match="latency"):  # what is measured now counts
+        compiled(Budget(latency=0.9), target=Busy(HERE, of_before=True, step=4), protect=("0", "2", "4", "6"))
 
 
 def test_a_latency_that_removes_nothing_is_an_error() -> None:
