@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import graphprune
+from graphprune.capture import capture
 from graphprune.errors import CaptureError
+from graphprune.program import source_line
 
 
 class StraightThrough(torch.autograd.Function):
@@ -103,3 +105,8 @@ def test_buffers_that_are_not_saved_are_not_saved_of_copies() -> None:
     module = graphprune.compile(Scaled(), torch.randn(2, 4), criterion="l1-norm").module
     for each in (module, copy.deepcopy(module), copy.deepcopy(copy.deepcopy(module))):
         assert each.get_buffer("scale").shape == (4,) and "scale" not in each.state_dict()
+
+
+def test_nodes_of_models_without_code_of_the_users_have_no_line() -> None:
+    program = capture(nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)), torch.randn(2, 5))
+    assert {source_line(node) for node in program.module.graph.nodes} == {""}

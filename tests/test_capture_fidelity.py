@@ -224,6 +224,22 @@ def test_a_forward_that_was_replaced_by_a_closure() -> None:
         graphprune.compile(net, torch.randn(2, 5), sparsity=0.5, criterion="l2-norm", schedule="one-shot")
 
 
+def test_what_cannot_be_captured_says_why_and_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    class ByValue(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(5, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.fc(x * 2 if bool(x.sum() > 0) else x)
+            return out
+
+    with pytest.raises(CaptureError, match="cannot be captured"):
+        capture(ByValue(), torch.rand(2, 5))
+    said = capfd.readouterr()
+    assert not said.out and not said.err
+
+
 class Pasted(nn.Module):
     """Writes two layers into a tensor of its own, by way of views."""
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import io
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from graphprune.capture.recurrent import raise_recurrent
 from graphprune.capture.regions import inline_regions
 from graphprune.capture.requirements import require_at_most, require_sizes
 from graphprune.example import Example
+from graphprune.quiet import only_errors
 
 
 def export(model: nn.Module, example: Example) -> fx.Graph:
@@ -37,7 +39,7 @@ def export(model: nn.Module, example: Example) -> fx.Graph:
     shapes = Example(*tree_map(dynamic, (example.args, example.kwargs)))
     # torch.export takes one tensor in two places for one input
     example = example.mapped(torch.clone)
-    with _visible_switches(model), functions_refused(), warnings.catch_warnings():
+    with _visible_switches(model), functions_refused(), warnings.catch_warnings(), _silent():
         # torch warns about its own deprecated spellings while it exports; nothing a user could act on
         warnings.simplefilter("ignore")
         exported = torch.export.export(
@@ -59,6 +61,13 @@ def export(model: nn.Module, example: Example) -> fx.Graph:
     for node in graph.nodes:
         node.meta = {"source": _user_line(node.meta.get("stack_trace") or "")}
     return graph
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Torch prints the whole of a graph that it gives up, besides raising why."""
+    with only_errors("torch.fx.experimental"), redirect_stderr(io.StringIO()):
+        yield
 
 
 def _largest_batch(graph: fx.Graph, exported: torch.export.ExportedProgram) -> int | None:

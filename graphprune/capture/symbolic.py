@@ -157,10 +157,10 @@ def _regions() -> tuple[bool, ...]:
 
 
 def _calling_line() -> str:
-    """``file:line`` of the innermost frame outside of torch and graphprune."""
+    """``file:line`` of the innermost frame of the model that is not in torch or graphprune."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("torch", "graphprune"):
-        frame = frame.f_back
+        frame = None if frame.f_code is trace.__code__ else frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else ""
 
 

@@ -20,6 +20,7 @@ from graphprune.deploy.attention import with_plain_attention
 from graphprune.deploy.lower_precision import Precision
 from graphprune.errors import ExportError
 from graphprune.example import Example
+from graphprune.quiet import only_errors
 
 _log = logging.getLogger(__name__)
 
@@ -138,15 +139,7 @@ def summary(error: BaseException) -> str:
 @contextmanager
 def quiet_exporter() -> Iterator[None]:
     """Silence what the exporter says about its own internals; warnings that are not in `_NOISE` pass."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            for category, message in _NOISE:
-                warnings.filterwarnings("ignore", message=message, category=category)
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with only_errors("torch.onnx", "onnxscript", "onnx_ir"), warnings.catch_warnings():
+        for category, message in _NOISE:
+            warnings.filterwarnings("ignore", message=message, category=category)
+        yield
