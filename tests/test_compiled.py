@@ -65,6 +65,11 @@ def test_dense_and_compact_are_timed_under_their_names() -> None:
     assert times.repeats == 2
 
 
+def test_more_threads_than_cores_by_far() -> None:
+    with pytest.raises(OptionError, match="threads=1000000: this machine has"):
+        saved_tiny().compiled.benchmark(threads=1_000_000)
+
+
 @pytest.mark.parametrize("wrong", [{"batch": 0}, {"batch": 2.5}, {"threads": "2"}, {"repeats": 0}])
 def test_numbers_of_a_benchmark_that_are_none(wrong: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match=rf"{next(iter(wrong))}=.+: expected a whole number of at least 1"):

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import logging
+import os
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -70,6 +71,10 @@ def choose_provider(requested: str) -> tuple[str, str]:
     return CPU, obstacle
 
 
+MOST_THREADS = 16
+"""On each core: with more a run takes minutes, and says nothing."""
+
+
 def open_session(path: Path, provider: str, threads: int, profile_prefix: str | None = None) -> Any:
     """A session whose first provider is really the one asked for.
 
@@ -81,8 +86,11 @@ def open_session(path: Path, provider: str, threads: int, profile_prefix: str | 
 
     Raises:
         ArtifactError: If the file is missing or is not a valid model.
-        OptionError: If onnxruntime quietly dropped the provider.
+        OptionError: If onnxruntime quietly dropped the provider, or there are many more threads than cores.
     """
+    cores = os.cpu_count() or 1
+    if threads > MOST_THREADS * cores:
+        raise OptionError(f"threads={threads}: this machine has {cores} cores; onnxruntime would wait for itself")
     if not path.is_file():
         raise ArtifactError(f"there is no ONNX file at {path}")
     if provider == CUDA:
