@@ -73,7 +73,7 @@ def test_what_is_no_artifact_is_refused(load: Load, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"has no manifest\.json; expected a directory written by"):
         load(tmp_path)
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(ArtifactError, match="there is no directory"):
+    with pytest.raises(ArtifactError, match="file is no directory; expected a directory written by"):
         load(tmp_path / "file")
 
 
