@@ -271,6 +271,36 @@ def test_a_tensor_that_forward_makes_and_writes_to_is_no_constant() -> None:
         compiled.module(other).sum().backward()  # what one call writes is not part of the next one's gradient
 
 
+def test_a_sum_in_a_tensor_of_its_own_begins_anew_in_each_call() -> None:
+    class Summed(Pasted):
+        def forward(self, x: Tensor) -> Tensor:
+            total = torch.zeros(())
+            for layer in (self.first, self.second):
+                total += layer(x).mean()
+            out: Tensor = self.head(torch.cat([self.first(x), self.second(x)], 1)) * total
+            return out
+
+    model, x = Summed(), torch.rand(4, 5)
+    module = capture(model, x).module
+    for _ in range(2):
+        torch.testing.assert_close(module(x), model(x))
+
+
+def test_what_a_model_remembers_in_an_attribute_is_its_own() -> None:
+    class Remembering(Pasted):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen = torch.zeros(6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = torch.relu(self.first(x))
+            self.seen.copy_(hidden.detach().mean(0))
+            out: Tensor = self.head(torch.cat([hidden, self.second(x)], 1))
+            return out
+
+    assert capture(Remembering(), torch.rand(4, 5)).captured_by.route == "torch.fx"
+
+
 def test_what_only_training_computes_is_said() -> None:
     def noisy(self: Any, x: Tensor) -> Any:
         y = self.a(x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -85,9 +86,15 @@ def _versions(module: nn.Module, model: nn.Module) -> list[int]:
 
     What one call writes is there in the next one, gradients with it; and of views of one tensor each is a constant.
     """
-    own = stored_tensors(model).keys()
-    made = [tensor for name, tensor in stored_tensors(module).items() if name not in own]
+    originals = submodules(model)
+    made = [tensor for name, tensor in stored_tensors(module).items() if not _has(originals, name)]
     return [tensor._version for tensor in made if not tensor.is_inference()]
+
+
+def _has(modules: Mapping[str, nn.Module], name: str) -> bool:
+    """Whether a model holds something of that name itself: a parameter, a buffer, or a plain attribute."""
+    path, _, last = name.rpartition(".")
+    return path in modules and hasattr(modules[path], last)
 
 
 def _fixed(program: Program, reasons: str) -> Program:
