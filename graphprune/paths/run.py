@@ -108,9 +108,9 @@ class PathRun(LabelRun):
             self._of_result = self._by_op(call, operands, planes)
         else:
             self._of_result = None
-            if call.contracts or call.mixes:  # of constants, which are not followed where their labels are lost
+            if call.contracts or call.mixes:  # of constants, which are followed by their labels alone
                 of_constants = self._channels_of(leaf.planes for leaf in _labelled(call.arguments))
-                self._use(_without(of_constants, self._channels_of(planes)))
+                self._use(_without(of_constants, self._channels_of(planes)) if known else of_constants)
         self._note_roots(call, operands, planes, by_weights=bool(known) and len(operands) == 1)
         return planes
 

@@ -197,11 +197,17 @@ def attended(model: Any, hidden: Tensor, x: Tensor) -> Tensor:
     return functional.scaled_dot_product_attention(hidden[None], hidden[None], hidden[None])[0]
 
 
+def weighed(model: Any, hidden: Tensor, x: Tensor) -> Tensor:
+    """By shares that a layer makes of a constant: each of its rows gets into all."""
+    return hidden * functional.linear(model.square[0], model.square).softmax(0)
+
+
 BETWEEN: dict[str, Callable[[Any, Tensor, Tensor], Tensor]] = {
     "scaled weight": lambda model, hidden, x: hidden + functional.linear(hidden, model.square * 2),
     "product of weights": lambda model, hidden, x: hidden @ (model.square.t() @ model.square),
     "symmetric": lambda model, hidden, x: functional.linear(hidden, model.square + model.square.t()),
     "attention on itself": attended,
+    "shares of a constant": weighed,
     "rows by data": without_rows,
     "addmm": lambda model, hidden, x: hidden + torch.addmm(x.mean(1, keepdim=True), hidden, model.square),
     "corner of all pairs": lambda model, hidden, x: (hidden[:, :, None] * (1 + hidden)[:, None]).flatten(1)[:, :6],
