@@ -290,11 +290,12 @@ def test_what_a_model_remembers_in_an_attribute_is_its_own() -> None:
     class Remembering(Pasted):
         def __init__(self) -> None:
             super().__init__()
-            self.seen = torch.zeros(6)
+            self.seen, self.others = torch.zeros(6), {"mean": [torch.zeros(6)]}
 
         def forward(self, x: Tensor) -> Tensor:
             hidden = torch.relu(self.first(x))
             self.seen.copy_(hidden.detach().mean(0))
+            self.others["mean"][0].copy_(hidden.detach().mean(0))
             out: Tensor = self.head(torch.cat([hidden, self.second(x)], 1))
             return out
 

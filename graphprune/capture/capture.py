@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from graphprune.capture.fidelity import Reference
 from graphprune.capture.functions import is_transform, transforms_left
@@ -56,14 +57,14 @@ def capture(
     at_one_size: Program | None = None
     for name, route in ROUTES.items():
         try:
-            module = _captured(model, example, route)
+            module, own = _captured(model, example, route)
         except Exception as error:  # tracing runs the user's code, which may raise anything
             reasons.append(f"{name}: {first_line(error)}")
             continue
         program = Program(module, example, CapturedBy(name, "; ".join(reasons)), protect, attention)
-        before = _versions(module, model)
+        before = _versions(module, own)
         difference = reference.difference(module) if reference is not None else None
-        if _versions(module, model) != before:
+        if _versions(module, own) != before:
             reasons.append(f"{name}: it writes to a tensor that the model makes anew, and that tracing makes once")
             continue
         if difference is None:
@@ -81,20 +82,41 @@ def capture(
     )
 
 
-def _versions(module: nn.Module, model: nn.Module) -> list[int]:
-    """How often the constants were written to that tracing made of a model's tensors.
+def _versions(module: nn.Module, own: frozenset[int]) -> list[int]:
+    """How often the constants were written to that tracing made of what a model makes anew in each call.
 
     What one call writes is there in the next one, gradients with it; and of views of one tensor each is a constant.
+
+    Args:
+        module: The graph module.
+        own: Memory of what the model keeps itself, see `_memory_of`.
     """
-    originals = submodules(model)
-    made = [tensor for name, tensor in stored_tensors(module).items() if not _has(originals, name)]
+    made = [tensor for tensor in stored_tensors(module).values() if _memory(tensor) not in own]
     return [tensor._version for tensor in made if not tensor.is_inference()]
 
 
-def _has(modules: Mapping[str, nn.Module], name: str) -> bool:
-    """Whether a model holds something of that name itself: a parameter, a buffer, or a plain attribute."""
-    path, _, last = name.rpartition(".")
-    return path in modules and hasattr(modules[path], last)
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata if tensor.layout == torch.strided else id(tensor)  # sparse ones have none
+
+
+def _memory_of(root: nn.Module) -> frozenset[int]:
+    """Memory of all tensors that a module keeps, also in containers and in objects of its own."""
+    found, seen = set[int](), dict[int, Any]()
+    left: list[Any] = [vars(module) for module in submodules(root).values()]
+    while left:
+        item = left.pop()
+        if id(item) in seen or isinstance(item, (type, nn.Module, ModuleType, FunctionType)):
+            continue
+        seen[id(item)] = item
+        if isinstance(item, Tensor):
+            found.add(_memory(item))
+        elif isinstance(item, Mapping):
+            left += item.values()
+        elif isinstance(item, (list, tuple, set)):
+            left += item
+        elif hasattr(item, "__dict__"):
+            left.append(vars(item))
+    return frozenset(found)
 
 
 def _fixed(program: Program, reasons: str) -> Program:
@@ -110,11 +132,12 @@ _SEED = 1
 """While tracing: not that of the comparison, or numbers that tracing draws once and for all would pass for new ones."""
 
 
-def _captured(model: nn.Module, example: Example, route: Route) -> fx.GraphModule:
-    """A graph module of a copy of the model, in the modes of the model."""
+def _captured(model: nn.Module, example: Example, route: Route) -> tuple[fx.GraphModule, frozenset[int]]:
+    """A graph module of a copy of the model, in the modes of the model; and the memory of what that copy keeps."""
     root = private_copy(model)  # one for each route: a trace that failed may leave anything in it
     modes = {name: module.training for name, module in submodules(root).items()}
     root = legalise(root).eval()
+    own = _memory_of(root)
     with private_random_state(_SEED), transforms_left():
         graph = route(root, example)
     transforms = [node for node in graph.nodes if is_transform(node.target)]
@@ -128,7 +151,7 @@ def _captured(model: nn.Module, example: Example, route: Route) -> fx.GraphModul
     _restore_persistence(module, root)
     if not any(True for _ in module.parameters()):
         raise OpaqueCall(f"no parameter of {type(model).__name__} takes part in its graph (scripts hide theirs)")
-    return module
+    return module, own
 
 
 _OF_GRAPH_MODULES = frozenset({*dir(fx.GraphModule), "meta"} - {*dir(nn.Module)})
