@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from weakref import ReferenceType
+from collections.abc import Mapping, Set
+from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor, nn
@@ -16,17 +16,43 @@ from graphprune.program import Cut, Kept, cuts_of, take
 log = logging.getLogger(__name__)
 
 
-def check_holds(optimizer: object, module: nn.Module, replaced: Sequence[ReferenceType[nn.Parameter]]) -> None:
-    """Checks that what an optimizer holds is what it should follow.
+class Replaced:
+    """Parameters that rounds have put smaller ones in the place of, as long as something else holds them."""
+
+    def __init__(self) -> None:
+        self._former: list[ReferenceType[nn.Parameter]] = []
+
+    def note(self, before: Mapping[str, nn.Parameter], after: Mapping[str, nn.Parameter]) -> None:
+        """After a round: parameters by name, before and after it."""
+        now = [ref(parameter) for name, parameter in before.items() if after.get(name) is not parameter]
+        self._former = [each for each in self._former if each() is not None] + now
+
+    def among(self, held: Set[int]) -> int:
+        """How many of them have these identities."""
+        return sum(id(parameter) in held for each in self._former if (parameter := each()) is not None)
+
+    def __getstate__(self) -> dict[str, object]:
+        """Nothing: weak references stay where they are, and copies have other identities."""
+        return {"_former": []}
+
+
+def followers(given: object, module: nn.Module, replaced: Replaced) -> list[Optimizer]:
+    """The optimizers that are to follow a module's parameters.
 
     Args:
-        optimizer: As a user gives it.
+        given: One, a list or tuple of several, or None for none, as a user gives it.
         module: Holds the parameters.
-        replaced: Parameters that it held before earlier rounds.
+        replaced: What earlier rounds have replaced.
 
     Raises:
-        InputError: it is no optimizer, holds no parameter of the module, or some that rounds without it have replaced.
+        InputError: one is no optimizer, holds no parameter of the module, or some that rounds without it have
+            replaced.
     """
+    each_given = given if isinstance(given, (list, tuple)) else [] if given is None else [given]
+    return [_checked(each, module, replaced) for each in each_given]
+
+
+def _checked(optimizer: object, module: nn.Module, replaced: Replaced) -> Optimizer:
     if not isinstance(optimizer, Optimizer):
         got = optimizer.__name__ + ", the class" if isinstance(optimizer, type) else type(optimizer).__name__
         raise InputError(f"optimizer: expected a torch optimizer, made from pruner.module.parameters(); got {got}")
@@ -36,13 +62,14 @@ def check_holds(optimizer: object, module: nn.Module, replaced: Sequence[Referen
             "the optimizer holds no parameter of pruner.module; create it from pruner.module.parameters(), after the "
             "Pruner"
         )
-    former = [parameter for each in replaced if (parameter := each()) is not None and id(parameter) in held]
+    former = replaced.among(held)
     if former:
         raise InputError(
-            f"the optimizer holds {len(former)} parameters that an earlier step(), without optimizer=, has replaced by "
+            f"the optimizer holds {former} parameters that an earlier step(), without optimizer=, has replaced by "
             "smaller ones: it would train what the network does not have any more. Give optimizer= to every step(), or "
             "create a new one from pruner.module.parameters()"
         )
+    return optimizer
 
 
 def follow(

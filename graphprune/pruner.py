@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
-from weakref import ReferenceType, ref
 
 from torch import Tensor, fx, nn
 from torch.optim import Optimizer
@@ -26,7 +25,7 @@ from graphprune.example import Example
 from graphprune.granularity import accumulate_of, counted_by, granularity_of, rounds_of, samples_together
 from graphprune.latency.profiles import Profile
 from graphprune.latency.rounds import rounds_for
-from graphprune.optimizer import check_holds, clear_dead, follow
+from graphprune.optimizer import Replaced, clear_dead, follow, followers
 from graphprune.options import attention_of, check_options, check_switches, limits_of
 from graphprune.passes import pipelines
 from graphprune.paths.dead import DeadPaths, dead_paths_of
@@ -105,7 +104,7 @@ class Pruner:
         self._criterion_name = criterion if isinstance(criterion, str) else name_of(criterion)
         self._targets = targets_of(schedule, self._budget.sparsity)
         check_options(samples, protect, seed, progress, runner)
-        self._verify, self._seed, self._progress = verify, seed, progress or (lambda stage, done, total: None)
+        self._verify, self._seed, self._progress = verify, seed, progress or _silent
         self._runner = Runner() if runner is None else runner
         self._progress("analyse", 0, len(self._targets))
         self._model_name = type(model).__name__
@@ -118,7 +117,7 @@ class Pruner:
         self._program = self._original
         self._module: fx.GraphModule = self._original.module
         self._shares_with: nn.Module | None = model
-        self._replaced: list[ReferenceType[nn.Parameter]] = []
+        self._replaced = Replaced()
         stream = SampleStream(data, Example.of(example_input))
         self._sensitivity = Sensitivity(
             stream, loss or cross_entropy, samples, accumulate_of(accumulate, goes), seed, samples_together(goes)
@@ -151,12 +150,15 @@ class Pruner:
         """Steps until the budget is met."""
         return len(self._targets) - len(self.rounds)
 
-    def step(self, data: Iterable[Any] | None = None, optimizer: Optimizer | None = None) -> Round:
+    def step(
+        self, data: Iterable[Any] | None = None, optimizer: Optimizer | Sequence[Optimizer] | None = None
+    ) -> Round:
         """One round: score, select, prune, verify.
 
         Args:
             data: Batches for this round; what the pruner was made with by default.
             optimizer: Follows the parameters of `module` as they shrink: state is sliced, groups keep their options.
+                A sequence where several have a share of the parameters each.
 
         Returns:
             What was done. A round whose target is met already removes nothing.
@@ -165,7 +167,8 @@ class Pruner:
             NothingToPruneError: all rounds are done.
             InputError: the model has no values, because it is on the meta device.
         """
-        self._check_step(optimizer)
+        self._check_step()
+        optimizers = followers(optimizer, self._module, self._replaced)
         self._runner.forget()
         sensitivity = self._sensitivity
         if data is not None:
@@ -174,7 +177,7 @@ class Pruner:
         target = self._budget.scaled(self._targets[len(self.rounds)])
         weights_before, made = self._costs["weights"], _Made()
         if not self._rounds.is_met(target, self._costs):
-            made = self._prune(target, sensitivity, optimizer)
+            made = self._prune(target, sensitivity, optimizers)
         zeroed = weights_before - self._costs["weights"]
         verification = self._program.verification if (made.removed or zeroed) and self._verify else None
         entry = Round(
@@ -186,7 +189,7 @@ class Pruner:
         self._progress("done", len(self.rounds), len(self._targets))
         return entry
 
-    def _check_step(self, optimizer: Optimizer | None) -> None:
+    def _check_step(self) -> None:
         if not self.rounds_left:
             raise NothingToPruneError(f"all {len(self._targets)} rounds are done; call finish()")
         if device_of(self._program).type == "meta":
@@ -194,10 +197,8 @@ class Pruner:
                 f"{self._model_name} is on the meta device: without values it can be analysed and reported on, "
                 "not scored or proved; load its weights first"
             )
-        if optimizer is not None:
-            check_holds(optimizer, self._module, self._replaced)
 
-    def _prune(self, target: Budget, sensitivity: Sensitivity, optimizer: Optimizer | None) -> _Made:
+    def _prune(self, target: Budget, sensitivity: Sensitivity, optimizers: Sequence[Optimizer]) -> _Made:
         """Scores, selects, prunes and proves."""
         before = self._program
         if before.dependencies is None:
@@ -211,7 +212,7 @@ class Pruner:
         selected, pruned = self._rounds.prune(self._run, scored, target, self._seed + len(self.rounds))
         assert selected.selection is not None
         dead_paths = self._checked_paths(selected) if selected.selection.masks else None
-        self._adopt(selected, pruned, optimizer)
+        self._adopt(selected, pruned, optimizers)
         removed = (before.channels_left or 0) - (self._program.channels_left or 0)
         return _Made(removed, scores.loss, selected.selection.bound, dead_paths)
 
@@ -274,7 +275,7 @@ class Pruner:
         self._progress(stage, len(self.rounds), len(self._targets))
         return self._runner.run(pipeline, program)
 
-    def _adopt(self, before: Program, after: Program, optimizer: Optimizer | None) -> None:
+    def _adopt(self, before: Program, after: Program, optimizers: Sequence[Optimizer]) -> None:
         """Puts the compact program into the module that the user holds."""
         assert before.dependencies is not None and before.selection is not None
         kept = before.dependencies.kept(before.selection.keep)
@@ -284,8 +285,8 @@ class Pruner:
         if self._original.module is self._module:
             self._original = replace(self._original, module=former)
         new = dict(self._module.named_parameters())
-        self._replaced += [ref(parameter) for name, parameter in old.items() if new.get(name) is not parameter]
-        if optimizer is not None:
+        self._replaced.note(old, new)
+        for optimizer in optimizers:
             follow(optimizer, old, new, kept)
             clear_dead(optimizer, new, after.masks)
         if kept:
@@ -298,6 +299,10 @@ class Pruner:
     def _achieved(self) -> dict[Measure, float]:
         before = self._costs_before
         return {name: 1 - self._costs[name] / before[name] for name in MEASURES if before[name]}
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    """Progress that nobody asked for."""
 
 
 def _dropped(model: nn.Module, program: Program) -> tuple[str, ...]:

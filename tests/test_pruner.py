@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -199,7 +201,29 @@ def test_an_optimizer_that_an_earlier_step_was_not_given() -> None:
     pruner.step(batches(1), SGD(pruner.module.parameters(), lr=0.1))
 
 
-@pytest.mark.parametrize("given", [SGD, 3])
+def test_several_optimizers_follow_together() -> None:
+    pruner, data = pruner_of(schedule="linear"), batches(1)
+    weights, biases = ([p for _, p in named(pruner) if (p.dim() > 1) is chosen] for chosen in (True, False))
+    optimizers = [SGD(weights, lr=0.1, momentum=0.9), Adam(biases)]
+    for _ in range(2):
+        for optimizer in optimizers:
+            train(pruner.module, optimizer, data)
+        assert pruner.step(data, optimizers).removed
+    held = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+    assert held == {id(p) for p in pruner.module.parameters()}
+
+
+def test_a_pruner_is_copied_and_pickled_between_steps() -> None:
+    pruner = pruner_of(schedule="linear")
+    optimizer = SGD(pruner.module.parameters(), lr=0.1)
+    pruner.step(batches(1))
+    for again in (copy.deepcopy(pruner), pickle.loads(pickle.dumps(pruner))):
+        assert again.step(batches(1), SGD(again.module.parameters(), lr=0.1)).removed
+    with pytest.raises(InputError, match="an earlier step"):
+        pruner.step(batches(1), optimizer)
+
+
+@pytest.mark.parametrize("given", [SGD, 3, [3]])
 def test_what_is_no_optimizer(given: Any) -> None:
     with pytest.raises(InputError, match="expected a torch optimizer, made from"):
         pruner_of().step(batches(1), given)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -185,7 +186,8 @@ class ByLatency:
         if budget.latency >= self.budget.latency or tries[0].share * allowed_ms < at_last_ms:
             tries = _corrected(tries, attempt)
         best = min(tries, key=lambda each: (each.share > 1, abs(each.share - 1)))
-        self.timing, self._met = best.timing, budget.latency
+        # what was measured counts: rounds that ask for no more than that have nothing to do
+        self.timing, self._met = best.timing, max(budget.latency, 1 - best.share * allowed_ms / self.dense_ms)
         return best.selected, best.pruned
 
     def _narrowest_ms(self, model: LatencyModel) -> float:
@@ -273,21 +275,23 @@ def rounds_for(
         return how, budget
     if not isinstance(how, ByRank):
         raise OptionError("latency and align='auto' are about widths: they go with granularity='channel'")
-    assert program.dependencies is not None
-    profile, dependencies = target or Profile.here(batch_size=batch_size), program.dependencies
-
-    def with_steps(model: LatencyModel) -> ByRank:
-        return replace(how, limits=how.limits.with_steps(dependencies, model.steps()))
-
+    profile = target or Profile.here(batch_size=batch_size)
     if not budget.is_timed:
-        return ByWidths(with_steps(LatencyModel(program, profile)), budget, profile), budget
+        return ByWidths(_with_steps(how, program, LatencyModel(program, profile)), budget, profile), budget
     stopwatch = Stopwatch(program.module, program.example, profile.target)
     dense_ms = stopwatch.time().latencies["dense"].median_ms
-
-    def by_profile(profile: Profile) -> tuple[ByRank, Calibration]:
-        model = LatencyModel(program, profile)
-        return with_steps(model), model.calibrated(dense_ms)
-
+    by_profile = partial(_by_profile, how, program, dense_ms)
     rank, calibration = by_profile(profile)
     budget = budget.timed_from(dense_ms)
     return ByLatency(rank, budget, profile, stopwatch, calibration, dense_ms, by_profile), budget
+
+
+def _with_steps(how: ByRank, program: Program, model: LatencyModel) -> ByRank:
+    assert program.dependencies is not None
+    return replace(how, limits=how.limits.with_steps(program.dependencies, model.steps()))
+
+
+def _by_profile(how: ByRank, program: Program, dense_ms: float, profile: Profile) -> tuple[ByRank, Calibration]:
+    """What a measurement of operators says about a dense program whose latency is known."""
+    model = LatencyModel(program, profile)
+    return _with_steps(how, program, model), model.calibrated(dense_ms)

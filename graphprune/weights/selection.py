@@ -37,7 +37,7 @@ def select_weights(program: Program, allowed: int) -> Selection:
     dependencies, ranks = program.dependencies, Ranks.of(program)
     everything = torch.ones(dependencies.channels, dtype=torch.bool)
     while True:  # ends: every time round at least one weight more stays
-        dead = ranks.lowest(ranks.own, len(ranks.own) - allowed)
+        dead, _ = ranks.lowest(ranks.own, len(ranks.own) - allowed)
         missing, _ = ranks.missing(dead, dependencies, torch.full((dependencies.channels,), _STAYS), ~everything)
         if not len(missing):
             return Selection(everything, masks=ranks.masks(dead))
@@ -68,8 +68,7 @@ def select_jointly(program: Program, allowed: int, limits: Limits) -> Selection:
     count = len(ranks.own) - allowed
     while True:  # ends: every time round at least one channel or weight more stays
         effective = ranks.with_channels(dependencies, importance)
-        dead = ranks.lowest(effective, count)
-        threshold = float(kth_lowest(effective, count)) if count > 0 else _GONE
+        dead, threshold = ranks.lowest(effective, count)
         removed = importance <= threshold
         if int((effective <= threshold).count_nonzero()) > count:
             at_threshold = (importance == threshold).nonzero().flatten()
@@ -154,11 +153,11 @@ class Ranks:
         parts: Sequence[Tensor] = row.split([shape.numel() for shape in self.shapes.values()])
         return parts
 
-    def lowest(self, importance: Tensor, count: int) -> Tensor:
-        """The so many lowest, bool, shape ``(weights,)``; of equal ones those that come first."""
+    def lowest(self, importance: Tensor, count: int) -> tuple[Tensor, float]:
+        """The so many lowest, bool, shape ``(weights,)``, of equal ones those that come first; and the highest's."""
         if count <= 0:
-            return torch.zeros_like(importance, dtype=torch.bool)
-        threshold = kth_lowest(importance, count)
+            return torch.zeros_like(importance, dtype=torch.bool), _GONE
+        threshold = float(kth_lowest(importance, count))
         if threshold == _STAYS:
             least = int((importance == _STAYS).count_nonzero())
             raise BudgetError(
@@ -169,7 +168,7 @@ class Ranks:
         dead = importance < threshold
         equal = (importance == threshold).nonzero().flatten()
         dead[equal[: count - int(dead.count_nonzero())]] = True
-        return dead
+        return dead, threshold
 
     def row(self, masks: Masks) -> Tensor:
         """Live weights of all parameters, bool, shape ``(weights,)``; undoes `masks`."""

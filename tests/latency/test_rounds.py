@@ -162,3 +162,11 @@ def test_steps_that_bind_are_named() -> None:
             network(), EXAMPLE, sparsity=0.2, min_channels=50, align="auto", criterion="l2-norm",
             target=Stepped(HERE, step=16),
         )  # fmt: skip
+
+
+def test_a_round_has_nothing_to_do_where_an_earlier_one_measured_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graphprune.latency.rounds.Stopwatch", Counting)
+    found = compiled(Budget(latency=0.5), schedule=lambda share: [0.99 * share, share])  # two percent more are aimed at
+    first, second = found.report.rounds
+    assert first.removed and not second.removed
+    assert 0.95 * 0.5 <= share_left(found) <= 0.5
