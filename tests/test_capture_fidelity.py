@@ -255,11 +255,12 @@ class Pasted(nn.Module):
         return out
 
 
-def test_a_tensor_that_forward_makes_and_writes_to_is_no_constant() -> None:
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_tensor_that_forward_makes_and_writes_to_is_no_constant(verify: bool) -> None:
     """Tracing makes it once, and a constant of each of its views; what one call writes would be there in the next."""
     model, x = Pasted(), torch.rand(4, 5)
-    assert "tracing makes once" in capture(model, x).captured_by.reason
-    compiled = graphprune.compile(model, x, sparsity=0.5, criterion="l1-norm", schedule="one-shot")
+    assert "tracing makes once" in capture(model, x, verify=verify).captured_by.reason
+    compiled = graphprune.compile(model, x, sparsity=0.5, criterion="l1-norm", schedule="one-shot", verify=verify)
     kept = {name: indices.tolist() for (name, dim), indices in compiled.plan.kept.items() if name.endswith("weight")}
     with torch.no_grad():  # masked by hand, for verification runs the same graph
         for at, layer in enumerate(("first", "second")):
@@ -300,6 +301,28 @@ def test_what_a_model_remembers_in_an_attribute_is_its_own() -> None:
             return out
 
     assert capture(Remembering(), torch.rand(4, 5)).captured_by.route == "torch.fx"
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_buffers_that_are_views_of_each_other_are_not_written_to(verify: bool) -> None:
+    class Parts(Pasted):
+        def __init__(self, writes: bool) -> None:
+            super().__init__()
+            self.register_buffer("whole", torch.zeros(4, 12))
+            self.register_buffer("part", self.get_buffer("whole")[:, :6])
+            self.writes = writes
+
+        def forward(self, x: Tensor) -> Tensor:
+            first = torch.relu(self.first(x))
+            if self.writes:
+                self.get_buffer("part").copy_(first.detach())
+            out: Tensor = self.head(torch.cat([first, self.second(x)], 1) + self.get_buffer("whole"))
+            return out
+
+    x = torch.rand(4, 5)
+    assert capture(Parts(writes=False), x, verify=verify).captured_by.route == "torch.fx"
+    with pytest.raises(CaptureError, match="writes to buffer 'part', which shares memory with another one"):
+        capture(Parts(writes=True), x, verify=verify)
 
 
 def test_what_only_training_computes_is_said() -> None:

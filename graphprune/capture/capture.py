@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
-from graphprune.capture.fidelity import Reference
+from graphprune.capture.fidelity import Reference, run
 from graphprune.capture.functions import is_transform, transforms_left
 from graphprune.capture.layout import free_of_layout
 from graphprune.capture.legalise import legalise
@@ -19,9 +18,10 @@ from graphprune.capture.requirements import require_sizes
 from graphprune.capture.routes import ROUTES, Route
 from graphprune.capture.symbolic import OpaqueCall
 from graphprune.capture.training import follow_mode
+from graphprune.capture.written import ReadOnly, memory_of
 from graphprune.errors import CaptureError, InputError, first_line
 from graphprune.example import Example
-from graphprune.program import Attention, CapturedBy, Program, stored_parameters, stored_tensors, submodules
+from graphprune.program import Attention, CapturedBy, Program, stored_parameters, submodules
 from graphprune.randomness import private_random_state
 
 
@@ -42,8 +42,8 @@ def capture(
         example_input: A tensor, a tuple of arguments, or a dict of keyword arguments.
         protect: Name patterns kept for the analysis.
         attention: What goes of attention, kept for the analysis.
-        verify: Run the model, and take a graph only if it computes the same. On the meta device there is nothing to
-            compare.
+        verify: Run the model, and take a graph only if it computes the same. Without it a graph runs at most once, to
+            see what it writes to. On the meta device there is nothing to compare.
 
     Raises:
         InputError: the example holds no tensor, or the model is not ready to run.
@@ -51,8 +51,8 @@ def capture(
     """
     example = Example.of(example_input)
     _check_inputs(model, example, example_input)
-    verify = verify and not any(parameter.is_meta for parameter in model.parameters())
-    reference = Reference.of(private_copy(model).eval(), example) if verify else None
+    on_meta = any(parameter.is_meta for parameter in model.parameters())
+    reference = Reference.of(private_copy(model).eval(), example) if verify and not on_meta else None
     reasons: list[str] = []
     at_one_size: Program | None = None
     for name, route in ROUTES.items():
@@ -62,10 +62,13 @@ def capture(
             reasons.append(f"{name}: {first_line(error)}")
             continue
         program = Program(module, example, CapturedBy(name, "; ".join(reasons)), protect, attention)
-        before = _versions(module, own)
+        read_only = ReadOnly(module, own, model)
         difference = reference.difference(module) if reference is not None else None
-        if _versions(module, own) != before:
-            reasons.append(f"{name}: it writes to a tensor that the model makes anew, and that tracing makes once")
+        if reference is None and read_only.watched and not on_meta:
+            with suppress(Exception):  # of a graph that cannot run analysis says where
+                run(module, example)
+        if written := read_only.written():
+            reasons.append(f"{name}: it writes to {written}")
             continue
         if difference is None:
             return program if reference is None else replace(program, captured_by=reference.remarked(program))
@@ -80,43 +83,6 @@ def capture(
         "Move control flow on tensor values, on the size of the batch and on what earlier calls left behind out of "
         "forward()."
     )
-
-
-def _versions(module: nn.Module, own: frozenset[int]) -> list[int]:
-    """How often the constants were written to that tracing made of what a model makes anew in each call.
-
-    What one call writes is there in the next one, gradients with it; and of views of one tensor each is a constant.
-
-    Args:
-        module: The graph module.
-        own: Memory of what the model keeps itself, see `_memory_of`.
-    """
-    made = [tensor for tensor in stored_tensors(module).values() if _memory(tensor) not in own]
-    return [tensor._version for tensor in made if not tensor.is_inference()]
-
-
-def _memory(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata if tensor.layout == torch.strided else id(tensor)  # sparse ones have none
-
-
-def _memory_of(root: nn.Module) -> frozenset[int]:
-    """Memory of all tensors that a module keeps, also in containers and in objects of its own."""
-    found, seen = set[int](), dict[int, Any]()
-    left: list[Any] = [vars(module) for module in submodules(root).values()]
-    while left:
-        item = left.pop()
-        if id(item) in seen or isinstance(item, (type, nn.Module, ModuleType, FunctionType)):
-            continue
-        seen[id(item)] = item
-        if isinstance(item, Tensor):
-            found.add(_memory(item))
-        elif isinstance(item, Mapping):
-            left += item.values()
-        elif isinstance(item, (list, tuple, set)):
-            left += item
-        elif hasattr(item, "__dict__"):
-            left.append(vars(item))
-    return frozenset(found)
 
 
 def _fixed(program: Program, reasons: str) -> Program:
@@ -137,7 +103,7 @@ def _captured(model: nn.Module, example: Example, route: Route) -> tuple[fx.Grap
     root = private_copy(model)  # one for each route: a trace that failed may leave anything in it
     modes = {name: module.training for name, module in submodules(root).items()}
     root = legalise(root).eval()
-    own = _memory_of(root)
+    own = memory_of(root)
     with private_random_state(_SEED), transforms_left():
         graph = route(root, example)
     transforms = [node for node in graph.nodes if is_transform(node.target)]

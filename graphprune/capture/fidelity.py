@@ -62,7 +62,7 @@ class Reference:
             InputError: the model fails on its own example.
         """
         try:
-            found = [(example, _run(model, example))]
+            found = [(example, run(model, example))]
         except Exception as error:  # the user's code
             if is_out_of_memory(error):
                 raise
@@ -74,7 +74,7 @@ class Reference:
         for batch_size in sorted(others) if any(map(example.is_batched, example.tensors())) else ():
             resized = example.resized(batch_size)
             try:
-                found.append((resized, _run(model, resized)))
+                found.append((resized, run(model, resized)))
             except Exception as error:  # a model may take its own batch size only
                 if is_out_of_memory(error):
                     raise
@@ -89,12 +89,11 @@ class Reference:
                 return Difference(example.batch_size, what)
         return None
 
-
     def remarked(self, program: Program) -> CapturedBy:
         """How a program was captured, with a remark if it differs from the model in training mode."""
         example = self.examples[0].resized(max(2, self.examples[0].batch_size))  # statistics need two samples
         try:
-            expected = _run(self.model, example, training=True)
+            expected = run(self.model, example, training=True)
         except Exception:  # a model may not train as it is
             return program.captured_by
         if not _difference(program.module, example, expected, training=True):
@@ -111,7 +110,7 @@ _TRAINING = (
 
 def _difference(program: nn.Module, example: Example, expected: list[Tensor], *, training: bool = False) -> str:
     try:
-        found = _run(program, example, training=training)
+        found = run(program, example, training=training)
     except Exception as error:  # a wrong program may fail in any op
         if is_out_of_memory(error):
             raise
@@ -126,7 +125,7 @@ def _difference(program: nn.Module, example: Example, expected: list[Tensor], *,
     return ""
 
 
-def _run(model: nn.Module, example: Example, *, training: bool = False) -> list[Tensor]:
+def run(model: nn.Module, example: Example, *, training: bool = False) -> list[Tensor]:
     """Copies of the tensors that a model gives, in evaluation mode or, throughout, in training mode."""
     with in_mode(model, training=training), keeping_buffers(model), private_random_state(0):
         copied = example.mapped(torch.clone)  # code may write to its input
