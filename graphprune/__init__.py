@@ -5,6 +5,7 @@
 """
 
 from graphprune import ops as _ops
+from graphprune.accuracy import top_one
 from graphprune.budget import Budget
 from graphprune.compile import compile
 from graphprune.compiled import Compiled
@@ -16,7 +17,7 @@ from graphprune.pruner import Pruner
 from graphprune.report import Report
 from graphprune.runner import Runner
 from graphprune.saving.artifact import load
-from graphprune.sweep import Sweep, sweep, top_one
+from graphprune.sweep import Sweep, sweep
 
 __version__ = "0.1.0"
 

@@ -196,7 +196,8 @@ def evaluate_loss(loss: Callable[[Any, Any], Any], module: nn.Module, batch: Bat
 
 def _run(module: nn.Module, batch: Batch) -> Any:
     try:
-        return module(*batch.inputs.args, **batch.inputs.kwargs)
+        # not module(...): a graph module prints a traceback of its own before it lets the error through
+        return nn.Module.__call__(module, *batch.inputs.args, **batch.inputs.kwargs)
     except Exception as error:  # any op may refuse, in its own way
         if is_out_of_memory(error):
             raise

@@ -110,8 +110,14 @@ class ByRank:
 
 def _nothing_prunable(program: Program, dependencies: Dependencies) -> str:
     lines = [f"{type(program.module).__name__} has no channels that can be removed:"]
-    for owner in dependencies.frozen_dims()[:8]:
+    outputs = [owner for owner in dependencies.frozen_dims() if owner.dim == 0]
+    for owner in outputs[:_SHOWN]:
         steps = path_to_cause(program, owner.name, owner.dim)
-        if owner.dim == 0 and steps:
+        if steps:
             lines.append(f"  {owner.name}: {steps[-1].cause}")
+    if len(outputs) > _SHOWN:
+        lines.append(f"  and {len(outputs) - _SHOWN} more; 'graphprune inspect' lists all")
     return "\n".join(lines)
+
+
+_SHOWN = 4

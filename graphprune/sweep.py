@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from graphprune.budget import Budget, Measure, is_share
 from graphprune.compile import compile
@@ -79,6 +78,28 @@ class Sweep:
     timing: TimingResult
     unreachable: dict[float, str]
     compiled: dict[float, Compiled] = field(repr=False)
+
+    def __str__(self) -> str:
+        names = max(len(point.name) for point in self.points)
+        lines = [
+            f"{self.model}, ranked by {self.criterion}",
+            f"{'':<{names}}{'latency ms':>12}{'p10 to p90':>22}{'left':>8}{'macs':>16}{'params':>14}{'accuracy':>10}",
+        ]
+        for point in self.points:
+            of_one = point.latency
+            spread = f"{of_one.p10_ms:.3f} to {of_one.p90_ms:.3f}"
+            accuracy = "" if point.accuracy is None else f"{point.accuracy:.2%}"
+            lines.append(
+                f"{point.name:<{names}}{of_one.median_ms:>12.3f}{spread:>22}{point.latency_left:>8.1%}"
+                f"{point.costs['macs']:>16,}{point.costs['params']:>14,}{accuracy:>10}".rstrip()
+            )
+        lines += [f"{100 * share:.4g}% less latency was not reached: {why}" for share, why in self.unreachable.items()]
+        timing, versions = self.timing, ", ".join(f"{name} {of_it}" for name, of_it in self.timing.versions.items())
+        lines.append(
+            f"Medians of {timing.repeats} measurements in turns, batch {timing.batch_size}, {timing.provider}, "
+            f"threads: {timing.threads}. {timing.hardware}; {versions}."
+        )
+        return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON."""
@@ -154,7 +175,7 @@ def sweep(
         model: As of `graphprune.compile`; not changed.
         example_input: The same.
         latencies: Shares of the dense network's measured latency to remove, each in (0, 1).
-        evaluate: Gives the accuracy of a network, see `top_one`.
+        evaluate: Gives the accuracy of a network, see `graphprune.top_one`.
         finetune: Trains a pruned or uniform network in place, before it is evaluated.
         criterion: As of `graphprune.compile`.
         target: What latency is measured on; this machine on one thread by default.
@@ -167,7 +188,7 @@ def sweep(
         BudgetError: none of them can be reached.
         UserError: as `graphprune.compile`.
     """
-    shares = _checked(latencies, options)
+    shares = _checked(latencies, {"evaluate": evaluate, "finetune": finetune}, options)
     example = Example.of(example_input)
     target = target or Profile.here(batch_size=example.batch_size)
     ranking, report = _Ranking(criterion), progress or (lambda stage, done, total: None)
@@ -202,29 +223,6 @@ def sweep(
     return Sweep(type(model).__name__, ranking.__name__, points, timing, unreachable, found)
 
 
-def top_one(batches: Iterable[tuple[Any, Tensor]]) -> Callable[[nn.Module], float]:
-    """An ``evaluate`` for `sweep`: the share of samples whose largest logit is the target's.
-
-    Args:
-        batches: ``(inputs, target)``; gone through once for each network, so no generator.
-    """
-
-    @torch.no_grad()
-    def accuracy(module: nn.Module) -> float:
-        right, samples, training = 0, 0, module.training
-        module.eval()
-        for inputs, target in batches:
-            example = Example.of(inputs)
-            right += int((module(*example.args, **example.kwargs).argmax(1) == target).sum())
-            samples += len(target)
-        module.train(training)
-        if not samples:
-            raise OptionError("evaluate: there are no batches; give a list or a data loader, no generator")
-        return right / samples
-
-    return accuracy
-
-
 class _Ranking:
     """A criterion that looks at the dense model once, and gives the same scores from then on."""
 
@@ -243,8 +241,13 @@ _OWN = ("sparsity", "budget", "schedule", "granularity")
 """Options of `graphprune.compile` that a sweep decides itself."""
 
 
-def _checked(latencies: Sequence[float], options: dict[str, Any]) -> tuple[float, ...]:
+def _checked(
+    latencies: Sequence[float], functions: dict[str, object], options: dict[str, Any]
+) -> tuple[float, ...]:
     """The shares, each once."""
+    for name, function in functions.items():
+        if function is not None and not callable(function):
+            raise OptionError(f"{name}={function!r:.80}: expected a function of a network")
     taken = [f"{name}=" for name in _OWN if name in options]
     if taken:
         raise OptionError(f"sweep: {', '.join(taken)} cannot be given; latencies= says how much goes, in one round")

@@ -129,6 +129,7 @@ def test_shares_that_are_close_or_given_twice(monkeypatch: pytest.MonkeyPatch) -
     [
         (0.5, {}, r"latencies=0\.5: expected several shares"),
         ((0.5,), {"budget": Budget(macs=0.5)}, r"sweep: budget= cannot be given; latencies= says"),
+        ((0.5,), {"evaluate": 5}, r"evaluate=5: expected a function of a network"),
         ((0.5,), {"schedule": "halving", "sparsity": 0.5}, r"sweep: sparsity=, schedule= cannot be given"),
     ],
 )
@@ -144,3 +145,5 @@ def test_top_one() -> None:
     assert module.training
     with pytest.raises(OptionError, match="there are no batches"):
         top_one(iter(()))(module)
+    with pytest.raises(OptionError, match=r"top_one: expected batches \(inputs, target\), got int"):
+        top_one(5)  # type: ignore[arg-type]

@@ -62,7 +62,7 @@ def command(
     ] = None,
     provider: options.Provider = "auto",
     threads: options.Threads = 1,
-    repeats: Annotated[int, typer.Option(metavar="N", help="Measurements of each file.")] = 30,
+    repeats: Annotated[int, typer.Option(min=1, metavar="N", help="Measurements of each file.")] = 30,
 ) -> None:
     """Times both; with nothing said about how much, half of the channels go."""
     saved = Path(model).is_dir()

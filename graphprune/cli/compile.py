@@ -21,8 +21,7 @@ NAME, SUMMARY = "compile", "Prune a model, print the report, save the result."
 HELP = """Removes the least important channels of MODEL, or zeroes its least important weights, proves that the rest
 computes the same, and prints a report.
 
-They are ranked on the example input, a random one, against the model's own prediction. To rank on data, call
-`graphprune.compile` from Python.
+They are ranked on --data; without it on the example input, a random one, against the model's own prediction.
 
 \b
 Examples:
@@ -30,6 +29,7 @@ Examples:
   graphprune compile timm:convnext_tiny --macs 0.4 --protect 'stages.3.*' --align 8
   graphprune compile torchvision:mobilenet_v2 --latency 0.5 --threads 1
   graphprune compile mypackage.models:make_net --input-shape 1,3,64,64 --weights net.safetensors
+  graphprune compile mypackage:net --data mypackage:batches --loss mypackage:loss
   graphprune compile paper:lenet5 --sparsity 0.9 --granularity mixed
   graphprune compile paper:lenet5 --sparsity 0.99 --granularity weight --dead-paths remove
   graphprune compile paper:lenet5 --print-after prune-channels --time-passes
@@ -57,6 +57,8 @@ def command(
     latency_ms: options.LatencyMs = None,
     input_shape: options.InputShape = None,
     weights: options.Weights = None,
+    data: options.Data = None,
+    loss: options.Loss = None,
     protect: options.Protect = None,
     attention: options.Attention = "heads",
     min_channels: options.MinChannels = "1",
@@ -90,6 +92,8 @@ def command(
             named.module,
             named.example,
             budget=budget,
+            data=options.batches("--data", data),
+            loss=options.function("--loss", loss),
             protect=tuple(protect or ()),
             attention=attention,
             min_channels=options.floor(min_channels),

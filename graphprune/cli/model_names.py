@@ -163,19 +163,28 @@ def named_object(name: str, what: str) -> Any:
     Raises:
         OptionError: there is none, or the call fails.
     """
-    module_name, colon, attribute = name.partition(":")
-    if not colon or not module_name or not attribute:
-        raise OptionError(f"{what}: expected package.module:name")
-    module = _imported(module_name)
-    if not hasattr(module, attribute):
-        raise OptionError(f"{what}: {module_name} has no '{attribute}'{_similar(attribute, vars(module))}")
-    found = getattr(module, attribute)
+    found = attribute(name, what)
     if isinstance(found, nn.Module) or not callable(found):
         return found
     try:
         return found()
     except Exception as error:  # the user's code may raise anything
         raise OptionError(f"{what} failed when called without arguments: {_one_line(error)}") from error
+
+
+def attribute(name: str, what: str) -> Any:
+    """What ``package.module:name`` is; see `named_object`.
+
+    Raises:
+        OptionError: there is none.
+    """
+    module_name, colon, own_name = name.partition(":")
+    if not colon or not module_name or not own_name:
+        raise OptionError(f"{what}: expected package.module:name")
+    module = _imported(module_name)
+    if not hasattr(module, own_name):
+        raise OptionError(f"{what}: {module_name} has no '{own_name}'{_similar(own_name, vars(module))}")
+    return getattr(module, own_name)
 
 
 def _imported(name: str) -> ModuleType:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from graphprune.budget import Budget, Measure
+from graphprune.cli.model_names import attribute, named_object
 from graphprune.criteria import CRITERIA
 from graphprune.errors import ArtifactError, OptionError
 from graphprune.pass_protocol import Pass
@@ -66,6 +67,19 @@ Align = Annotated[
         help="Widths that shrink stay multiples of this; 'auto' for those that suit this machine. Default: 1.",
     ),
 ]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="package.module:name of batches (inputs, target) to rank on. Default: the example input, a random one.",
+    ),
+]
+Loss = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="package.module:name of a function of output and target. Default: cross-entropy."
+    ),
+]
 Criterion = Annotated[
     str,
     typer.Option(
@@ -109,6 +123,23 @@ def budget(
     asked = {counted: sparsity, "params": params, "macs": macs, "latency": latency, "latency_ms": latency_ms}
     given = {name: value for name, value in asked.items() if value is not None}
     return Budget(**given) if given else Budget(**{counted: 0.5})
+
+
+def batches(option: str, name: str | None) -> Any:
+    """What `graphprune.compile` takes as data, by its name; None for none."""
+    return None if name is None else named_object(name, f"{option} '{name}'")
+
+
+def function(option: str, name: str | None) -> Any:
+    """A function by its name; None for none.
+
+    Raises:
+        OptionError: there is no function of this name.
+    """
+    found = None if name is None else attribute(name, f"{option} '{name}'")
+    if found is not None and not callable(found):
+        raise OptionError(f"{option} '{name}': expected a function, got {type(found).__name__}")
+    return found
 
 
 def multiple(align: str | None) -> int | str:

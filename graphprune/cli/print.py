@@ -44,6 +44,7 @@ def command(
     input_shape: options.InputShape = None,
     weights: options.Weights = None,
     protect: options.Protect = None,
+    granularity: options.Granularity = "channel",
     criterion: options.Criterion = "elasticity",
     seed: options.Seed = 0,
 ) -> None:
@@ -60,11 +61,14 @@ def command(
     if sparsity is None:
         runner.run(pipelines.analysis(), program)
     else:
-        _one_round(named, runner, sparsity=sparsity, protect=program.protect, criterion=criterion, seed=seed)
+        _one_round(
+            named, runner, sparsity=sparsity, protect=program.protect, granularity=granularity, criterion=criterion,
+            seed=seed,
+        )  # fmt: skip
     if not texts and sparsity is None:
         raise OptionError(f"--after: the pass '{after}' is part of a round; give --sparsity, such as --sparsity 0.5")
     if not texts:
-        raise OptionError(f"--after: the pass '{after}' is no part of a round that removes channels")
+        raise OptionError(f"--after: the pass '{after}' is no part of such a round (--granularity)")
     typer.echo(texts[-1], nl=False)
 
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from graphprune.accuracy import top_one
 from graphprune.cli import options
-from graphprune.cli.model_names import build_model, named_object
+from graphprune.cli.model_names import build_model
 from graphprune.cli.progress import Phases
-from graphprune.cli.tables import show, table
 from graphprune.example import Example
 from graphprune.latency import Profile
-from graphprune.sweep import LATENCIES, Point, Sweep, sweep, top_one
+from graphprune.sweep import LATENCIES, sweep
 
 NAME, SUMMARY = "sweep", "Prune to several latencies; accuracy against latency."
 HELP = """Prunes MODEL to several latencies from one ranking of its channels, and times all networks in turns.
@@ -38,13 +38,11 @@ def command(
             metavar="SHARE", help=f"Share of the latency to remove; may be repeated. Default: {_SHARES}."
         ),
     ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="package.module:name of batches (inputs, target) that rank the channels."),
-    ] = None,
+    data: options.Data = None,
+    loss: options.Loss = None,
     test: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="The same, a list or data loader that accuracy is measured on."),
+        typer.Option(metavar="NAME", help="The same as --data, a list or data loader that accuracy is measured on."),
     ] = None,
     input_shape: options.InputShape = None,
     weights: options.Weights = None,
@@ -67,8 +65,9 @@ def command(
             named.module,
             named.example,
             latency or LATENCIES,
-            evaluate=None if test is None else top_one(_batches("--test", test)),
-            data=None if data is None else _batches("--data", data),
+            evaluate=None if test is None else top_one(options.batches("--test", test)),
+            data=options.batches("--data", data),
+            loss=options.function("--loss", loss),
             target=Profile.here(provider, threads, Example.of(named.example).batch_size),
             protect=tuple(protect or ()),
             attention=attention,
@@ -77,34 +76,6 @@ def command(
             seed=seed,
             progress=phases,
         )
-    show_sweep(result)
+    typer.echo(str(result))
     if out is not None:
         typer.echo(f"saved to {result.save(out).parent}")
-
-
-def _batches(option: str, name: str) -> Any:
-    return named_object(name, f"{option} '{name}'")
-
-
-def show_sweep(result: Sweep) -> None:
-    """The table, and below it what was run on."""
-    timing = result.timing
-    show(f"{result.model}, ranked by {result.criterion}")
-    columns = ("", "latency ms", "left", "multiply-accumulates", "parameters", "accuracy")
-    show(table(columns, [_row(point) for point in result.points], numbers=columns[1:]))
-    for share, why in result.unreachable.items():
-        show(f"{100 * share:.4g}% less latency cannot be reached: {why}")
-    versions = ", ".join(f"{name} {version}" for name, version in timing.versions.items())
-    show(
-        f"Medians of {timing.repeats} measurements in turns [10th to 90th percentile], batch {timing.batch_size}, "
-        f"{timing.provider}, threads: {timing.threads}. {timing.hardware}; {versions}."
-    )
-
-
-def _row(point: Point) -> tuple[str, ...]:
-    latency = point.latency
-    return (
-        point.name, f"{latency.median_ms:.3f} [{latency.p10_ms:.3f} to {latency.p90_ms:.3f}]",
-        f"{point.latency_left:.1%}", f"{point.costs['macs']:,}", f"{point.costs['params']:,}",
-        "" if point.accuracy is None else f"{point.accuracy:.2%}",
-    )  # fmt: skip

@@ -85,8 +85,10 @@ def load(directory: str | Path, model: nn.Module | None = None) -> nn.Module:
     Raises:
         ArtifactError: the artifact is missing, damaged, of another version or not from graphprune, or the model is not
             the one that it was made from.
-        OptionError: ``model`` is not an instance of a module.
+        OptionError: ``directory`` is no path, or ``model`` not an instance of a module.
     """
+    if not isinstance(directory, (str, Path)):
+        raise OptionError(f"directory={directory!r:.80}: give the directory that compiled.save() wrote")
     path = Path(directory)
     if model is not None and not isinstance(model, nn.Module):
         raise OptionError(f"model={model!r:.80}: give an instance of the class that was compiled, or nothing")

@@ -54,6 +54,13 @@ def needs(width):
     return Net()
 
 number = 3
+
+def batches():
+    return [(torch.randn(4, 6), torch.randint(3, (4,))) for _ in range(2)]
+
+def loss(output, target):
+    print("the loss was computed")
+    return nn.functional.cross_entropy(output, target)
 '''
 
 
@@ -152,6 +159,7 @@ def test_version() -> None:
         (["inspect", "paper:lenet5", "--why", "features.conv1.weight[7]"], "has no dim 7"),
         (["bench", "paper:lenet5", "--dense", "paper:lenet5"], "--dense goes with a saved directory"),
         (["bench", "paper:lenet5", "--batch", "0"], "Invalid value for '--batch'"),
+        (["bench", "paper:lenet5", "--repeats", "0"], "Invalid value for '--repeats'"),
         (["demo", "--network", "lenet6"], "unknown network 'lenet6'; known: lenet5"),
         (["demo", "--sparsity", "-0.1"], "in [0, 1)"),
         (["demo", "--epochs", "0"], "Invalid value for '--epochs'"),
@@ -355,6 +363,15 @@ def test_compile_makes_weights_zero_and_removes_dead_paths() -> None:
     assert "0 live weights on no path" not in succeeds("compile", "paper:lenet5", *options)
 
 
+def test_compile_ranks_on_data_by_a_loss(user_code: Path) -> None:
+    own = ("compile", "mynets:with_example", "--schedule", "one-shot", "--data", "mynets:batches")
+    assert "the loss was computed" not in succeeds(*own)
+    assert "the loss was computed" in succeeds(*own, "--loss", "mynets:loss")
+    assert "--loss 'mynets:number': expected a function, got int" in refuses(*own, "--loss", "mynets:number")
+    assert "--loss 'mynets:lost': mynets has no 'lost'; did you mean loss" in refuses(*own, "--loss", "mynets:lost")
+    assert "data: expected an iterable of batches" in refuses(*own[:-1], "mynets:number")
+
+
 def test_compile_prints_the_program_after_a_pass() -> None:
     out = succeeds("compile", "paper:mlp5", "--print-after", "prune-channels", "--schedule", "one-shot")
     assert out.count("program Sequential captured by torch.fx") == 1
@@ -498,6 +515,9 @@ def test_print_after_capture_and_after_a_round() -> None:
     assert pruned[0] == pruned[1]
     assert ",120,1,1] = conv2d(" in captured and ",120,1,1] = conv2d(" not in pruned[0]
     assert pruned[0] != succeeds("print", "paper:lenet5", "--sparsity", "0.5", "--criterion", "l1-norm")
+    weights = ("print", "paper:lenet5", "--sparsity", "0.5", "--granularity", "weight", "--criterion", "magnitude")
+    assert ",120,1,1] = conv2d(" in succeeds(*weights, "--after", "mask-weights")
+    assert "no part of such a round" in refuses(*weights, "--after", "score-channels")
 
 
 # --- bench -----------------------------------------------------------------------------------------------------------

@@ -411,6 +411,22 @@ def test_data_that_cannot_be_used(data: Any, message: str) -> None:
         scoring(data)
 
 
+def test_an_op_that_refuses_a_batch_prints_no_traceback(capfd: pytest.CaptureFixture[str]) -> None:
+    class Placed(Mlp):
+        def __init__(self) -> None:
+            super().__init__()
+            self.places = nn.Parameter(torch.zeros(3, 5))
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = super().forward(x + self.places)
+            return out
+
+    program, _ = analysed(Placed(), torch.randn(2, 3, 5))
+    with pytest.raises(InputError, match=r"inputs \(2, 4, 5\)"):
+        Elasticity()(program, sensitivity([(torch.randn(2, 4, 5), torch.zeros(2).long())], 2))
+    assert capfd.readouterr().err == ""
+
+
 def test_a_generator_that_ends_is_used_up_in_the_next_round() -> None:
     program, _ = analysed(Mlp(), torch.randn(4, 5))
     stream = SampleStream(islice([labelled(torch.randn(3, 5))], 1), Example.of(torch.randn(4, 5)))

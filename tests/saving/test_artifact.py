@@ -286,6 +286,8 @@ def test_a_model_that_computes_otherwise_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("model", [lenet5, "lenet5", {}])
 def test_the_model_has_to_be_an_instance(tmp_path: Path, model: Any) -> None:
+    with pytest.raises(OptionError, match=r"directory=None: give the directory that compiled\.save\(\) wrote"):
+        graphprune.load(None)  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="give an instance of the class that was compiled, or nothing"):
         graphprune.load(saved_lenet().unpack(tmp_path / "saved"), model)
 
