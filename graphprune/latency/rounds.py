@@ -165,9 +165,8 @@ class ByLatency:
         measured: list[Try] = []
 
         def attempt(limit_ms: float) -> Try:
-            goal, limit_ms = self.rank.goal(budget), max(limit_ms, narrowest_ms)
             passes = pipelines.pruning_by_widths(
-                goal, self.rank.limits, model, limit_ms, verify=self.rank.verify, seed=seed
+                self.rank.goal(budget), self.rank.limits, model, limit_ms, verify=self.rank.verify, seed=seed
             )
             selected = run("select", passes[:1], scored)
             for known in measured:
@@ -181,10 +180,10 @@ class ByLatency:
             measured.append(Try(selected, pruned, limit_ms, timing, share))
             return measured[-1]
 
-        tries = [attempt(AIM * allowed_ms / self.bias)]
+        tries = [attempt(max(AIM * allowed_ms / self.bias, narrowest_ms))]
         # a round on the way need not be exact, but what it takes too much never comes back
         if budget.latency >= self.budget.latency or tries[0].share * allowed_ms < at_last_ms:
-            tries = _corrected(tries, attempt)
+            tries = _corrected(tries, attempt, narrowest_ms)
         best = min(tries, key=lambda each: (each.share > 1, abs(each.share - 1)))
         # what was measured counts: rounds that ask for no more than that have nothing to do
         self.timing, self._met = best.timing, max(budget.latency, 1 - best.share * allowed_ms / self.dense_ms)
@@ -208,7 +207,7 @@ def _predicted_ms(model: LatencyModel, selected: Program) -> float:
     return float(model.ms(np.array(selected.dependencies.left_of_groups(selected.selection.keep))))
 
 
-def _corrected(tries: list[Try], attempt: Callable[[float], Try]) -> list[Try]:
+def _corrected(tries: list[Try], attempt: Callable[[float], Try], narrowest_ms: float) -> list[Try]:
     """Tries again until a measurement fits.
 
     Raises:
@@ -217,18 +216,19 @@ def _corrected(tries: list[Try], attempt: Callable[[float], Try]) -> list[Try]:
     while len({each.share for each in tries}) < TRIES and len(tries) < LOOKS:
         if LEAST <= tries[-1].share <= 1:
             break
-        limit_ms = _next_limit_ms(tries)
+        limit_ms = max(_next_limit_ms(tries), narrowest_ms)
         if any(abs(limit_ms - each.limit_ms) < 1e-3 * limit_ms for each in tries):
             break
         try:
             tries.append(attempt(limit_ms))
         except BudgetError:  # narrower than the limits permit: what was found has to do
             break
-    best = min(each.share for each in tries)
+    best, count = min(each.share for each in tries), len({each.share for each in tries})
     if best > MOST:
+        narrowest = " The narrowest permitted widths are among them." if tries[-1].limit_ms == narrowest_ms else ""
         raise BudgetError(
-            f"latency: {best:.1%} of the budget measured at best, of {len({each.share for each in tries})} networks. "
-            "Ask for less, or lower min_channels or align"
+            f"latency: {best:.1%} of the budget measured at best, of {count} network{'s' if count > 1 else ''}."
+            f"{narrowest} Ask for less, or lower min_channels or align"
         )
     return tries
 
