@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from graphprune.capture import capture, unshare
+from graphprune.capture import capture, unshare, unwrapped
 from graphprune.coupling.dependencies import Dependencies
 from graphprune.errors import ArtifactError, InputError, UserError
 from graphprune.example import Example
@@ -121,6 +121,7 @@ class Plan:
         """
         if not isinstance(model, nn.Module):
             raise InputError(f"a plan is applied to an instance of {self.model}, got {model!r:.80}")
+        model = unwrapped(model)
         self._check_sizes(model)
         try:
             program = self._analysed(model)

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from graphprune.become import become
 from graphprune.budget import MEASURES, Budget, Measure, budget_of
-from graphprune.capture import capture, unshare
+from graphprune.capture import capture, unshare, unwrapped
 from graphprune.compiled import Compiled
 from graphprune.costs import costs_of, costs_under
 from graphprune.coupling.gaps import refuse_gaps
@@ -95,7 +95,7 @@ class Pruner:
             UserError: the model, the example or an option cannot work; `BudgetError` where the budget cannot be
                 reached, `FrozenError` where ``strict`` finds something frozen for want of a rule.
         """
-        goes = granularity_of(granularity)
+        model, goes = unwrapped(model), granularity_of(granularity)
         self._budget = budget_of(sparsity, budget, counted_by(goes))
         limits = limits_of(min_channels, align)
         check_switches(verify=verify, strict=strict, resurrect=resurrect)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from torch import nn
 
 from graphprune.budget import Budget, Measure, is_share
+from graphprune.capture import unwrapped
 from graphprune.compile import compile
 from graphprune.compiled import Compiled
 from graphprune.criteria import Evenly, Given, Sensitivity, criterion_of, name_of
@@ -189,7 +190,7 @@ def sweep(
         UserError: as `graphprune.compile`.
     """
     shares = _checked(latencies, {"evaluate": evaluate, "finetune": finetune}, options)
-    example = Example.of(example_input)
+    model, example = unwrapped(model), Example.of(example_input)
     target = target or Profile.here(batch_size=example.batch_size)
     ranking, report = _Ranking(criterion), progress or (lambda stage, done, total: None)
     found: dict[float, Compiled] = {}

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 import graphprune
 from graphprune.capture import capture
-from graphprune.errors import CaptureError
-from graphprune.program import source_line
+from graphprune.errors import CaptureError, InputError
+from graphprune.program import source_line, stored_parameters
+from tests.small_models import Mlp
 
 
 class StraightThrough(torch.autograd.Function):
@@ -110,3 +111,14 @@ def test_buffers_that_are_not_saved_are_not_saved_of_copies() -> None:
 def test_nodes_of_models_without_code_of_the_users_have_no_line() -> None:
     program = capture(nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)), torch.randn(2, 5))
     assert {source_line(node) for node in program.module.graph.nodes} == {""}
+
+
+def test_what_torch_compile_wraps_is_captured_under_its_own_names() -> None:
+    model = Mlp()
+    wrapped: Any = torch.compile(model)
+    program = capture(wrapped, torch.randn(2, 5))
+    assert set(stored_parameters(program.module)) == {name for name, _ in model.named_parameters()}
+    assert program.captured_by.route == "torch.fx"
+    part = nn.Sequential(nn.Linear(5, 5), wrapped)
+    with pytest.raises(InputError, match=r"'1' was wrapped by torch\.compile.*compile the compact module"):
+        capture(part, torch.randn(2, 5))

@@ -2,5 +2,6 @@
 
 from graphprune.capture.capture import capture
 from graphprune.capture.private_copy import unshare
+from graphprune.capture.unwrapped import unwrapped
 
-__all__ = ["capture", "unshare"]
+__all__ = ["capture", "unshare", "unwrapped"]

@@ -18,6 +18,7 @@ from graphprune.capture.requirements import require_sizes
 from graphprune.capture.routes import ROUTES, Route
 from graphprune.capture.symbolic import OpaqueCall
 from graphprune.capture.training import follow_mode
+from graphprune.capture.unwrapped import compiled_parts, unwrapped
 from graphprune.capture.written import ReadOnly, memory_of
 from graphprune.errors import CaptureError, InputError, first_line
 from graphprune.example import Example
@@ -49,7 +50,7 @@ def capture(
         InputError: the example holds no tensor, or the model is not ready to run.
         CaptureError: no front end could capture the model; the message has the reason of each.
     """
-    example = Example.of(example_input)
+    model, example = unwrapped(model), Example.of(example_input)
     _check_inputs(model, example, example_input)
     on_meta = any(parameter.is_meta for parameter in model.parameters())
     reference = Reference.of(private_copy(model).eval(), example) if verify and not on_meta else None
@@ -130,6 +131,11 @@ def _check_inputs(model: nn.Module, example: Example, example_input: Any) -> Non
         raise InputError(f"expected an nn.Module, got {type(model).__name__}")
     if isinstance(model, torch.jit.ScriptModule):
         raise InputError("TorchScript cannot be pruned, its code is no Python any more; give the model it was made of")
+    if parts := compiled_parts(model):
+        raise InputError(
+            f"'{parts[0]}' was wrapped by torch.compile, which changes the names of its parameters and hides its code; "
+            "prune the model before, and compile the compact module"
+        )
     taken = [name for name in (*model._modules, *model._parameters, *model._buffers) if name in _OF_GRAPH_MODULES]
     if taken:
         raise InputError(
