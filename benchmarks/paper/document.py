@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from benchmarks.paper.summary import COSTS, FIGURES, Point, by_target, points, table
+from benchmarks.paper.summary import COSTS, FIGURES, Point, best, by_target, points, table
 from benchmarks.rows import Row
 from graphprune.errors import OptionError
 
 TABLES: dict[str, Callable[[Sequence[Point]], str]] = {
     "accuracy": by_target,
     "penalties": lambda found: table([point for point in found if point.target_kind == "lambda"], FIGURES),
+    "best": lambda found: table(best(found), FIGURES),
     "costs": lambda found: table([point for point in found if point.structured], COSTS),
 }
 """By the first word of the comment."""

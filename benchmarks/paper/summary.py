@@ -60,8 +60,10 @@ COSTS: dict[str, Figure] = {
     "training step, x": _faster("training_step_ms"),
     "inference, x": _faster("inference_ms"),
     "disk, x": _on_disk,
+    "training, s": FIGURES["training, s"],
+    "pruning, s": FIGURES["pruning, s"],
 }  # fmt: skip
-"""Columns of structured methods: how many times less than the dense network, in the same run."""
+"""Columns of structured methods: how many times less than the dense network, in the same run (``x``); and times."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ def summary(rows: Sequence[Row]) -> str:
         parts.append(table(found, FIGURES))
         structured = [point for point in found if point.structured]
         if len(structured) > 1:
-            parts.append("\nHow many times less or faster than the dense network:\n")
+            parts.append("\nHow many times less or faster than the dense network, and times of the whole run:\n")
             parts.append(table(structured, COSTS))
         parts.append("\nHighest harmonic mean of each method:\n")
         parts.append(table(best(found), FIGURES))
