@@ -274,7 +274,7 @@ def test_tables_have_the_means_and_intervals_of_the_rows() -> None:
     # all points, their costs, the best of each method: a harmonic mean of .7 and .83, not of .9 and .2
     accuracy, cost, chosen = (line for line in text.splitlines() if line.startswith("| snap-it | 0.7 | 3 |"))
     assert f"| {100 * mean:.1f} ± {100 * half:.1f} |" in accuracy and chosen == accuracy
-    # work, also in training; memory, also at the start; a step, a pass, bytes on disk; seconds of training and of pruning
+    # work, also in training; memory, also at the start; a step, a pass, bytes on disk; seconds
     assert cost.split("|")[4:-1] == [f" {value:.1f} ± 0.0 " for value in (4, 8, 4, 2, 2, 3, 16, 8, 1)]
     assert "| snap-it | 0.9 | 1 | 20.0 | 90.0 | 90.0 |" in text and "| dense | - | 1 | 90.0 | 0.00 |" in text
     assert "(dense: 90.0)" in text and "| method | 70 % of nodes | 90 % of nodes |" in text
