@@ -19,7 +19,7 @@ from graphprune.research.metrics.sparsity import LayerLeft
 
 MARKERS = "osD^v<>Pp*h"
 
-_COST_COLUMNS = 4
+_COST_COLUMNS = 5
 
 CAP = 0.5
 """Largest distance of an attack against which sparsity is drawn. Source: figure 5a of the paper."""
@@ -80,7 +80,8 @@ def _bounded(side: Any, curve: Sequence[Point], sparsity: str, value: Figure, la
             told.append((left, spread.mean, spread.half_width or 0.0))
     left_, middle, half = ([each[place] for each in sorted(told)] for place in range(3))
     (line,) = side.plot(left_, middle, marker=MARKERS[index % len(MARKERS)], markersize=4, label=label)
-    low, high = ([m + sign * h for m, h in zip(middle, half, strict=True)] for sign in (-1, 1))
+    # values are shares; with few seeds an interval may go beyond them
+    low, high = ([min(1.0, max(0.0, m + sign * h)) for m, h in zip(middle, half, strict=True)] for sign in (-1, 1))
     side.fill_between(left_, low, high, alpha=0.15, color=line.get_color())
 
 
@@ -256,6 +257,6 @@ def _saved(figure: Any, path: Path) -> Path:
     # no date, and names of its parts that do not change: the same rows give the same file
     from matplotlib import rc_context
 
-    with rc_context({"svg.hashsalt": "graphprune"}):
+    with rc_context({"svg.hashsalt": "graphprune", "svg.fonttype": "none"}):
         figure.savefig(path, metadata={"Date": None})
     return path
