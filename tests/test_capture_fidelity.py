@@ -319,7 +319,10 @@ def test_buffers_that_are_views_of_each_other_are_not_written_to(verify: bool) -
             out: Tensor = self.head(torch.cat([first, self.second(x)], 1) + self.get_buffer("whole"))
             return out
 
-    x = torch.rand(4, 5)
+    x, apart = torch.rand(4, 5), Parts(writes=True)
+    halves = torch.zeros(2, 4, 12)
+    apart.whole, apart.part = halves[0], halves[1, :, :6]  # one memory, but none of it in common
+    assert capture(apart, x, verify=verify).captured_by.route == "torch.fx"
     assert capture(Parts(writes=False), x, verify=verify).captured_by.route == "torch.fx"
     with pytest.raises(CaptureError, match="writes to buffer 'part', which shares memory with another one"):
         capture(Parts(writes=True), x, verify=verify)

@@ -7,7 +7,6 @@ one.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import FunctionType, ModuleType
@@ -60,9 +59,26 @@ class ReadOnly:
 
 
 def _views_of_each_other(model: nn.Module) -> frozenset[str]:
-    buffers = {name: tensor for name, tensor in stored_tensors(model).items() if not isinstance(tensor, nn.Parameter)}
-    times = Counter(_memory(tensor) for tensor in buffers.values())
-    return frozenset(name for name, tensor in buffers.items() if times[_memory(tensor)] > 1)
+    """Names of buffers that have some of their memory in common."""
+    spans = sorted(
+        (_memory(tensor), *_span(tensor), name)
+        for name, tensor in stored_tensors(model).items()
+        if not isinstance(tensor, nn.Parameter) and tensor.layout == torch.strided and tensor.numel()
+    )
+    found, until, last = set[str](), -1, ("", -1)
+    for memory, start, stop, name in spans:
+        if memory == last[1] and start < until:
+            found |= {name, last[0]}
+        if memory != last[1] or stop > until:
+            until, last = stop, (name, memory)
+    return frozenset(found)
+
+
+def _span(tensor: Tensor) -> tuple[int, int]:
+    """Places in its memory, counted in bytes, between which a tensor is."""
+    reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    start = int(tensor.storage_offset())
+    return start * tensor.element_size(), (start + int(reach) + 1) * tensor.element_size()
 
 
 def _memory(tensor: Tensor) -> int:
