@@ -62,6 +62,10 @@ class SampleStream:
     example: Example
     _iterator: Iterator[Any] | None = field(default=None, repr=False)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without its place in the data, which the iterator of a data loader cannot take elsewhere."""
+        return vars(self) | {"_iterator": None}
+
     def draw(self, samples: int, device: torch.device) -> Iterator[Batch]:
         """Batches of together ``samples`` samples, or one pass over data that has fewer; without data the example once.
 

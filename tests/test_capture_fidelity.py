@@ -304,6 +304,30 @@ def test_what_a_model_remembers_in_an_attribute_is_its_own() -> None:
 
 
 @pytest.mark.parametrize("verify", [True, False])
+def test_what_only_training_writes_to_is_seen(verify: bool) -> None:
+    class Normed(Pasted):
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = torch.cat([self.first(x), self.second(x)], 1)
+            mean, variance = torch.zeros(12), torch.ones(12)
+            hidden = nn.functional.batch_norm(hidden, mean, variance, training=self.training)
+            out: Tensor = self.head(hidden)
+            return out
+
+    reason = capture(Normed(), torch.rand(4, 5), verify=verify).captured_by.reason
+    assert "it writes to a tensor that the model makes anew" in reason
+
+
+def test_constants_that_are_not_numbers_are_not_written_to() -> None:
+    class Filled(Pasted):
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = torch.cat([self.first(x), self.second(x)], 1)
+            out: Tensor = self.head(torch.nan_to_num(torch.where(hidden > 0, hidden, torch.full((12,), torch.nan))))
+            return out
+
+    assert capture(Filled(), torch.rand(4, 5)).captured_by.route == "torch.fx"
+
+
+@pytest.mark.parametrize("verify", [True, False])
 def test_buffers_that_are_views_of_each_other_are_not_written_to(verify: bool) -> None:
     class Parts(Pasted):
         def __init__(self, writes: bool) -> None:

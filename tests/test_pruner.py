@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.utils.data import DataLoader, TensorDataset
 
 from graphprune import Pruner
 from graphprune.errors import InputError, NothingToPruneError, OptionError
@@ -213,12 +214,13 @@ def test_several_optimizers_follow_together() -> None:
     assert held == {id(p) for p in pruner.module.parameters()}
 
 
-def test_a_pruner_is_copied_and_pickled_between_steps() -> None:
-    pruner = pruner_of(schedule="linear")
+@pytest.mark.parametrize("loader", [batches(2), DataLoader(TensorDataset(*batches(1)[0]), batch_size=4)])
+def test_a_pruner_is_copied_and_pickled_between_steps(loader: Any) -> None:
+    pruner = pruner_of(schedule="linear", data=loader)
     optimizer = SGD(pruner.module.parameters(), lr=0.1)
-    pruner.step(batches(1))
+    pruner.step()
     for again in (copy.deepcopy(pruner), pickle.loads(pickle.dumps(pruner))):
-        assert again.step(batches(1), SGD(again.module.parameters(), lr=0.1)).removed
+        assert again.step(optimizer=SGD(again.module.parameters(), lr=0.1)).removed
     with pytest.raises(InputError, match="an earlier step"):
         pruner.step(batches(1), optimizer)
 

@@ -143,6 +143,12 @@ def test_top_one() -> None:
     batches = [(torch.eye(4), torch.arange(4)), (torch.eye(4)[:2], torch.tensor([3, 3]))]
     assert top_one(batches)(module) == pytest.approx(4 / 6)
     assert module.training
+    module[0].eval()  # frozen, while the rest trains
+    assert top_one(batches)(module) == pytest.approx(4 / 6)
+    assert [module.training, module[0].training] == [True, False]
+    for target in (torch.arange(4)[:, None], torch.eye(4)):
+        with pytest.raises(OptionError, match=r"expected logits \(N, classes\) and targets \(N\), got \(4, 4\)"):
+            top_one([(torch.eye(4), target)])(module)
     with pytest.raises(OptionError, match="there are no batches"):
         top_one(iter(()))(module)
     with pytest.raises(OptionError, match=r"top_one: expected batches \(inputs, target\), got int"):

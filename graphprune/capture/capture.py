@@ -43,8 +43,8 @@ def capture(
         example_input: A tensor, a tuple of arguments, or a dict of keyword arguments.
         protect: Name patterns kept for the analysis.
         attention: What goes of attention, kept for the analysis.
-        verify: Run the model, and take a graph only if it computes the same. Without it a graph runs at most once, to
-            see what it writes to. On the meta device there is nothing to compare.
+        verify: Run the model, and take a graph only if it computes the same. Without it a graph runs at most once
+            in each mode, to see what it writes to. On the meta device there is nothing to compare.
 
     Raises:
         InputError: the example holds no tensor, or the model is not ready to run.
@@ -64,15 +64,19 @@ def capture(
             continue
         program = Program(module, example, CapturedBy(name, "; ".join(reasons)), protect, attention)
         read_only = ReadOnly(module, own, model)
-        difference = reference.difference(module) if reference is not None else None
-        if reference is None and read_only.watched and not on_meta:
-            with suppress(Exception):  # of a graph that cannot run analysis says where
-                run(module, example)
+        difference, captured_by = None, program.captured_by
+        if reference is not None:
+            difference = reference.difference(module)
+            captured_by = captured_by if difference else reference.remarked(program)
+        elif read_only.watched and not on_meta:
+            for training in (False, True):
+                with suppress(Exception):  # of a graph that cannot run analysis says where
+                    run(module, example, training=training)
         if written := read_only.written():
             reasons.append(f"{name}: it writes to {written}")
             continue
         if difference is None:
-            return program if reference is None else replace(program, captured_by=reference.remarked(program))
+            return replace(program, captured_by=captured_by)
         reasons.append(f"{name}: {difference}")
         if at_one_size is None and difference.batch_size != example.batch_size:
             at_one_size = program

@@ -129,7 +129,8 @@ def run(model: nn.Module, example: Example, *, training: bool = False) -> list[T
     """Copies of the tensors that a model gives, in evaluation mode or, throughout, in training mode."""
     with in_mode(model, training=training), keeping_buffers(model), private_random_state(0):
         copied = example.mapped(torch.clone)  # code may write to its input
-        output = model(*copied.args, **copied.kwargs)
+        # not model(...): a graph module prints a traceback of its own before it lets an error through
+        output = nn.Module.__call__(model, *copied.args, **copied.kwargs)
         return [leaf.detach().clone() for leaf in _tensors(output)]
 
 

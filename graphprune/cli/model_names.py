@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model
 from torch import Tensor, nn
 
+from graphprune.capture import unwrapped
 from graphprune.errors import ArtifactError, OptionError
 from graphprune.research.networks import NETWORKS
 
@@ -148,6 +149,7 @@ def _from_factory(module_name: str, attribute: str) -> _Built:
     name = f"{module_name}:{attribute}"
     made = named_object(name, f"'{name}'")
     module, example = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    module = unwrapped(module)
     if not isinstance(module, nn.Module):
         raise OptionError(f"'{name}' gives {_kind(made)}; expected an nn.Module, or (nn.Module, example_input)")
     return _Built(module, example=example)

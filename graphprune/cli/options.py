@@ -131,12 +131,14 @@ def batches(option: str, name: str | None) -> Any:
 
 
 def function(option: str, name: str | None) -> Any:
-    """A function by its name; None for none.
+    """A function by its name, or what a class without arguments makes (`torch.nn.CrossEntropyLoss`); None for none.
 
     Raises:
         OptionError: there is no function of this name.
     """
     found = None if name is None else attribute(name, f"{option} '{name}'")
+    if isinstance(found, type):
+        found = found()
     if found is not None and not callable(found):
         raise OptionError(f"{option} '{name}': expected a function, got {type(found).__name__}")
     return found

@@ -10,6 +10,7 @@ from graphprune.capture import capture
 from graphprune.cli import options
 from graphprune.cli.model_names import NamedModel, build_model
 from graphprune.errors import OptionError
+from graphprune.granularity import granularity_of
 from graphprune.passes import pipelines
 from graphprune.printer import print_program
 from graphprune.pruner import Pruner
@@ -51,6 +52,7 @@ def command(
     """Prints the program after the pass, as it was when that pass ran for the last time."""
     if after is not None:
         options.check_pass("--after", after, (CAPTURE, *options.pass_names()))
+    granularity_of(granularity)
     named = build_model(model, input_shape, weights, seed)
     program = capture(named.module, named.example, tuple(protect or ()))
     if after == CAPTURE:
@@ -68,7 +70,7 @@ def command(
     if not texts and sparsity is None:
         raise OptionError(f"--after: the pass '{after}' is part of a round; give --sparsity, such as --sparsity 0.5")
     if not texts:
-        raise OptionError(f"--after: the pass '{after}' is no part of such a round (--granularity)")
+        raise OptionError(f"--after: the pass '{after}' is no part of this round")
     typer.echo(texts[-1], nl=False)
 
 

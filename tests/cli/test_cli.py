@@ -367,6 +367,7 @@ def test_compile_ranks_on_data_by_a_loss(user_code: Path) -> None:
     own = ("compile", "mynets:with_example", "--schedule", "one-shot", "--data", "mynets:batches")
     assert "the loss was computed" not in succeeds(*own)
     assert "the loss was computed" in succeeds(*own, "--loss", "mynets:loss")
+    assert succeeds(*own, "--loss", "torch.nn:CrossEntropyLoss") == succeeds(*own)
     assert "--loss 'mynets:number': expected a function, got int" in refuses(*own, "--loss", "mynets:number")
     assert "--loss 'mynets:lost': mynets has no 'lost'; did you mean loss" in refuses(*own, "--loss", "mynets:lost")
     assert "data: expected an iterable of batches" in refuses(*own[:-1], "mynets:number")
@@ -517,7 +518,7 @@ def test_print_after_capture_and_after_a_round() -> None:
     assert pruned[0] != succeeds("print", "paper:lenet5", "--sparsity", "0.5", "--criterion", "l1-norm")
     weights = ("print", "paper:lenet5", "--sparsity", "0.5", "--granularity", "weight", "--criterion", "magnitude")
     assert ",120,1,1] = conv2d(" in succeeds(*weights, "--after", "mask-weights")
-    assert "no part of such a round" in refuses(*weights, "--after", "score-channels")
+    assert "no part of this round" in refuses(*weights, "--after", "score-channels")
 
 
 # --- bench -----------------------------------------------------------------------------------------------------------
