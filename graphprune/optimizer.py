@@ -57,17 +57,17 @@ def _checked(optimizer: object, module: nn.Module, replaced: Replaced) -> Optimi
         got = optimizer.__name__ + ", the class" if isinstance(optimizer, type) else type(optimizer).__name__
         raise InputError(f"optimizer: expected a torch optimizer, made from pruner.module.parameters(); got {got}")
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    former = replaced.among(held)
+    if former:
+        raise InputError(
+            f"the optimizer holds {former} parameter{'s' if former > 1 else ''} that an earlier step() has replaced by "
+            "smaller ones without it: it would train what the network does not have any more. Give optimizer= (several "
+            "in a list) to every step(), or create a new one from pruner.module.parameters()"
+        )
     if not any(id(parameter) in held for parameter in module.parameters()):
         raise InputError(
             "the optimizer holds no parameter of pruner.module; create it from pruner.module.parameters(), after the "
             "Pruner"
-        )
-    former = replaced.among(held)
-    if former:
-        raise InputError(
-            f"the optimizer holds {former} parameters that an earlier step(), without optimizer=, has replaced by "
-            "smaller ones: it would train what the network does not have any more. Give optimizer= to every step(), or "
-            "create a new one from pruner.module.parameters()"
         )
     return optimizer
 

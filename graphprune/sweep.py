@@ -89,7 +89,7 @@ class Sweep:
         for point in self.points:
             of_one = point.latency
             spread = f"{of_one.p10_ms:.3f} to {of_one.p90_ms:.3f}"
-            accuracy = "" if point.accuracy is None else f"{point.accuracy:.2%}"
+            accuracy = "" if point.accuracy is None else f"{point.accuracy:.4f}"
             lines.append(
                 f"{point.name:<{names}}{of_one.median_ms:>12.3f}{spread:>22}{point.latency_left:>8.1%}"
                 f"{point.costs['macs']:>16,}{point.costs['params']:>14,}{accuracy:>10}".rstrip()

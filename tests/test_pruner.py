@@ -195,10 +195,12 @@ def test_an_optimizer_of_the_users_own_model() -> None:
 
 def test_an_optimizer_that_an_earlier_step_was_not_given() -> None:
     pruner = pruner_of(schedule="linear")
-    optimizer = SGD(pruner.module.parameters(), lr=0.1)
-    pruner.step(batches(1))
-    with pytest.raises(InputError, match=r"parameters that an earlier step\(\), without optimizer=, has replaced"):
-        pruner.step(batches(1), optimizer)
+    parameters = [*pruner.module.parameters()]
+    optimizers = [SGD(parameters[:-2], lr=0.1), SGD(parameters[-2:], lr=0.1)]
+    pruner.step(batches(1), optimizers[1])
+    for given in (optimizers, optimizers[0]):
+        with pytest.raises(InputError, match=r"parameters? that an earlier step\(\) has replaced by smaller ones"):
+            pruner.step(batches(1), given)
     pruner.step(batches(1), SGD(pruner.module.parameters(), lr=0.1))
 
 
