@@ -38,20 +38,17 @@ class ReadOnly:
             own: Memory of what it was made of, see `memory_of`; what else the module keeps, tracing has made.
             model: The user's.
         """
-        views = _views_of_each_other(model)
-        what = {
-            name: f"buffer '{name}', which shares memory with another one"
-            if name in views
-            else "a tensor that the model makes anew, and that tracing makes once"
-            for name, tensor in stored_tensors(module).items()
-            if name in views or _memory(tensor) not in own
-        }
-        tensors = stored_tensors(module)
-        self.watched = [
-            _Watched(tensors[name], text, tensors[name]._version)
-            for name, text in what.items()
-            if not tensors[name].is_inference()
-        ]
+        views, self.watched = _views_of_each_other(model), list[_Watched]()
+        for name, tensor in stored_tensors(module).items():
+            if tensor.is_inference():  # its writes are not counted
+                continue
+            if name in views:
+                what = f"buffer '{name}', which shares memory with another one"
+            elif _memory(tensor) not in own:
+                what = "a tensor that the model makes anew, and that tracing makes once"
+            else:
+                continue
+            self.watched.append(_Watched(tensor, what, tensor._version))
 
     def written(self) -> str:
         """What has been written to since; empty for nothing."""
