@@ -136,11 +136,14 @@ def function(option: str, name: str | None) -> Any:
     Raises:
         OptionError: there is no function of this name.
     """
-    found = None if name is None else attribute(name, f"{option} '{name}'")
+    if name is None:
+        return None
+    what = f"{option} '{name}'"
+    found = attribute(name, what)
     if isinstance(found, type):
-        found = found()
-    if found is not None and not callable(found):
-        raise OptionError(f"{option} '{name}': expected a function, got {type(found).__name__}")
+        found = named_object(name, what)
+    if not callable(found):
+        raise OptionError(f"{what}: expected a function, got {type(found).__name__}")
     return found
 
 

@@ -368,6 +368,7 @@ def test_compile_ranks_on_data_by_a_loss(user_code: Path) -> None:
     assert "the loss was computed" not in succeeds(*own)
     assert "the loss was computed" in succeeds(*own, "--loss", "mynets:loss")
     assert succeeds(*own, "--loss", "torch.nn:CrossEntropyLoss") == succeeds(*own)
+    assert "--loss 'torch.nn:Linear' failed when called without" in refuses(*own, "--loss", "torch.nn:Linear")
     assert "--loss 'mynets:number': expected a function, got int" in refuses(*own, "--loss", "mynets:number")
     assert "--loss 'mynets:lost': mynets has no 'lost'; did you mean loss" in refuses(*own, "--loss", "mynets:lost")
     assert "data: expected an iterable of batches" in refuses(*own[:-1], "mynets:number")
