@@ -13,13 +13,14 @@ from graphprune.capture.fidelity import Reference, run
 from graphprune.capture.functions import is_transform, transforms_left
 from graphprune.capture.layout import free_of_layout
 from graphprune.capture.legalise import legalise
-from graphprune.capture.private_copy import private_copy
+from graphprune.capture.private_copy import private_copy, unshare
 from graphprune.capture.requirements import require_sizes
 from graphprune.capture.routes import ROUTES, Route
 from graphprune.capture.symbolic import OpaqueCall
 from graphprune.capture.training import follow_mode
 from graphprune.capture.unwrapped import compiled_parts, unwrapped
-from graphprune.capture.written import ReadOnly, memory_of
+from graphprune.capture.written import ReadOnly, made_by_tracing, memory_of, using_memory_of, views_of_each_other
+from graphprune.coupling.interpret import is_same
 from graphprune.errors import CaptureError, InputError, first_line
 from graphprune.example import Example
 from graphprune.program import Attention, CapturedBy, Program, stored_parameters, submodules
@@ -48,31 +49,37 @@ def capture(
 
     Raises:
         InputError: the example holds no tensor, or the model is not ready to run.
-        CaptureError: no front end could capture the model; the message has the reason of each.
+        CaptureError: no front end could capture the model, the message has the reason of each; or it writes to its
+            parameters, or to tensors that are views of each other.
     """
     model, example = unwrapped(model), Example.of(example_input)
     _check_inputs(model, example, example_input)
     on_meta = any(parameter.is_meta for parameter in model.parameters())
-    reference = Reference.of(private_copy(model).eval(), example) if verify and not on_meta else None
+    reference = _reference(model, example) if verify and not on_meta else None
     reasons: list[str] = []
     at_one_size: Program | None = None
     for name, route in ROUTES.items():
         try:
-            module, own = _captured(model, example, route)
+            traced = _traced(model, example, route)
         except Exception as error:  # tracing runs the user's code, which may raise anything
             reasons.append(f"{name}: {first_line(error)}")
             continue
-        program = Program(module, example, CapturedBy(name, "; ".join(reasons)), protect, attention)
-        read_only = ReadOnly(module, own, model)
+        program = Program(traced.module, example, CapturedBy(name, "; ".join(reasons)), protect, attention)
         difference, captured_by = None, program.captured_by
         if reference is not None:
-            difference = reference.difference(module)
+            difference = reference.difference(traced.module)
             captured_by = captured_by if difference else reference.remarked(program)
-        elif read_only.watched and not on_meta:
+        elif traced.is_watched and not on_meta:
+            unshare(traced.module, model)
             for training in (False, True):
                 with suppress(Exception):  # of a graph that cannot run analysis says where
-                    run(module, example, training=training)
-        if written := read_only.written():
+                    run(traced.module, example, training=training)
+        if written := traced.views.written():
+            raise CaptureError(
+                f"{type(model).__name__} writes to {written}. Of a pruned model each has memory of its own; give it "
+                "that before, with .clone()"
+            )
+        if written := traced.constants.written():
             reasons.append(f"{name}: it writes to {written}")
             continue
         if difference is None:
@@ -90,6 +97,25 @@ def capture(
     )
 
 
+def _reference(model: nn.Module, example: Example) -> Reference:
+    """What a copy of the model computes, which has its own memory: it may write to its parameters.
+
+    Raises:
+        CaptureError: it does.
+    """
+    copied = private_copy(model).eval()
+    unshare(copied, model)
+    reference = Reference.of(copied, example)
+    after = stored_parameters(copied)
+    for name, parameter in stored_parameters(model).items():
+        if not is_same(parameter, after[name]):
+            raise CaptureError(
+                f"{type(model).__name__} writes to its parameter '{name}' in forward(). Make it a buffer, or write to "
+                "it between the steps of training"
+            )
+    return reference
+
+
 def _fixed(program: Program, reasons: str) -> Program:
     """A program that is right at the example's batch size only, and refuses others."""
     batch_size = program.example.batch_size
@@ -103,9 +129,30 @@ _SEED = 1
 """While tracing: not that of the comparison, or numbers that tracing draws once and for all would pass for new ones."""
 
 
-def _captured(model: nn.Module, example: Example, route: Route) -> tuple[fx.GraphModule, frozenset[int]]:
-    """A graph module of a copy of the model, in the modes of the model; and the memory of what that copy keeps."""
-    root = private_copy(model)  # one for each route: a trace that failed may leave anything in it
+@dataclass(frozen=True)
+class _Traced:
+    """A graph module, and the tensors in it that it must not write to.
+
+    Attributes:
+        module: The graph module.
+        constants: What tracing made.
+        views: What is a view of another tensor in the user's model.
+    """
+
+    module: fx.GraphModule
+    constants: ReadOnly
+    views: ReadOnly
+
+    @property
+    def is_watched(self) -> bool:
+        return bool(self.constants.watched or self.views.watched)
+
+
+def _traced(model: nn.Module, example: Example, route: Route) -> _Traced:
+    """A graph module of a copy of the model, in the modes of the model."""
+    copies = dict[int, Any]()
+    root = private_copy(model, copies)  # one for each route: a trace that failed may leave anything in it
+    shared = [(copies[id(tensor)], what) for tensor, what in views_of_each_other(model) if id(tensor) in copies]
     modes = {name: module.training for name, module in submodules(root).items()}
     root = legalise(root).eval()
     own = memory_of(root)
@@ -122,7 +169,7 @@ def _captured(model: nn.Module, example: Example, route: Route) -> tuple[fx.Grap
     _restore_persistence(module, root)
     if not any(True for _ in module.parameters()):
         raise OpaqueCall(f"no parameter of {type(model).__name__} takes part in its graph (scripts hide theirs)")
-    return module, own
+    return _Traced(module, made_by_tracing(module, own), using_memory_of(shared, module))
 
 
 _OF_GRAPH_MODULES = frozenset({*dir(fx.GraphModule), "meta"} - {*dir(nn.Module)})

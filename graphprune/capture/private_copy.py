@@ -18,16 +18,19 @@ _ATOMS = frozenset({NoneType, bool, int, float, str, type, FunctionType, Builtin
 _TABLES = (dict, OrderedDict, set)
 
 
-def private_copy(model: nn.Module) -> nn.Module:
+def private_copy(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
     """A copy whose own parameters still use the model's memory; nothing writes to it before it is unshared.
+
+    Args:
+        model: The model.
+        memo: Is given the copy of each part, by identity, as `copy.deepcopy` does it.
 
     Raises:
         CaptureError: something in the model cannot be copied.
     """
-    memo: dict[int, Any] = {
-        id(tensor): _alias(tensor) if isinstance(tensor, nn.Parameter) else tensor.detach().clone()
-        for tensor in stored_tensors(model).values()
-    }
+    memo = {} if memo is None else memo
+    for tensor in stored_tensors(model).values():
+        memo[id(tensor)] = _alias(tensor) if isinstance(tensor, nn.Parameter) else tensor.detach().clone()
     modules = submodules(model).values()
     plain_kinds = {kind for kind in {type(module) for module in modules} if _is_plain(kind)}
     plain = [module for module in modules if type(module) in plain_kinds]

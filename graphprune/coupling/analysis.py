@@ -15,7 +15,8 @@ from graphprune.coupling.labelled import LabelRun
 from graphprune.coupling.labels import PINNED, Cause, LabelSpace, look_up, merged
 from graphprune.coupling.planes import channel_planes, squash, thin, varying
 from graphprune.coupling.protection import protected_dims
-from graphprune.program import Program, device_of, source_line
+from graphprune.errors import InputError
+from graphprune.program import Program, device_of, source_line, stored_parameters
 from graphprune.rewrite.literals import can_resize
 
 CHOICES = ("more of what is flattened", "outer of what is broadcast", "whole entries", "whole groups of a convolution")
@@ -55,6 +56,7 @@ def _analyse(
         values[node.name] = operands_of(result)
 
     interpret(program, run, meta_tensors(program.module), program.example, record)
+    _refuse_writes_to_parameters(program, run)
     _freeze_outputs(program, run, values)
     _freeze_protected(program, run)
     _tie_first_classes(program, run)
@@ -68,6 +70,21 @@ def _analyse(
         run.space, channel_of, groups, values, tuple(run.contractions), frozenset(run.normalised), run.choices,
         run.rewritten(), frozenset(run.views) - {node for node, _ in run.writes},
     ), in_vain  # fmt: skip
+
+
+def _refuse_writes_to_parameters(program: Program, run: LabelRun) -> None:
+    """Passes run a program over and over, and expect the same of it; parameters may use the memory of the user's model.
+
+    Raises:
+        InputError: the program writes to a parameter.
+    """
+    parameters = stored_parameters(program.module)
+    for node, memory in run.writes:
+        if (name := run.stored.get(memory)) in parameters:
+            raise InputError(
+                f"the model writes to its parameter '{name}' in forward(), in node %{node}. Make it a buffer, or write "
+                "to it between the steps of training"
+            )
 
 
 def _freeze_outputs(program: Program, run: LabelRun, values: dict[str, Any]) -> None:

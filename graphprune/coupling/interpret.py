@@ -161,11 +161,11 @@ def keeping_buffers(module: nn.Module) -> Iterator[None]:
     finally:
         with torch.no_grad():
             for buffer, value in buffers:
-                if not _is_same(buffer, value):
+                if not is_same(buffer, value):
                     buffer.copy_(value)
 
 
-def _is_same(first: Tensor, second: Tensor) -> bool:
+def is_same(first: Tensor, second: Tensor) -> bool:
     """Whether all values are equal, NaN to NaN."""
     return torch.equal(first, second) or bool(((first == second) | ((first != first) & (second != second))).all())
 

@@ -84,6 +84,7 @@ class LabelRun:
         memory: The memory of each node's result.
         views: Nodes whose results share memory with an input.
         writes: Nodes that wrote in place, with the memory.
+        stored: Names of parameters and buffers, by their memory.
         unread: Places among the node's results that nothing reads.
     """
 
@@ -103,6 +104,7 @@ class LabelRun:
     memory: dict[str, int] = field(default_factory=dict)
     views: set[str] = field(default_factory=set)
     writes: list[tuple[str, int]] = field(default_factory=list)
+    stored: dict[int, str] = field(default_factory=dict)
     unread: frozenset[int] = frozenset()
     _held: list[torch.UntypedStorage] = field(default_factory=list, repr=False)
 
@@ -121,6 +123,7 @@ class LabelRun:
         )
         labelled = self.label(tensor.detach() if tensor.requires_grad else tensor, planes)
         labelled.stored = True
+        self.stored[self.memory_of(labelled)] = name
         return labelled
 
     def cause(self, func: Any, reason: str, origin: Origin = "program") -> Cause:
