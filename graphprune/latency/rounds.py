@@ -154,11 +154,11 @@ class ByLatency:
         model = LatencyModel(scored, self.profile, self.calibration)
         allowed_ms = (1 - budget.latency) * self.dense_ms
         at_last_ms = (1 - self.budget.latency) * self.dense_ms
-        narrowest_ms = self._narrowest_ms(model)
+        narrowest_ms, widest_ms = self._narrowest_ms(model), float(model.ms(model.full))
         if narrowest_ms > MISTAKEN * at_last_ms:
             raise BudgetError(
                 f"latency: at most {at_last_ms:.4g} ms asked for, {narrowest_ms:.4g} ms predicted for the narrowest "
-                f"permitted widths, {float(model.ms(model.full)):.4g} ms for the present ones. Ask for less, lower "
+                f"permitted widths, {widest_ms:.4g} ms for the present ones. Ask for less, lower "
                 "min_channels or align, or protect less"
             )
 
@@ -183,7 +183,7 @@ class ByLatency:
         tries = [attempt(max(AIM * allowed_ms / self.bias, narrowest_ms))]
         # a round on the way need not be exact, but what it takes too much never comes back
         if budget.latency >= self.budget.latency or tries[0].share * allowed_ms < at_last_ms:
-            tries = _corrected(tries, attempt, narrowest_ms)
+            tries = _corrected(tries, attempt, narrowest_ms, widest_ms)
         best = min(tries, key=lambda each: (each.share > 1, abs(each.share - 1)))
         # what was measured counts: rounds that ask for no more than that have nothing to do
         self.timing, self._met = best.timing, max(budget.latency, 1 - best.share * allowed_ms / self.dense_ms)
@@ -207,8 +207,10 @@ def _predicted_ms(model: LatencyModel, selected: Program) -> float:
     return float(model.ms(np.array(selected.dependencies.left_of_groups(selected.selection.keep))))
 
 
-def _corrected(tries: list[Try], attempt: Callable[[float], Try], narrowest_ms: float) -> list[Try]:
-    """Tries again until a measurement fits.
+def _corrected(
+    tries: list[Try], attempt: Callable[[float], Try], narrowest_ms: float, widest_ms: float
+) -> list[Try]:
+    """Tries again until a measurement fits, with limits between two predictions.
 
     Raises:
         BudgetError: none does.
@@ -216,7 +218,7 @@ def _corrected(tries: list[Try], attempt: Callable[[float], Try], narrowest_ms: 
     while len({each.share for each in tries}) < TRIES and len(tries) < LOOKS:
         if LEAST <= tries[-1].share <= 1:
             break
-        limit_ms = max(_next_limit_ms(tries), narrowest_ms)
+        limit_ms = min(max(_next_limit_ms(tries), narrowest_ms), max(widest_ms, tries[0].limit_ms))
         if any(abs(limit_ms - each.limit_ms) < 1e-3 * limit_ms for each in tries):
             break
         try:
@@ -234,13 +236,16 @@ def _corrected(tries: list[Try], attempt: Callable[[float], Try], narrowest_ms: 
 
 
 def _next_limit_ms(tries: Sequence[Try]) -> float:
-    """Between the nearest measurements below and above what is aimed at, or in proportion to the nearest."""
+    """Between the nearest measurements below and above what is aimed at, or in proportion to the nearest.
+
+    Where that gave nothing wider, in growing steps: it may be a count that binds.
+    """
     ordered = sorted(tries, key=lambda each: (each.share, each.limit_ms))
     below = next((each for each in reversed(ordered) if each.share <= AIM), None)
     above = next((each for each in ordered if each.share > AIM), None)
     if below is None or above is None:
         nearest = below or above or tries[-1]
-        return nearest.limit_ms * AIM / nearest.share
+        return nearest.limit_ms * (AIM / nearest.share) ** sum(each.share == nearest.share for each in tries)
     same = [each for each in tries if each.share in (below.share, above.share)]
     # where a limit gave widths that were known already, halving finds the ones between, if there are any
     part = 0.5 if len(same) > 2 else (AIM - below.share) / (above.share - below.share)

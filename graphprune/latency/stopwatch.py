@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -20,34 +20,27 @@ REPEATS = 21
 """Samples of each module; the median counts."""
 
 
-@dataclass
 class Stopwatch:
-    """Exports modules to ONNX and times them in turns with the dense one.
+    """Exports modules to ONNX and times them in turns with the dense one, which is exported once, as it is at first."""
 
-    Attributes:
-        dense: The dense module.
-        example: Its input.
-        target: What to run on.
-    """
+    def __init__(self, dense: nn.Module, example: Example, target: Target) -> None:
+        """Exports the dense module.
 
-    dense: nn.Module
-    example: Example
-    target: Target
+        Args:
+            dense: The dense module.
+            example: Its input, and that of the compact ones.
+            target: What to run on.
 
-    @cached_property
-    def _folder(self) -> Path:
-        path = Path(tempfile.mkdtemp(prefix="graphprune-"))
-        weakref.finalize(self, shutil.rmtree, path, ignore_errors=True)
-        return path
+        Raises:
+            ExportError: the module cannot be exported.
+        """
+        self._example, self._target = example, target
+        self._feeds = onnx_feeds(dense, example.resized(target.batch_size))
+        self._folder = _Folder()
+        self._export(dense, self._folder.path / "dense.onnx")
 
-    @cached_property
-    def _dense_path(self) -> Path:
-        return self._exported(self.dense, "dense")
-
-    def _exported(self, module: nn.Module, name: str) -> Path:
-        path = self._folder / f"{name}.onnx"
-        export_onnx(module, self.example.args, self.example.kwargs, path, precision=self.target.dtype)
-        return path
+    def _export(self, module: nn.Module, path: Path) -> None:
+        export_onnx(module, self._example.args, self._example.kwargs, path, precision=self._target.dtype)
 
     def time(self, compact: nn.Module | None = None) -> TimingResult:
         """Latencies of ``"dense"`` and, if given, of ``"compact"``.
@@ -55,9 +48,25 @@ class Stopwatch:
         Raises:
             ExportError: a module cannot be exported.
         """
-        paths = {"dense": self._dense_path}
-        if compact is not None:
-            paths["compact"] = self._exported(compact, "compact")
-        feeds = onnx_feeds(self.dense, self.example.resized(self.target.batch_size))
-        provider = "cuda" if self.target.provider == CUDA else "cpu"
-        return time_interleaved(paths, feeds, provider=provider, threads=self.target.threads, repeats=REPEATS)
+        provider = "cuda" if self._target.provider == CUDA else "cpu"
+        with tempfile.TemporaryDirectory(prefix="graphprune-") as folder:
+            paths = {"dense": self._folder.path / "dense.onnx"}
+            if compact is not None:
+                paths["compact"] = Path(folder) / "compact.onnx"
+                self._export(compact, paths["compact"])
+            return time_interleaved(
+                paths, self._feeds, provider=provider, threads=self._target.threads, repeats=REPEATS
+            )
+
+
+class _Folder:
+    """A temporary folder; a copy of it, and one unpickled in another process, has the same files at another place."""
+
+    def __init__(self, files: Mapping[str, bytes] = {}) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="graphprune-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+        for name, content in files.items():
+            (self.path / name).write_bytes(content)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Folder, ({path.name: path.read_bytes() for path in self.path.iterdir()},)

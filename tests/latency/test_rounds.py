@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import copy
+import gc
+import pickle
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -170,3 +173,36 @@ def test_a_round_has_nothing_to_do_where_an_earlier_one_measured_enough(monkeypa
     first, second = found.report.rounds
     assert first.removed and not second.removed
     assert 0.95 * 0.5 <= share_left(found) <= 0.5
+
+
+def test_a_count_that_binds_ends_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graphprune.latency.rounds.Stopwatch", Counting)
+    stages: list[str] = []
+    found = compiled(Budget(latency=0.5, params=0.6), progress=lambda stage, done, total: stages.append(stage))
+    assert 0.6 <= found.report.achieved["params"] < 0.61
+    assert 0.35 < share_left(found) < 0.95 * 0.5  # no wider network has as few parameters
+    assert stages.count("select") <= 6 and stages.count("measure") == 1
+
+
+def test_the_narrowest_widths_are_named_where_they_are_too_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graphprune.latency.rounds.Stopwatch", Counting)
+    narrowest = r"of 1 network\. The narrowest permitted widths are among them\. Ask for less"
+    with pytest.raises(BudgetError, match=narrowest):
+        compiled(Budget(latency=0.95), min_channels=17)
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda pruner: pickle.loads(pickle.dumps(pruner))])
+def test_a_pruner_with_a_latency_budget_is_copied_and_pickled(again: Callable[[Any], Any]) -> None:
+    pruner = graphprune.Pruner(
+        network(8), EXAMPLE, budget=Budget(latency=0.3), schedule="linear", criterion="l2-norm",
+        target=Stepped(HERE, step=1),
+    )  # fmt: skip
+    pruner.step()
+    first, copied = pruner.report().timing, again(pruner)
+    del pruner
+    gc.collect()  # takes its files along
+    copied.step()
+    second = copied.report().timing
+    assert first is not None and second is not None
+    # the dense file and not one of what is left now; a fifth of it at most goes, and machines are seldom twice as fast
+    assert second.latencies["dense"].median_ms > 0.3 * first.latencies["dense"].median_ms
