@@ -2,43 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from graphprune.coupling.interpret import evaluating
-from graphprune.errors import OptionError
-from graphprune.example import Example
+from graphprune.data import batch_of, describe
+from graphprune.errors import OptionError, shown
 
 
 def top_one(batches: Iterable[tuple[Any, Tensor]]) -> Callable[[nn.Module], float]:
     """An ``evaluate`` for `sweep`: the share of samples whose largest logit is the target's.
 
     Args:
-        batches: ``(inputs, target)``; gone through once for each network, so no generator.
+        batches: ``(inputs, target)``, on any device; gone through once for each network.
 
     Raises:
-        OptionError: they are nothing to go through.
+        OptionError: they are nothing to go through, or only once, as a generator is.
     """
-    if not isinstance(batches, Iterable):
-        raise OptionError(f"top_one: expected batches (inputs, target), got {type(batches).__name__}")
+    given: object = batches
+    if not isinstance(given, Iterable) or isinstance(given, (Iterator, nn.Module)):
+        raise OptionError(
+            f"top_one: expected a list or data loader of batches (inputs, target), to go through once for each "
+            f"network, got {shown(batches)}"
+        )
 
     def accuracy(module: nn.Module) -> float:
+        device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
         right, samples = 0, 0
         with evaluating(module):
-            for inputs, target in batches:
-                example = Example.of(inputs)
-                logits = module(*example.args, **example.kwargs)
-                if logits.dim() != 2 or target.shape != logits.shape[:1]:
-                    raise OptionError(
-                        f"top_one: expected logits (N, classes) and targets (N), got {tuple(logits.shape)} and "
-                        f"{tuple(target.shape)}; give evaluate= a function of your own for another task"
-                    )
+            for item in batches:
+                batch = batch_of(item, device)
+                logits, target = module(*batch.inputs.args, **batch.inputs.kwargs), batch.target
+                _check(logits, target)
                 right += int((logits.argmax(1) == target).sum())
                 samples += len(target)
         if not samples:
-            raise OptionError("evaluate: there are no batches; give a list or a data loader, no generator")
+            raise OptionError("top_one: there are no batches")
         return right / samples
 
     return accuracy
+
+
+def _check(logits: Any, target: Any) -> None:
+    tensors = isinstance(logits, Tensor) and isinstance(target, Tensor)
+    if not tensors or logits.dim() != 2 or target.shape != logits.shape[:1]:
+        raise OptionError(
+            f"top_one: expected logits (N, classes) and targets (N), got {describe(logits)} and {describe(target)}; "
+            "give evaluate= a function of your own for another task"
+        )

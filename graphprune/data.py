@@ -84,7 +84,7 @@ class SampleStream:
                     break
                 from_the_start = True
                 continue
-            batch = replace(_batch(item, device), like=self.example)
+            batch = replace(batch_of(item, device), like=self.example)
             batch = batch.rows(0, min(left, batch.size))
             left -= batch.size
             yield batch
@@ -115,7 +115,12 @@ def _to(example: Example, device: torch.device) -> Example:
     return example.mapped(lambda tensor: tensor.to(device))
 
 
-def _batch(item: Any, device: torch.device) -> Batch:
+def batch_of(item: Any, device: torch.device) -> Batch:
+    """What a user's data gives, on a device.
+
+    Raises:
+        InputError: it is no pair of inputs and target, or holds no samples.
+    """
     if not isinstance(item, (tuple, list)) or len(item) != 2:
         what = f"{type(item).__name__} of {len(item)}" if isinstance(item, (tuple, list)) else type(item).__name__
         raise InputError(
@@ -140,7 +145,7 @@ def cross_entropy(output: Any, target: Any) -> Tensor:
     """
     if not isinstance(output, Tensor):
         raise LossError(
-            f"the model's output is {_describe(output)}, not a tensor; pass loss=lambda output, target: ... to say "
+            f"the model's output is {describe(output)}, not a tensor; pass loss=lambda output, target: ... to say "
             "which part of it matters"
         )
     if output.dim() < 2 or output.shape[1] < 2:
@@ -171,7 +176,8 @@ def _check_classes(target: Tensor, classes: int) -> None:
         )
 
 
-def _describe(value: Any) -> str:
+def describe(value: Any) -> str:
+    """What a value is, for a message: shape and type of tensors, for what is no tensor how many it has."""
     if isinstance(value, Tensor):
         return f"{tuple(value.shape)} of {value.dtype}"
     leaves = [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
@@ -217,7 +223,8 @@ def _loss_of(loss: Callable[[Any, Any], Any], output: Any, target: Any) -> Any:
     except Exception as error:  # a user's function
         if isinstance(error, LossError) or is_out_of_memory(error):
             raise
+        no_target = "\nWithout data= there is no target; give batches (inputs, target)" if target is None else ""
         raise LossError(
-            f"the loss cannot be computed from output {_describe(output)} and target {_describe(target)}: "
-            f"{type(error).__name__}: {error}"
+            f"the loss cannot be computed from output {describe(output)} and target {describe(target)}: "
+            f"{type(error).__name__}: {error}{no_target}"
         ) from error

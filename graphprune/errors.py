@@ -22,7 +22,7 @@ class OptionError(UserError):
 
 
 class CaptureError(UserError):
-    """Neither torch.fx nor torch.export could turn the model into a graph."""
+    """Neither torch.fx nor torch.export could turn the model into a graph that passes can run over and over."""
 
 
 class InputError(UserError):
@@ -71,6 +71,11 @@ class RewriteError(InternalError):
 
 class InvariantError(InternalError):
     """A program violates one or more named invariants after a pass."""
+
+
+def shown(value: object) -> str:
+    """A value, to be quoted in a message: one short line."""
+    return " ".join(repr(value).split())[:80]
 
 
 def first_line(error: BaseException) -> str:

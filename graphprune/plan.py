@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from graphprune.capture import capture, unshare, unwrapped
 from graphprune.coupling.dependencies import Dependencies
-from graphprune.errors import ArtifactError, InputError, UserError
+from graphprune.errors import ArtifactError, InputError, UserError, shown
 from graphprune.example import Example
 from graphprune.options import attention_of
 from graphprune.program import Attention, Kept, Program, compose_kept, stored_parameters, stored_tensors
@@ -120,7 +120,7 @@ class Plan:
             InputError: ``model`` is not a module.
         """
         if not isinstance(model, nn.Module):
-            raise InputError(f"a plan is applied to an instance of {self.model}, got {model!r:.80}")
+            raise InputError(f"a plan is applied to an instance of {self.model}, got {shown(model)}")
         model = unwrapped(model)
         self._check_sizes(model)
         try:

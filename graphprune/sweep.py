@@ -20,9 +20,10 @@ from graphprune.criteria import Evenly, Given, Sensitivity, criterion_of, name_o
 from graphprune.criteria.criterion import scores_of
 from graphprune.deploy import Latency, TimingResult, export_onnx, onnx_feeds, time_interleaved
 from graphprune.deploy.sessions import CUDA
-from graphprune.errors import BudgetError, OptionError
+from graphprune.errors import BudgetError, OptionError, shown
 from graphprune.example import Example
 from graphprune.latency import Profile
+from graphprune.options import check_counts
 from graphprune.program import Program
 from graphprune.pruner import Progress
 from graphprune.scores import Scores
@@ -176,7 +177,7 @@ def sweep(
         model: As of `graphprune.compile`; not changed.
         example_input: The same.
         latencies: Shares of the dense network's measured latency to remove, each in (0, 1).
-        evaluate: Gives the accuracy of a network, see `graphprune.top_one`.
+        evaluate: Gives the accuracy of a network, see `graphprune.top_one`; of the dense one at first.
         finetune: Trains a pruned or uniform network in place, before it is evaluated.
         criterion: As of `graphprune.compile`.
         target: What latency is measured on; this machine on one thread by default.
@@ -185,12 +186,14 @@ def sweep(
         **options: Others of `graphprune.compile`: data, loss, samples, protect, min_channels and so on.
 
     Raises:
-        OptionError: a share is not in (0, 1), or there is none.
+        OptionError: a share is not in (0, 1), or there is none; ``evaluate`` gives no number.
         BudgetError: none of them can be reached.
         UserError: as `graphprune.compile`.
     """
     shares = _checked(latencies, {"evaluate": evaluate, "finetune": finetune}, options)
+    check_counts(repeats=repeats)
     model, example = unwrapped(model), Example.of(example_input)
+    accuracy = None if evaluate is None else _accuracy(evaluate, model)
     target = target or Profile.here(batch_size=example.batch_size)
     ranking, report = _Ranking(criterion), progress or (lambda stage, done, total: None)
     found: dict[float, Compiled] = {}
@@ -220,7 +223,7 @@ def sweep(
         raise BudgetError("; ".join(unreachable.values()))
     report("time all networks in turns", len(shares), len(shares))
     timing = _timed(model, example, found, evenly, target, repeats)
-    points = _points(model, found, evenly, timing, evaluate)
+    points = _points(accuracy, found, evenly, timing, evaluate)
     return Sweep(type(model).__name__, ranking.__name__, points, timing, unreachable, found)
 
 
@@ -248,7 +251,7 @@ def _checked(
     """The shares, each once."""
     for name, function in functions.items():
         if function is not None and not callable(function):
-            raise OptionError(f"{name}={function!r:.80}: expected a function of a network")
+            raise OptionError(f"{name}={shown(function)}: expected a function of a network")
     taken = [f"{name}=" for name in _OWN if name in options]
     if taken:
         raise OptionError(f"sweep: {', '.join(taken)} cannot be given; latencies= says how much goes, in one round")
@@ -282,23 +285,38 @@ def _name(kind: str, share: float) -> str:
     return f"{kind} -{100 * share:.15g}%"
 
 
+def _accuracy(evaluate: Callable[[nn.Module], float], module: nn.Module) -> float:
+    """What ``evaluate`` gives for a network.
+
+    Raises:
+        OptionError: it is no number.
+    """
+    found: Any = evaluate(module)
+    try:
+        return float(found)
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"evaluate gave {shown(found)} for a network: expected a number") from error
+
+
 def _points(
-    model: nn.Module, found: dict[float, Compiled], evenly: dict[float, Compiled], timing: TimingResult,
+    accuracy: float | None, found: dict[float, Compiled], evenly: dict[float, Compiled], timing: TimingResult,
     evaluate: Callable[[nn.Module], float] | None,
 ) -> tuple[Point, ...]:  # fmt: skip
-    def point(name: str, kind: Kind, share: float | None, costs: dict[Measure, int], module: nn.Module) -> Point:
-        left = 1.0 if kind == DENSE else 1 / timing.speedup(DENSE, name).pairwise_median
-        accuracy = None if evaluate is None else float(evaluate(module))
-        return Point(name, kind, share, timing.latencies[name], left, costs, accuracy)
+    """The points, the dense one with the accuracy that is known."""
+
+    def point(kind: Kind, share: float, compiled: Compiled) -> Point:
+        name = _name(kind, share)
+        left = 1 / timing.speedup(DENSE, name).pairwise_median
+        accuracy = None if evaluate is None else _accuracy(evaluate, compiled.module)
+        return Point(name, kind, share, timing.latencies[name], left, _costs(compiled, 1), accuracy)
 
     first = next(iter(found.values()))
-    points = [point(DENSE, DENSE, None, _costs(first, 0), model)]
+    points = [Point(DENSE, DENSE, None, timing.latencies[DENSE], 1.0, _costs(first, 0), accuracy)]
     networks: dict[Kind, dict[float, Compiled]] = {"pruned": found, "uniform": evenly}
     for share in found:
         for kind, by_share in networks.items():
             if share in by_share:
-                compiled = by_share[share]
-                points.append(point(_name(kind, share), kind, share, _costs(compiled, 1), compiled.module))
+                points.append(point(kind, share, by_share[share]))
     return tuple(points)
 
 

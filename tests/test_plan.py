@@ -335,6 +335,14 @@ def test_integers_keep_their_values_so_that_the_model_can_run() -> None:
     assert module(*example).shape == (2, 3)
 
 
+def test_a_plan_is_applied_to_what_torch_compile_wraps() -> None:
+    model, plan = Mlp(), mlp_plan()
+    applied, expected = plan.apply(torch.compile(model)), plan.apply(model)  # type: ignore[arg-type]
+    assert applied.state_dict().keys() == expected.state_dict().keys()
+    x = torch.randn(2, 4)
+    assert torch.equal(applied(x), expected(x))
+
+
 @pytest.mark.cuda
 def test_a_plan_from_one_device_applies_on_another() -> None:
     module = mlp_plan().apply(Mlp().cuda())

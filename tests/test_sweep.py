@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from graphprune import Budget, Sweep, sweep, top_one
 from graphprune.criteria import Sensitivity
-from graphprune.errors import BudgetError, OptionError
+from graphprune.errors import BudgetError, OptionError, UserError
 from graphprune.program import Program
 from tests.latency.counting import Counting
 from tests.latency.stepped import HERE, Stepped
@@ -82,7 +82,8 @@ def test_a_uniform_network_loses_the_same_share_everywhere(result: Sweep) -> Non
 
 
 def test_networks_are_trained_before_they_are_evaluated(result: Sweep) -> None:
-    assert [point.accuracy for point in result.points] == [0.54] * 5  # four were trained by then
+    # the dense one before anything else is done; four others were trained by then
+    assert [point.accuracy for point in result.points] == [0.5, *[0.54] * 4]
 
 
 def test_what_is_written(result: Sweep, tmp_path: Path) -> None:
@@ -110,6 +111,14 @@ def test_a_latency_that_cannot_be_reached_is_told(monkeypatch: pytest.MonkeyPatc
         sweep(network(), EXAMPLE, (0.99,), **options)
 
 
+def test_what_torch_compile_wraps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graphprune.latency.rounds.Stopwatch", Counting)
+    wrapped: Any = torch.compile(network())
+    found = sweep(wrapped, EXAMPLE, (0.5,), target=Stepped(HERE, step=1), repeats=3, evaluate=lambda module: 1)
+    assert found.model == "Sequential"
+    assert "_orig_mod" not in " ".join(found.compiled[0.5].module.state_dict())
+
+
 @pytest.mark.parametrize("shares", [(), (0.0,), (0.5, 1.0), ("half",)])
 def test_wrong_shares(shares: Any) -> None:
     with pytest.raises(OptionError, match=r"expected shares of the latency to remove, each in \(0, 1\)"):
@@ -130,6 +139,9 @@ def test_shares_that_are_close_or_given_twice(monkeypatch: pytest.MonkeyPatch) -
         (0.5, {}, r"latencies=0\.5: expected several shares"),
         ((0.5,), {"budget": Budget(macs=0.5)}, r"sweep: budget= cannot be given; latencies= says"),
         ((0.5,), {"evaluate": 5}, r"evaluate=5: expected a function of a network"),
+        ((0.5,), {"evaluate": lambda module: None}, r"evaluate gave None for a network: expected a number"),
+        ((0.5,), {"evaluate": top_one}, r"top_one: expected a list or data loader of batches"),
+        ((0.5,), {"repeats": 0}, r"repeats=0: expected a whole number of at least 1"),
         ((0.5,), {"schedule": "halving", "sparsity": 0.5}, r"sweep: sparsity=, schedule= cannot be given"),
     ],
 )
@@ -149,7 +161,33 @@ def test_top_one() -> None:
     for target in (torch.arange(4)[:, None], torch.eye(4)):
         with pytest.raises(OptionError, match=r"expected logits \(N, classes\) and targets \(N\), got \(4, 4\)"):
             top_one([(torch.eye(4), target)])(module)
-    with pytest.raises(OptionError, match="there are no batches"):
-        top_one(iter(()))(module)
-    with pytest.raises(OptionError, match=r"top_one: expected batches \(inputs, target\), got int"):
-        top_one(5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("batches", [5, iter([(torch.eye(4), torch.arange(4))]), nn.Sequential(nn.Linear(2, 2))])
+def test_what_cannot_be_gone_through_for_each_network(batches: Any) -> None:
+    with pytest.raises(OptionError, match=r"top_one: expected a list or data loader of batches") as error:
+        top_one(batches)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        ([], "top_one: there are no batches"),
+        ((torch.eye(4), torch.arange(4)), r"expected batches .*, got Tensor; a single batch is given as"),
+        ([(torch.eye(4), torch.arange(4), "names")], r"expected batches \(inputs, target\), got tuple of 3"),
+        ([(torch.eye(4), [0, 1, 2, 3])], r"got \(4, 4\) of torch.float32 and list"),
+    ],
+)
+def test_batches_that_tell_no_accuracy(batches: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        top_one(batches)(nn.Identity())
+
+
+def test_outputs_that_tell_no_accuracy() -> None:
+    class Two(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return x, x
+
+    with pytest.raises(OptionError, match=r"expected logits \(N, classes\) and targets \(N\), got tuple of 2 tensors"):
+        top_one([(torch.eye(4), torch.arange(4))])(Two())

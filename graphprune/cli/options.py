@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -127,7 +128,22 @@ def budget(
 
 def batches(option: str, name: str | None) -> Any:
     """What `graphprune.compile` takes as data, by its name; None for none."""
-    return None if name is None else named_object(name, f"{option} '{name}'")
+    if name is None:
+        return None
+    what = f"{option} '{name}'"
+    found = named_object(name, what)
+    function = attribute(name, what)
+    return _Again(function) if isinstance(found, Iterator) and function is not found else found
+
+
+@dataclass(frozen=True)
+class _Again:
+    """What a generator function gives, from the start each time: every round wants it."""
+
+    function: Callable[[], Iterator[Any]]
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.function()
 
 
 def function(option: str, name: str | None) -> Any:

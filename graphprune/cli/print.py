@@ -53,6 +53,8 @@ def command(
     if after is not None:
         options.check_pass("--after", after, (CAPTURE, *options.pass_names()))
     granularity_of(granularity)
+    if sparsity is None and (granularity != "channel" or criterion != "elasticity"):
+        raise OptionError("--granularity and --criterion are those of a round; give --sparsity, such as --sparsity 0.5")
     named = build_model(model, input_shape, weights, seed)
     program = capture(named.module, named.example, tuple(protect or ()))
     if after == CAPTURE:

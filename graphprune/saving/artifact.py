@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx, nn
 
+from graphprune.capture import unwrapped
 from graphprune.deploy import ExportResult
 from graphprune.deploy.isolation import isolated_in_eval_mode
 from graphprune.deploy.parity import HALF_RELATIVE_TOLERANCE, RELATIVE_TOLERANCE, run_torch
 from graphprune.deploy.signature import tensor_leaves
-from graphprune.errors import ArtifactError, OptionError
+from graphprune.errors import ArtifactError, OptionError, shown
 from graphprune.example import Example
 from graphprune.plan import Plan, listed, load_plan, on_device_of
 from graphprune.saving.manifest import MANIFEST, CallForm, Manifest, StoredFile, is_artifact
@@ -88,10 +89,10 @@ def load(directory: str | Path, model: nn.Module | None = None) -> nn.Module:
         OptionError: ``directory`` is no path, or ``model`` not an instance of a module.
     """
     if not isinstance(directory, (str, Path)):
-        raise OptionError(f"directory={directory!r:.80}: give the directory that compiled.save() wrote")
+        raise OptionError(f"directory={shown(directory)}: give the directory that compiled.save() wrote")
     path = Path(directory)
     if model is not None and not isinstance(model, nn.Module):
-        raise OptionError(f"model={model!r:.80}: give an instance of the class that was compiled, or nothing")
+        raise OptionError(f"model={shown(model)}: give an instance of the class that was compiled, or nothing")
     try:
         manifest, plan = _checked(path)
     except OSError as error:
@@ -104,7 +105,7 @@ def load(directory: str | Path, model: nn.Module | None = None) -> nn.Module:
         raise ArtifactError(f"{path / PLAN}: {error}") from error
     read_weights(module, path / WEIGHTS, manifest.aliases)
     stored = OnnxModule(path / ONNX, manifest.call, plan.example, provider="cpu")
-    _check_same_function(module, stored, plan, type(model).__name__)
+    _check_same_function(module, stored, plan, type(unwrapped(model)).__name__)
     return module
 
 

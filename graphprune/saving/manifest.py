@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from graphprune.errors import ArtifactError
+from graphprune.errors import ArtifactError, shown
 from graphprune.plan import listed
 from graphprune.saving.trees import READ_ERRORS, explained
 
@@ -138,10 +138,10 @@ def _content(path: Path) -> dict[str, Any]:
         raise ArtifactError(f"{path} is truncated or damaged: {explained(error)}; {_REMEDY}") from error
     found = content.get("format") if isinstance(content, dict) else type(content).__name__
     if found != FORMAT:
-        raise ArtifactError(f"{path} is not from graphprune: format is {found!r:.80}, expected {FORMAT!r}")
+        raise ArtifactError(f"{path} is not from graphprune: format is {shown(found)}, expected {FORMAT!r}")
     if content.get("version") != VERSION:
         raise ArtifactError(
-            f"{path} is of version {content.get('version')!r:.80}, this graphprune reads version {VERSION}; load it "
+            f"{path} is of version {shown(content.get('version'))}, this graphprune reads version {VERSION}; load it "
             "with the graphprune that wrote it, or save the model again with this one"
         )
     return dict(content)

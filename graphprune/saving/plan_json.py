@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from graphprune.errors import ArtifactError
+from graphprune.errors import ArtifactError, shown
 from graphprune.program import Kept
 from graphprune.saving.trees import explained
 
@@ -30,9 +30,9 @@ def content_of(text: str) -> dict[str, Any]:
         raise ArtifactError(f"the plan is not valid JSON, was it truncated? {explained(error)}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
-        raise ArtifactError(f"not a graphprune plan: format is {found!r:.80}, expected {FORMAT!r}")
+        raise ArtifactError(f"not a graphprune plan: format is {shown(found)}, expected {FORMAT!r}")
     if content.get("version") != VERSION:
-        raise ArtifactError(f"plan of version {content.get('version')!r:.80}; this graphprune reads {VERSION}")
+        raise ArtifactError(f"plan of version {shown(content.get('version'))}; this graphprune reads {VERSION}")
     return content
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from graphprune.deploy.sessions import CPU, choose_provider, open_session
 from graphprune.deploy.signature import feed
-from graphprune.errors import ArtifactError, ExportError, InputError, OptionError, UserError
+from graphprune.errors import ArtifactError, ExportError, InputError, OptionError, UserError, shown
 from graphprune.example import Example
 from graphprune.saving.manifest import CallForm
 from graphprune.saving.trees import READ_ERRORS, decode, explained
@@ -208,17 +208,17 @@ def _matched(expected: Any, given: Any, where: str) -> Iterator[Tensor]:
         yield given
     elif isinstance(expected, Mapping):
         if not isinstance(given, Mapping) or given.keys() != expected.keys():
-            raise InputError(f"{where}: expected a dict with the keys {list(expected)}, got {given!r:.80}")
+            raise InputError(f"{where}: expected a dict with the keys {list(expected)}, got {shown(given)}")
         for key, entry in expected.items():
             yield from _matched(entry, given[key], f"{where}[{key!r}]")
     elif isinstance(expected, (tuple, list)):
         if not isinstance(given, (tuple, list)) or len(given) != len(expected):
             kind = type(expected).__name__
-            raise InputError(f"{where}: expected a {kind} of {len(expected)} values, got {given!r:.80}")
+            raise InputError(f"{where}: expected a {kind} of {len(expected)} values, got {shown(given)}")
         for index, entry in enumerate(expected):
             yield from _matched(entry, given[index], f"{where}[{index}]")
     elif not (given is None or isinstance(given, (bool, int, float, str))) or given != expected:
-        raise InputError(f"{where}: the program was made with {expected!r} and cannot take {given!r:.80}")
+        raise InputError(f"{where}: the program was made with {expected!r} and cannot take {shown(given)}")
 
 
 def _leaves(tree: Any) -> list[Tensor]:

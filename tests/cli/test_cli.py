@@ -58,6 +58,9 @@ number = 3
 def batches():
     return [(torch.randn(4, 6), torch.randint(3, (4,))) for _ in range(2)]
 
+def generated():
+    yield from batches()
+
 def loss(output, target):
     print("the loss was computed")
     return nn.functional.cross_entropy(output, target)
@@ -368,6 +371,8 @@ def test_compile_ranks_on_data_by_a_loss(user_code: Path) -> None:
     assert "the loss was computed" not in succeeds(*own)
     assert "the loss was computed" in succeeds(*own, "--loss", "mynets:loss")
     assert succeeds(*own, "--loss", "torch.nn:CrossEntropyLoss") == succeeds(*own)
+    assert succeeds(*own[:-3], "halving", "--data", "mynets:generated")
+    assert "Without data= there is no target" in refuses(*own[:-2], "--loss", "torch.nn:CrossEntropyLoss")
     assert "--loss 'torch.nn:Linear' failed when called without" in refuses(*own, "--loss", "torch.nn:Linear")
     assert "--loss 'mynets:number': expected a function, got int" in refuses(*own, "--loss", "mynets:number")
     assert "--loss 'mynets:lost': mynets has no 'lost'; did you mean loss" in refuses(*own, "--loss", "mynets:lost")
@@ -520,6 +525,7 @@ def test_print_after_capture_and_after_a_round() -> None:
     weights = ("print", "paper:lenet5", "--sparsity", "0.5", "--granularity", "weight", "--criterion", "magnitude")
     assert ",120,1,1] = conv2d(" in succeeds(*weights, "--after", "mask-weights")
     assert "no part of this round" in refuses(*weights, "--after", "score-channels")
+    assert "give --sparsity" in refuses("print", "paper:lenet5", "--granularity", "weight")
 
 
 # --- bench -----------------------------------------------------------------------------------------------------------

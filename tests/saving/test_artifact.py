@@ -284,10 +284,21 @@ def test_a_model_that_computes_otherwise_is_refused(tmp_path: Path) -> None:
         graphprune.load(path, Attention(activation=nn.functional.gelu))
 
 
+def test_what_torch_compile_wraps_is_told_by_the_name_of_its_class(tmp_path: Path) -> None:
+    path = saved_attention().unpack(tmp_path / "saved")
+    loaded = graphprune.load(path, torch.compile(Attention()))  # type: ignore[arg-type]
+    assert "_orig_mod" not in " ".join(loaded.state_dict())
+    with pytest.raises(ArtifactError) as error:
+        graphprune.load(path, torch.compile(Attention(activation=nn.functional.gelu)))  # type: ignore[arg-type]
+    assert "Attention" in str(error.value) and "OptimizedModule" not in str(error.value)
+
+
 @pytest.mark.parametrize("model", [lenet5, "lenet5", {}])
 def test_the_model_has_to_be_an_instance(tmp_path: Path, model: Any) -> None:
     with pytest.raises(OptionError, match=r"directory=None: give the directory that compiled\.save\(\) wrote"):
         graphprune.load(None)  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match=r"directory=Sequential\(.*: give the directory"):  # in one line
+        graphprune.load(nn.Sequential(nn.Linear(2, 2)))  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="give an instance of the class that was compiled, or nothing"):
         graphprune.load(saved_lenet().unpack(tmp_path / "saved"), model)
 
