@@ -35,7 +35,7 @@ def top_one(batches: Iterable[tuple[Any, Tensor]]) -> Callable[[nn.Module], floa
         with evaluating(module):
             for item in batches:
                 batch = batch_of(item, device)
-                logits, target = module(*batch.inputs.args, **batch.inputs.kwargs), batch.target
+                logits, target = batch.inputs.given_to(module), batch.target
                 _check(logits, target)
                 right += int((logits.argmax(1) == target).sum())
                 samples += len(target)

@@ -206,8 +206,7 @@ def evaluate_loss(loss: Callable[[Any, Any], Any], module: nn.Module, batch: Bat
 
 def _run(module: nn.Module, batch: Batch) -> Any:
     try:
-        # not module(...): a graph module prints a traceback of its own before it lets the error through
-        return nn.Module.__call__(module, *batch.inputs.args, **batch.inputs.kwargs)
+        return batch.inputs.given_to(module)
     except Exception as error:  # any op may refuse, in its own way
         if is_out_of_memory(error):
             raise

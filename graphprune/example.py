@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import KeyPath, tree_leaves, tree_leaves_with_path, tree_map_only, tree_map_with_path
 
 
@@ -50,6 +50,11 @@ class Example:
         """The example with a function applied to every tensor."""
         args, kwargs = tree_map_only(Tensor, change, (self.args, self.kwargs))
         return Example(args, kwargs)
+
+    def given_to(self, module: nn.Module) -> Any:
+        """What a module gives for it."""
+        # not module(...): a graph module prints a traceback of its own before it lets an error through
+        return nn.Module.__call__(module, *self.args, **self.kwargs)
 
     def resized(self, batch_size: int) -> Example:
         """The example at another batch size; rows repeat from the start."""

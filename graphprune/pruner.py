@@ -104,7 +104,7 @@ class Pruner:
         self._criterion_name = criterion if isinstance(criterion, str) else name_of(criterion)
         self._targets = targets_of(schedule, self._budget.sparsity)
         check_options(samples, protect, seed, progress, runner)
-        self._verify, self._seed, self._progress = verify, seed, progress or _silent
+        self._verify, self._seed, self._progress = verify, seed, progress or silent
         self._runner = Runner() if runner is None else runner
         self._progress("analyse", 0, len(self._targets))
         self._model_name = type(model).__name__
@@ -301,7 +301,7 @@ class Pruner:
         return {name: 1 - self._costs[name] / before[name] for name in MEASURES if before[name]}
 
 
-def _silent(stage: str, done: int, total: int) -> None:
+def silent(stage: str, done: int, total: int) -> None:
     """Progress that nobody asked for."""
 
 

@@ -25,7 +25,7 @@ from graphprune.example import Example
 from graphprune.latency import Profile
 from graphprune.options import check_counts
 from graphprune.program import Program
-from graphprune.pruner import Progress
+from graphprune.pruner import Progress, silent
 from graphprune.scores import Scores
 
 _log = logging.getLogger(__name__)
@@ -195,7 +195,7 @@ def sweep(
     model, example = unwrapped(model), Example.of(example_input)
     accuracy = None if evaluate is None else _accuracy(evaluate, model)
     target = target or Profile.here(batch_size=example.batch_size)
-    ranking, report = _Ranking(criterion), progress or (lambda stage, done, total: None)
+    ranking, report = _Ranking(criterion), progress or silent
     found: dict[float, Compiled] = {}
     evenly: dict[float, Compiled] = {}
     unreachable: dict[float, str] = {}

@@ -128,9 +128,7 @@ def _difference(program: nn.Module, example: Example, expected: list[Tensor], *,
 def run(model: nn.Module, example: Example, *, training: bool = False) -> list[Tensor]:
     """Copies of the tensors that a model gives, in evaluation mode or, throughout, in training mode."""
     with in_mode(model, training=training), keeping_buffers(model), private_random_state(0):
-        copied = example.mapped(torch.clone)  # code may write to its input
-        # not model(...): a graph module prints a traceback of its own before it lets an error through
-        output = nn.Module.__call__(model, *copied.args, **copied.kwargs)
+        output = example.mapped(torch.clone).given_to(model)  # code may write to its input
         return [leaf.detach().clone() for leaf in _tensors(output)]
 
 

@@ -95,7 +95,7 @@ def _flow(module: fx.GraphModule, program: Program) -> Tensor:
     """The sum of the outputs, a mean over the samples of the example."""
     example = program.example.mapped(lambda tensor: _ones(tensor).to(device_of(program)))
     try:
-        output: Any = module(*example.args, **example.kwargs)
+        output = example.given_to(module)
     except Exception as error:  # any op may refuse, in its own way
         if is_out_of_memory(error):
             raise
