@@ -17,7 +17,8 @@ from graphprune.pruner import Pruner
 from graphprune.report import Report
 from graphprune.runner import Runner
 from graphprune.saving.artifact import load
-from graphprune.sweep import Sweep, sweep
+from graphprune.sweep import sweep
+from graphprune.swept import Sweep
 
 __version__ = "0.1.0"
 

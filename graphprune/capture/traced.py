@@ -1,0 +1,106 @@
+"""One trace of a model: a graph module of a copy of it, and what that must not write to."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx, nn
+
+from graphprune.capture.fidelity import run
+from graphprune.capture.functions import is_transform, transforms_left
+from graphprune.capture.layout import free_of_layout
+from graphprune.capture.legalise import legalise
+from graphprune.capture.private_copy import private_copy, unshare
+from graphprune.capture.routes import Route
+from graphprune.capture.symbolic import OpaqueCall
+from graphprune.capture.training import follow_mode
+from graphprune.capture.written import ReadOnly, made_by_tracing, memory_of, using_memory_of, views_of_each_other
+from graphprune.example import Example
+from graphprune.program import submodules
+from graphprune.randomness import private_random_state
+
+_SEED = 1
+"""While tracing: not that of the comparison, or numbers that tracing draws once and for all would pass for new ones."""
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A graph module, and the tensors in it that it must not write to.
+
+    Attributes:
+        module: The graph module.
+        constants: What tracing made.
+        views: What is a view of another tensor in the user's model.
+    """
+
+    module: fx.GraphModule
+    constants: ReadOnly
+    views: ReadOnly
+
+    def run(self, example: Example, model: nn.Module) -> None:
+        """Runs the graph in both modes, with memory of its own, if there is anything to watch."""
+        if not (self.constants.watched or self.views.watched):
+            return
+        unshare(self.module, model)
+        for training in (False, True):
+            with suppress(Exception):  # of a graph that cannot run analysis says where
+                run(self.module, example, training=training)
+
+
+def trace(model: nn.Module, example: Example, route: Route) -> Traced:
+    """A graph module of a copy of the model, in the modes of the model."""
+    copies = dict[int, Any]()
+    root = private_copy(model, copies)  # one for each route: a trace that failed may leave anything in it
+    shared = [(copies[id(tensor)], what) for tensor, what in views_of_each_other(model) if id(tensor) in copies]
+    modes = {name: module.training for name, module in submodules(root).items()}
+    root = legalise(root).eval()
+    own = memory_of(root)
+    with private_random_state(_SEED), transforms_left():
+        graph = route(root, example)
+    transforms = [node for node in graph.nodes if is_transform(node.target)]
+    if transforms:
+        raise OpaqueCall(f"%{transforms[0].name} is a part of torch.func (vmap, grad), which is not supported")
+    free_of_layout(graph)
+    follow_mode(graph)
+    _without_quoted_types(graph)
+    module = fx.GraphModule(root, graph, class_name=type(model).__name__)
+    _restore_modes(module, modes)
+    _restore_persistence(module, root)
+    if not any(True for _ in module.parameters()):
+        raise OpaqueCall(f"no parameter of {type(model).__name__} takes part in its graph (scripts hide theirs)")
+    return Traced(module, made_by_tracing(module, own), using_memory_of(shared, module))
+
+
+def _restore_modes(module: fx.GraphModule, modes: dict[str, bool]) -> None:
+    for name, submodule in submodules(module).items():
+        if submodule.training != modes.get(name, modes[""]):
+            submodule.training = not submodule.training
+
+
+def _without_quoted_types(graph: fx.Graph) -> None:
+    """Annotations that are strings keep torch before 2.12 from pickling the module."""
+    for node in graph.nodes:
+        if isinstance(node.type, str):
+            node.type = None
+
+
+def _restore_persistence(module: fx.GraphModule, root: nn.Module) -> None:
+    """Torch before 2.12 saves buffers of a graph module, and of its copies, that the model does not save."""
+    originals = submodules(root)
+    for name, submodule in submodules(module).items():
+        if name in originals:
+            submodule._non_persistent_buffers_set |= originals[name]._non_persistent_buffers_set & {*submodule._buffers}
+    if module._non_persistent_buffers_set:
+        module._register_deepcopy_hook(_NotSaved(frozenset(module._non_persistent_buffers_set)))
+
+
+@dataclass(frozen=True)
+class _NotSaved:
+    """Called with each deep copy of a graph module: buffers of its own that are not saved."""
+
+    names: frozenset[str]
+
+    def __call__(self, copied: fx.GraphModule) -> None:
+        copied._non_persistent_buffers_set |= self.names & {*copied._buffers}
