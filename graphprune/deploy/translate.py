@@ -51,8 +51,9 @@ class Request:
 def capture(request: Request, reason: str) -> tuple[torch.onnx.ONNXProgram, str]:
     """Translate the module, with a free batch unless there is a reason against it; returns the reason that holds."""
     if not reason:
-        # torch.export treats a size of 1 as a constant, so a single sample is captured as two.
-        example = request.example.resized(max(request.example.batch_size, 2))
+        # torch.export treats a size of 1 as a constant, so a single sample is captured as two; and before torch 2.11
+        # it leaves marks on its inputs that the next attempt would fall over.
+        example = request.example.resized(max(request.example.batch_size, 2)).mapped(torch.clone)
         try:
             return _translate(request, example, _dynamic_shapes(request.module, example)), ""
         except Exception as error:
