@@ -257,6 +257,20 @@ def test_the_document_has_the_tables_of_the_rows() -> None:
         filled(text, [*rows, made_up("snap", 0.7, 0, 0.5, epochs=9)])
 
 
+def test_the_document_has_attacks_and_layers() -> None:
+    measured = {
+        "robustness": {"success": {"0.1": 0.0, "0.25": 0.1, "0.5": 0.25, "1.0": 0.5, "2.0": 1.0}},
+        "remaining": {"weights": [{"name": "fc1", "before": 200, "left": 3}, {"name": "fc2", "before": 10, "left": 5}]},
+    }
+    rows = [made_up("snip", 0.9, seed, 0.8) | measured for seed in (0, 1)]
+    text = "<!-- {} structured lenet5 mnist_5k --><!-- end -->"
+    assert "| snip | 0.9 | 2 | 80.0 ± 0.0 | 10.0 ± 0.0 | 25.0 ± 0.0 | 50.0 ± 0.0 | 100.0 ± 0.0 |" in filled(
+        text.format("attacks"), rows
+    )
+    of_layers = filled(text.format("layers"), rows)
+    assert "| fc1, % | fc2, % |" in of_layers and "| snip | 0.9 | 2 | 1.5 ± 0.0 | 50.0 ± 0.0 |" in of_layers
+
+
 def test_the_document_is_that_of_the_results() -> None:
     rows = [row for study in STUDIES for row in read(command.RESULTS / f"{study}.jsonl")]
     assert filled(command.DOCUMENT.read_text(), rows) == command.DOCUMENT.read_text(), (

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from benchmarks.paper.summary import COSTS, FIGURES, Point, best, by_target, points, table
+from benchmarks.paper.summary import ATTACKS, COSTS, FIGURES, Point, best, by_target, layers, points, table
 from benchmarks.rows import Row
 from graphprune.errors import OptionError
 
@@ -18,6 +18,8 @@ TABLES: dict[str, Callable[[Sequence[Point]], str]] = {
     "penalties": lambda found: table([point for point in found if point.target_kind == "lambda"], FIGURES),
     "best": lambda found: table(best(found), FIGURES),
     "costs": lambda found: table([point for point in found if point.structured], COSTS),
+    "attacks": lambda found: table(found, ATTACKS),
+    "layers": lambda found: table(found, layers(found)),
 }
 """By the first word of the comment."""
 

@@ -66,6 +66,28 @@ COSTS: dict[str, Figure] = {
 """Columns of structured methods: how many times less than the dense network, in the same run (``x``); and times."""
 
 
+CAPS = (0.25, 0.5, 1.0, 2.0)
+"""Largest distances of the attack that tables have."""
+
+ATTACKS: dict[str, Figure] = {"accuracy, %": FIGURES["accuracy, %"]} | {
+    f"within {cap:g}, %": (lambda row, cap=str(cap): 100 * row["robustness"]["success"][cap]) for cap in CAPS
+}
+"""Columns of attacked networks: how many of the images that they classify right are changed within a distance."""
+
+
+def layers(found: Sequence[Point]) -> dict[str, Figure]:
+    """Columns of what is left of each layer's weights, in per cent."""
+
+    def left(place: int) -> Figure:
+        def share(row: Row) -> float:
+            layer = row["remaining"]["weights"][place]
+            return 100 * float(layer["left"]) / float(layer["before"])
+
+        return share
+
+    return {f"{layer['name']}, %": left(place) for place, layer in enumerate(found[0].rows[0]["remaining"]["weights"])}
+
+
 @dataclass(frozen=True)
 class Point:
     """The seeds of one method and target, of one network and its data.

@@ -45,7 +45,7 @@ def draw_remaining(networks: Mapping[str, Remaining], path: str | Path) -> Path:
         axes.bar([index + place * width - 0.4 + width / 2 for index in range(len(shares))], shares, width, label=name)
     axes.set_xticks(range(len(layers)), layers, rotation=45, ha="right")
     axes.set(yscale="symlog" if _has_empty(networks) else "log", ylabel="share of the weights left")
-    axes.legend()
+    figure.legend(loc="outside upper center", ncols=3)
     return _saved(figure, path)
 
 
