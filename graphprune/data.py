@@ -115,22 +115,27 @@ def _to(example: Example, device: torch.device) -> Example:
     return example.mapped(lambda tensor: tensor.to(device))
 
 
-def batch_of(item: Any, device: torch.device) -> Batch:
+def batch_of(item: Any, device: torch.device, what: str = "data") -> Batch:
     """What a user's data gives, on a device.
+
+    Args:
+        item: Inputs and target.
+        device: Where they go.
+        what: The data is called in messages.
 
     Raises:
         InputError: it is no pair of inputs and target, or holds no samples.
     """
     if not isinstance(item, (tuple, list)) or len(item) != 2:
-        what = f"{type(item).__name__} of {len(item)}" if isinstance(item, (tuple, list)) else type(item).__name__
+        found = f"{type(item).__name__} of {len(item)}" if isinstance(item, (tuple, list)) else type(item).__name__
         raise InputError(
-            f"data: expected batches (inputs, target), got {what}; a single batch is given as data=[(inputs, target)]"
+            f"{what}: expected batches (inputs, target), got {found}; a single batch is given as [(inputs, target)]"
         )
     inputs, target = Example.of(item[0]), item[1]
     if not inputs.tensors():
-        raise InputError("data: a batch has no tensor among its inputs; expected (inputs, target)")
+        raise InputError(f"{what}: a batch has no tensor among its inputs; expected (inputs, target)")
     if inputs.batch_size == 0:
-        raise InputError("data: a batch holds no samples (its dim 0 is 0); leave empty batches out")
+        raise InputError(f"{what}: a batch holds no samples (its dim 0 is 0); leave empty batches out")
     target = tree_map_only(Tensor, lambda tensor: tensor.to(device), target)
     return Batch(_to(inputs, device), target, inputs.batch_size)
 

@@ -75,7 +75,10 @@ class InvariantError(InternalError):
 
 def shown(value: object) -> str:
     """A value, to be quoted in a message: one short line."""
-    return " ".join(repr(value).split())[:80]
+    try:
+        return " ".join(repr(value).split())[:80]
+    except Exception:  # code of the user's
+        return f"a {type(value).__name__}"
 
 
 def first_line(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import tempfile
 from collections.abc import Callable, Sequence
@@ -71,9 +72,9 @@ def sweep(
     shares = _checked(latencies, {"evaluate": evaluate, "finetune": finetune}, options)
     check_counts(repeats=repeats)
     model, example = unwrapped(model), Example.of(example_input)
-    accuracy = None if evaluate is None else _accuracy(evaluate, model)
     target = target or Profile.here(batch_size=example.batch_size)
     ranking, report = _Ranking(criterion), progress or silent
+    accuracy = None if evaluate is None else _accuracy(evaluate, model)
     found: dict[float, Compiled] = {}
     evenly: dict[float, Compiled] = {}
     unreachable: dict[float, str] = {}
@@ -133,6 +134,9 @@ def _checked(
     taken = [f"{name}=" for name in _OWN if name in options]
     if taken:
         raise OptionError(f"sweep: {', '.join(taken)} cannot be given; latencies= says how much goes, in one round")
+    known = inspect.signature(compile).parameters
+    if unknown := [name for name in options if name not in known]:
+        raise OptionError(f"sweep: there is no option '{unknown[0]}'; there are those of compile: {', '.join(known)}")
     try:
         shares = tuple(dict.fromkeys(latencies))
     except TypeError as error:
@@ -172,7 +176,7 @@ def _accuracy(evaluate: Callable[[nn.Module], float], module: nn.Module) -> floa
     found: Any = evaluate(module)
     try:
         return float(found)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise OptionError(f"evaluate gave {shown(found)} for a network: expected a number") from error
 
 

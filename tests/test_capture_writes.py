@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -11,7 +13,8 @@ from torch import Tensor, nn
 
 import graphprune
 from graphprune.capture import capture
-from graphprune.errors import CaptureError, UserError
+from graphprune.capture.written import kept_tensors
+from graphprune.errors import CaptureError
 
 
 class Pasted(nn.Module):
@@ -33,7 +36,7 @@ class Pasted(nn.Module):
 def test_a_tensor_that_forward_makes_and_writes_to_is_no_constant(verify: bool) -> None:
     """Tracing makes it once, and a constant of each of its views; what one call writes would be there in the next."""
     model, x = Pasted(), torch.rand(4, 5)
-    assert "tracing makes once" in capture(model, x, verify=verify).captured_by.reason
+    assert "makes anew, or does not own" in capture(model, x, verify=verify).captured_by.reason
     compiled = graphprune.compile(model, x, sparsity=0.5, criterion="l1-norm", schedule="one-shot", verify=verify)
     kept = {name: indices.tolist() for (name, dim), indices in compiled.plan.kept.items() if name.endswith("weight")}
     with torch.no_grad():  # masked by hand, for verification runs the same graph
@@ -164,33 +167,156 @@ def test_views_of_each_other_are_not_written_to(
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-class Averaging(Pasted):
+class Writing(Pasted):
     """Writes to a parameter."""
 
-    def __init__(self, way: str) -> None:
+    def __init__(self, write: Callable[[Any, Tensor], Any]) -> None:
         super().__init__()
-        self.average, self.way = nn.Parameter(torch.zeros(6), requires_grad=False), way
+        self.average, self.write = nn.Parameter(torch.full((6,), 2.0), requires_grad=False), write
 
     def forward(self, x: Tensor) -> Tensor:
         first = self.first(x)
-        written = self.average.data if self.way == "data" else self.average
-        if self.way != "training" or self.training:
-            written.lerp_(first.detach().mean(0), 0.1)
+        self.write(self, first.detach())
         out: Tensor = self.head(torch.cat([first - self.average, self.second(x)], 1))
         return out
 
 
-@pytest.mark.parametrize("way", ["in place", "data"])
 @pytest.mark.parametrize("verify", [True, False])
-def test_a_model_that_writes_to_its_parameters_is_refused_and_stays_as_it_is(way: str, verify: bool) -> None:
-    model, x = Averaging(way), torch.rand(4, 5)
-    with pytest.raises(UserError, match=r"writes to its parameter 'average' in forward\(\)"):
-        graphprune.compile(model, x, sparsity=0.3, criterion="l1-norm", verify=verify)
-    assert not model.average.any()
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda model, x: model.average.clamp_(max=1.5),
+        lambda model, x: model.average.data.clamp_(max=1.5),
+        lambda model, x: model.first.weight.data.mul_(torch.ones(6, 5).tril()),
+        lambda model, x: model.average.copy_(model.average),
+        lambda model, x: [parameter.data.clamp_(max=1.5) for parameter in model.parameters()],
+        lambda model, x: model.average.data.lerp_(x.mean(0), 0.1) if model.training else None,
+    ],
+    ids=["in place", "data", "mask", "itself", "all", "in training"],
+)
+def test_writing_the_same_to_parameters_leaves_the_users_model_alone(write: Any, verify: bool) -> None:
+    model, x = Writing(write), torch.rand(4, 5)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with suppress(CaptureError):  # where code goes over all parameters, which tracing runs once
+        compiled = graphprune.compile(model, x, sparsity=0.3, criterion="l1-norm", verify=verify)
+        assert compiled.report.achieved["channels"] > 0.2
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-def test_a_model_that_writes_to_its_parameters_in_training_only_is_pruned_and_stays_as_it_is() -> None:
-    model, x = Averaging("training"), torch.rand(4, 5)
-    compiled = graphprune.compile(model, x, sparsity=0.3, criterion="l1-norm")
-    assert compiled.report.achieved["channels"] > 0.2
-    assert not model.average.any()
+def test_what_hooks_write_in_training_leaves_the_users_model_alone() -> None:
+    model, x = Pasted(), torch.rand(4, 5)
+    model.first.register_forward_pre_hook(
+        lambda layer, args: layer.weight.data.clamp_(-0.01, 0.01) if layer.training else None
+    )
+    before = model.first.weight.clone()
+    capture(model, x)
+    assert torch.equal(model.first.weight, before)
+
+
+@pytest.mark.parametrize("way", ["in place", "data"])
+def test_writing_something_else_in_each_call_is_refused(way: str) -> None:
+    def write(model: Any, x: Tensor) -> None:
+        (model.average.data if way == "data" else model.average).lerp_(x.mean(0), 0.1)
+
+    model, x = Writing(write), torch.rand(4, 5)
+    with pytest.raises(CaptureError, match=r"Writing writes to its parameter 'average' in forward\(\)"):
+        graphprune.compile(model, x, sparsity=0.3, criterion="l1-norm")
+    assert (model.average == 2).all()
+
+
+def test_a_masked_layer_is_masked_in_the_compact_network() -> None:
+    """Applies its mask in each call, as autoregressive convolutions do."""
+
+    class Masked(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            self.weight.data *= torch.ones(3, 3).tril()
+            return super().forward(x)
+
+    last = nn.Conv2d(8, 3, 3)
+    model, x = nn.Sequential(Masked(2, 8, 3), nn.ReLU(), last), torch.rand(2, 2, 8, 8)
+    compiled = graphprune.compile(model, x, sparsity=0.5, criterion="l1-norm")
+    module, (kept,) = compiled.module, [kept for (name, dim), kept in compiled.plan.kept.items() if name == "2.weight"]
+    removed = [channel for channel in range(8) if channel not in kept]
+    last.weight.data[:, removed] = 0
+    assert torch.allclose(module(x), model(x), atol=1e-6)
+
+
+def test_parameters_that_forward_replaces() -> None:
+    class Fusing(Pasted):
+        def forward(self, x: Tensor) -> Tensor:
+            self.first.weight = nn.Parameter(self.first.weight.detach() * 1.0)
+            out: Tensor = self.head(torch.cat([self.first(x), self.second(x)], 1))
+            return out
+
+    model = Fusing()
+    weight = model.first.weight
+    with suppress(CaptureError):
+        capture(model, torch.rand(4, 5))
+    assert model.first.weight is weight
+
+
+def test_a_sparse_parameter_that_nothing_reads() -> None:
+    model = Pasted()
+    model.table = nn.Parameter(torch.eye(3).to_sparse())
+    assert graphprune.compile(model, torch.rand(4, 5), sparsity=0.3, criterion="l1-norm").report.achieved["channels"]
+
+
+def test_a_state_that_the_model_keeps_for_itself_may_be_a_view() -> None:
+    norm = nn.BatchNorm2d(8)
+    model: Any = nn.Sequential(nn.Conv2d(2, 8, 3), norm, nn.ReLU(), nn.Conv2d(8, 3, 3))
+    assert norm.running_mean is not None
+    model.best, model.rows = model.state_dict(), norm.running_mean.view(1, 8)
+    assert capture(model, torch.rand(2, 2, 8, 8)).captured_by.route == "torch.fx"
+
+
+def test_what_has_columns_of_one_memory_is_written_to() -> None:
+    columns = torch.zeros(4, 12)
+    model = Parts("", write=lambda model, x: model.part.copy_(x))
+    model.part, model.plain = columns[:, :6], columns[:, 6:]
+    assert capture(model, torch.rand(4, 5)).captured_by.route == "torch.fx"
+
+
+class Slotted:
+    """Holds a tensor without a dict."""
+
+    __slots__ = ("tensor",)
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+
+def test_tensors_in_any_container_are_kept() -> None:
+    model: Any = Pasted()
+    model.queue, model.slotted, model.table = deque([torch.ones(1)]), Slotted(torch.ones(2)), {1: {"1": torch.ones(3)}}
+    paths = {name: len(tensor) for name, tensor in kept_tensors(model).items() if tensor.dim() == 1}
+    assert paths | {"queue.0": 1, "slotted.tensor": 2, "table.1.1": 3, "first.bias": 6} == paths
+
+
+def test_a_write_through_a_view_of_a_parameter_while_tracing() -> None:
+    class Decaying(Pasted):
+        def __init__(self) -> None:
+            super().__init__()
+            self.row = self.first.weight.data[:, 0]
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.row.mul_(0.5)
+            out: Tensor = self.head(torch.cat([self.first(x), self.second(x)], 1))
+            return out
+
+    with pytest.raises(CaptureError, match=r"writes to 'row', which shares memory with 'first\.weight'"):
+        capture(Decaying(), torch.rand(4, 5))
+
+
+def test_what_is_computed_is_no_data_of_a_tensor() -> None:
+    """The process died."""
+
+    class Made(Pasted):
+        def forward(self, x: Tensor) -> Tensor:
+            made = nn.Linear(5, 6)
+            made.weight.data = self.first.weight * 2
+            out: Tensor = self.head(torch.cat([made(x), self.second(x)], 1))
+            return out
+
+    with pytest.raises(CaptureError, match="is assigned to the data of a tensor"):
+        capture(Made(), torch.rand(4, 5))
+    assert "data" not in vars(Tensor)

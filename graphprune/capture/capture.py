@@ -14,10 +14,10 @@ from graphprune.capture.requirements import require_sizes
 from graphprune.capture.routes import ROUTES
 from graphprune.capture.traced import trace
 from graphprune.capture.unwrapped import unwrapped
-from graphprune.coupling.interpret import is_same
+from graphprune.capture.written import overlaps_of
 from graphprune.errors import CaptureError, first_line
 from graphprune.example import Example
-from graphprune.program import Attention, CapturedBy, Program, stored_parameters
+from graphprune.program import Attention, CapturedBy, Program
 
 
 def capture(
@@ -42,18 +42,20 @@ def capture(
 
     Raises:
         InputError: the example holds no tensor, or the model is not ready to run.
-        CaptureError: no front end could capture the model, the message has the reason of each; or it writes to its
-            parameters, or to tensors that are views of each other.
+        CaptureError: no front end could capture the model, the message has the reason of each; or it writes to tensors
+            that are views of each other, or to its parameters in each call something else.
     """
     model, example = unwrapped(model), Example.of(example_input)
     check_inputs(model, example, example_input)
     on_meta = any(parameter.is_meta for parameter in model.parameters())
-    reference = _reference(model, example) if verify and not on_meta else None
+    reference = Reference.of(private_copy(model).eval(), example) if verify and not on_meta else None
+    overlaps = overlaps_of(model)
     reasons: list[str] = []
+    found: Program | None = None
     at_one_size: Program | None = None
     for name, route in ROUTES.items():
         try:
-            traced = trace(model, example, route)
+            traced = trace(model, example, route, overlaps)
         except Exception as error:  # tracing runs the user's code, which may raise anything
             reasons.append(f"{name}: {first_line(error)}")
             continue
@@ -63,47 +65,33 @@ def capture(
             difference = reference.difference(traced.module)
             captured_by = captured_by if difference else reference.remarked(program)
         elif not on_meta:
-            traced.run(example, model)
-        if written := traced.views.written():
+            traced.run(example)
+        if written := traced.overlapping.written():
             raise CaptureError(
                 f"{type(model).__name__} writes to {written}. Of a pruned model each has memory of its own; give it "
                 "that before, with .clone()"
             )
-        if written := traced.constants.written():
-            reasons.append(f"{name}: it writes to {written}")
+        if traced.constants.written():
+            reasons.append(f"{name}: it writes to a tensor that the model makes anew, or does not own")
             continue
         if difference is None:
-            return replace(program, captured_by=captured_by)
+            found = replace(program, captured_by=captured_by)
+            break
         reasons.append(f"{name}: {difference}")
         if at_one_size is None and difference.batch_size != example.batch_size:
             at_one_size = program
-    if at_one_size is not None:
-        return _fixed(at_one_size, "; ".join(reasons))
-    listed = "".join(f"\n  {reason}" for reason in reasons)
-    raise CaptureError(
-        f"{type(model).__name__} cannot be captured.{listed}\n"
-        "Move control flow on tensor values, on the size of the batch and on what earlier calls left behind out of "
-        "forward()."
-    )
-
-
-def _reference(model: nn.Module, example: Example) -> Reference:
-    """What a copy of the model computes, which has its own memory: it may write to its parameters.
-
-    Raises:
-        CaptureError: it does.
-    """
-    copied = private_copy(model).eval()
-    unshare(copied, model)
-    reference = Reference.of(copied, example)
-    after = stored_parameters(copied)
-    for name, parameter in stored_parameters(model).items():
-        if not is_same(parameter, after[name]):
-            raise CaptureError(
-                f"{type(model).__name__} writes to its parameter '{name}' in forward(). Make it a buffer, or write to "
-                "it between the steps of training"
-            )
-    return reference
+    if found is None and at_one_size is not None:
+        found = _fixed(at_one_size, "; ".join(reasons))
+    if found is None:
+        listed = "".join(f"\n  {reason}" for reason in reasons)
+        raise CaptureError(
+            f"{type(model).__name__} cannot be captured.{listed}\n"
+            "Move control flow on tensor values, on the size of the batch and on what earlier calls left behind out of "
+            "forward()."
+        )
+    if reference is not None and reference.writes_to_parameters:
+        unshare(found.module, model)
+    return found
 
 
 def _fixed(program: Program, reasons: str) -> Program:

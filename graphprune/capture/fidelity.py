@@ -7,7 +7,7 @@ copy, and the graph beside it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from graphprune.coupling.interpret import in_mode, keeping_buffers
+from graphprune.capture.private_copy import Lent, in_own_memory
+from graphprune.coupling.interpret import in_mode, is_same, keeping_buffers
 from graphprune.equivalence import TOLERANCES, difference, scale_of
-from graphprune.errors import InputError, first_line, is_out_of_memory
+from graphprune.errors import CaptureError, InputError, first_line, is_out_of_memory
 from graphprune.example import Example
 from graphprune.program import CapturedBy, Program
 from graphprune.randomness import private_random_state
@@ -48,11 +49,13 @@ class Reference:
         model: A copy of the user's model, in evaluation mode.
         examples: Inputs at every batch size that the model takes.
         outputs: Its tensors for each of them.
+        writes_to_parameters: Whether it does, the same in every call.
     """
 
     model: nn.Module
     examples: tuple[Example, ...]
     outputs: tuple[list[Tensor], ...]
+    writes_to_parameters: bool
 
     @classmethod
     def of(cls, model: nn.Module, example: Example) -> Reference:
@@ -60,7 +63,13 @@ class Reference:
 
         Raises:
             InputError: the model fails on its own example.
+            CaptureError: each call leaves something else in its parameters.
         """
+        with in_own_memory(model) as parameters:
+            return cls._of(model, example, parameters)
+
+    @classmethod
+    def _of(cls, model: nn.Module, example: Example, parameters: Sequence[Lent]) -> Reference:
         try:
             found = [(example, run(model, example))]
         except Exception as error:  # the user's code
@@ -70,6 +79,7 @@ class Reference:
                 f"{type(model).__name__} fails on its example input: {first_line(error)}\n"
                 "Check that model(example_input) runs in evaluation mode"
             ) from error
+        writes = _writes(model, example, parameters)
         others = {*_BATCH_SIZES, example.batch_size + 1} - {example.batch_size}
         for batch_size in sorted(others) if any(map(example.is_batched, example.tensors())) else ():
             resized = example.resized(batch_size)
@@ -79,27 +89,50 @@ class Reference:
                 if is_out_of_memory(error):
                     raise
         examples, outputs = zip(*found, strict=True)
-        return cls(model, examples, outputs)
+        return cls(model, examples, outputs, writes)
 
     def difference(self, program: nn.Module) -> Difference | None:
         """The first difference between a program and the model, the example's own batch size first; None for none."""
-        for example, expected in zip(self.examples, self.outputs, strict=True):
-            what = _difference(program, example, expected)
-            if what:
-                return Difference(example.batch_size, what)
+        with in_own_memory(program):
+            for example, expected in zip(self.examples, self.outputs, strict=True):
+                what = _difference(program, example, expected)
+                if what:
+                    return Difference(example.batch_size, what)
         return None
 
     def remarked(self, program: Program) -> CapturedBy:
         """How a program was captured, with a remark if it differs from the model in training mode."""
         example = self.examples[0].resized(max(2, self.examples[0].batch_size))  # statistics need two samples
         try:
-            expected = run(self.model, example, training=True)
+            with in_own_memory(self.model):
+                expected = run(self.model, example, training=True)
         except Exception:  # a model may not train as it is
             return program.captured_by
-        if not _difference(program.module, example, expected, training=True):
+        with in_own_memory(program.module):
+            difference = _difference(program.module, example, expected, training=True)
+        if not difference:
             return program.captured_by
         reasons = [program.captured_by.reason] if program.captured_by.reason else []
         return CapturedBy(program.captured_by.route, "; ".join([*reasons, _TRAINING]))
+
+
+def _writes(model: nn.Module, example: Example, parameters: Sequence[Lent]) -> bool:
+    """Whether a model that has been run once has written to its parameters.
+
+    Raises:
+        CaptureError: each run writes something else, where passes run a program over and over.
+    """
+    written = [each for each in parameters if not is_same(each.parameter, each.data)]
+    once = [each.parameter.data.clone() for each in written]
+    if written:
+        run(model, example)
+    for each, value in zip(written, once, strict=True):
+        if not is_same(each.parameter, value):
+            raise CaptureError(
+                f"{type(model).__name__} writes to its parameter '{each.name}' in forward(), in each call something "
+                "else. Make it a buffer, or write to it between the steps of training"
+            )
+    return bool(written)
 
 
 _TRAINING = (

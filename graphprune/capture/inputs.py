@@ -10,7 +10,7 @@ from torch import fx, nn
 from graphprune.capture.unwrapped import compiled_parts
 from graphprune.errors import InputError
 from graphprune.example import Example
-from graphprune.program import stored_parameters
+from graphprune.program import stored_parameters, stored_tensors
 
 _OF_GRAPH_MODULES = frozenset({*dir(fx.GraphModule), "meta"} - {*dir(nn.Module)})
 
@@ -46,8 +46,9 @@ def check_inputs(model: nn.Module, example: Example, example_input: Any) -> None
     if example.batch_size == 0:
         raise InputError("the example input holds no samples: its dim 0 is 0; give at least one")
     parameters = stored_parameters(model)
-    lazy = [name for name, p in parameters.items() if isinstance(p, nn.parameter.UninitializedParameter)]
+    lazy = [name for name, tensor in stored_tensors(model).items() if nn.parameter.is_lazy(tensor)]
     if lazy:
-        raise InputError(f"parameter '{lazy[0]}' has no shape yet; run the model once before pruning it")
+        kind = "parameter" if lazy[0] in parameters else "buffer"
+        raise InputError(f"{kind} '{lazy[0]}' has no shape yet; run the model once before pruning it")
     if not parameters:
         raise InputError(f"{type(model).__name__} has no parameters; there is nothing to prune")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType, NoneType
 from typing import Any
 
@@ -19,7 +22,7 @@ _TABLES = (dict, OrderedDict, set)
 
 
 def private_copy(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
-    """A copy whose own parameters still use the model's memory; nothing writes to it before it is unshared.
+    """A copy whose own parameters still use the model's memory, see `unshare` and `in_own_memory`.
 
     Args:
         model: The model.
@@ -90,9 +93,51 @@ def _alias(parameter: nn.Parameter) -> nn.Parameter:
 
 def unshare(module: nn.Module, model: nn.Module) -> None:
     """Gives a module memory of its own for every parameter that still uses the model's."""
-    shared = {parameter.data_ptr() for parameter in stored_parameters(model).values()}
+    shared = {_place(parameter)[0] for parameter in stored_parameters(model).values()}
     own: dict[tuple[object, ...], torch.Tensor] = {}  # parameters that are one memory stay so
     for parameter in stored_parameters(module).values():
-        if parameter.data_ptr() in shared:
-            place = (parameter.data_ptr(), parameter.shape, parameter.stride())
-            parameter.data = own.setdefault(place, parameter.data.clone())
+        place = _place(parameter)
+        if place[0] in shared:
+            if place not in own:
+                own[place] = parameter.data.clone()
+            parameter.data = own[place]
+
+
+def _place(parameter: nn.Parameter) -> tuple[object, ...]:
+    """Where in memory it is; of a sparse one, which is in several places, where its values are."""
+    if parameter.layout == torch.strided:
+        return parameter.data_ptr(), parameter.shape, parameter.stride()
+    values = parameter.data._values() if parameter.layout == torch.sparse_coo else parameter.data.values()
+    return values.data_ptr(), parameter.shape, ()
+
+
+@dataclass(frozen=True)
+class Lent:
+    """A parameter that has memory of its own for a while.
+
+    Attributes:
+        name: Its name.
+        parameter: The parameter.
+        data: What it had before, and gets back.
+    """
+
+    name: str
+    parameter: nn.Parameter
+    data: torch.Tensor
+
+
+@contextmanager
+def in_own_memory(module: nn.Module) -> Iterator[list[Lent]]:
+    """Gives the parameters memory of their own while it lasts: what is written to them is gone afterwards."""
+    lent = [
+        Lent(name, parameter, parameter.data)
+        for name, parameter in stored_parameters(module).items()
+        if type(parameter.data) is torch.Tensor and parameter.layout == torch.strided and not parameter.is_meta
+    ]
+    for each in lent:
+        each.parameter.data = each.data.clone()
+    try:
+        yield lent
+    finally:
+        for each in lent:
+            each.parameter.data = each.data

@@ -38,7 +38,7 @@ def trace_with_sizes(model: nn.Module, example: Example) -> fx.Graph:
     Raises:
         Exception: whatever tracing raised; `TraceError` where the code decides by values, or by the size of the batch.
     """
-    with _foreign_functions_open():
+    with _foreign_functions_open(), _proxies_kept_out_of_tensors():
         graph = trace(model, example, _SizedTracer)
     given = _inputs(model, example, example.batch_size)
     require_sizes(graph, [given.get(str(node.target)) for node in graph.find_nodes(op="placeholder")])
@@ -58,6 +58,23 @@ def _foreign_functions_open() -> Iterator[None]:
         yield
     finally:
         _wrapped_fns_to_patch.update(closed)
+
+
+@contextmanager
+def _proxies_kept_out_of_tensors() -> Iterator[None]:
+    """Lets ``tensor.data = proxy`` fail: torch takes it for a tensor, as it says it is one, and the process dies."""
+    inherited = torch._C.TensorBase.data
+
+    def refuse(tensor: Tensor, value: Any) -> None:
+        if issubclass(type(value), fx.Proxy):
+            raise TraceError(f"{value} is assigned to the data of a tensor that is no parameter of the model")
+        inherited.__set__(tensor, value)  # type: ignore[attr-defined]
+
+    Tensor.data = property(inherited.__get__, refuse)  # type: ignore[assignment, attr-defined]
+    try:
+        yield
+    finally:
+        del Tensor.data
 
 
 class _SizedTracer(ModelTracer):

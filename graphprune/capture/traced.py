@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +13,11 @@ from graphprune.capture.fidelity import run
 from graphprune.capture.functions import is_transform, transforms_left
 from graphprune.capture.layout import free_of_layout
 from graphprune.capture.legalise import legalise
-from graphprune.capture.private_copy import private_copy, unshare
+from graphprune.capture.private_copy import in_own_memory, private_copy
 from graphprune.capture.routes import Route
 from graphprune.capture.symbolic import OpaqueCall
 from graphprune.capture.training import follow_mode
-from graphprune.capture.written import ReadOnly, made_by_tracing, memory_of, using_memory_of, views_of_each_other
+from graphprune.capture.written import Overlap, Overlapping, Versions, made_by_tracing, memory_of
 from graphprune.example import Example
 from graphprune.program import submodules
 from graphprune.randomness import private_random_state
@@ -27,37 +28,42 @@ _SEED = 1
 
 @dataclass(frozen=True)
 class Traced:
-    """A graph module, and the tensors in it that it must not write to.
+    """A graph module, and what it must not write to.
 
     Attributes:
         module: The graph module.
         constants: What tracing made.
-        views: What is a view of another tensor in the user's model.
+        overlapping: What is a view of another tensor in the user's model.
     """
 
     module: fx.GraphModule
-    constants: ReadOnly
-    views: ReadOnly
+    constants: Versions
+    overlapping: Overlapping
 
-    def run(self, example: Example, model: nn.Module) -> None:
-        """Runs the graph in both modes, with memory of its own, if there is anything to watch."""
-        if not (self.constants.watched or self.views.watched):
-            return
-        unshare(self.module, model)
-        for training in (False, True):
-            with suppress(Exception):  # of a graph that cannot run analysis says where
+    def run(self, example: Example) -> None:
+        """Runs the graph in both modes, if there is anything that it must not write to."""
+        for training in (False, True) if len(self.constants) or len(self.overlapping) else ():
+            with suppress(Exception), in_own_memory(self.module):  # where a graph cannot run, analysis says
                 run(self.module, example, training=training)
 
 
-def trace(model: nn.Module, example: Example, route: Route) -> Traced:
-    """A graph module of a copy of the model, in the modes of the model."""
+def trace(model: nn.Module, example: Example, route: Route, overlaps: Sequence[Overlap]) -> Traced:
+    """A graph module of a copy of the model, in the modes of the model.
+
+    Args:
+        model: The model.
+        example: Its inputs.
+        route: How it is traced.
+        overlaps: Tensors of the model that are views of each other.
+    """
     copies = dict[int, Any]()
     root = private_copy(model, copies)  # one for each route: a trace that failed may leave anything in it
-    shared = [(copies[id(tensor)], what) for tensor, what in views_of_each_other(model) if id(tensor) in copies]
+    known = [each for each in overlaps if all(id(tensor) in copies for tensor in each.tensors)]
+    overlapping = Overlapping(each.copied(copies) for each in known)
     modes = {name: module.training for name, module in submodules(root).items()}
     root = legalise(root).eval()
     own = memory_of(root)
-    with private_random_state(_SEED), transforms_left():
+    with private_random_state(_SEED), transforms_left(), in_own_memory(root):
         graph = route(root, example)
     transforms = [node for node in graph.nodes if is_transform(node.target)]
     if transforms:
@@ -70,7 +76,8 @@ def trace(model: nn.Module, example: Example, route: Route) -> Traced:
     _restore_persistence(module, root)
     if not any(True for _ in module.parameters()):
         raise OpaqueCall(f"no parameter of {type(model).__name__} takes part in its graph (scripts hide theirs)")
-    return Traced(module, made_by_tracing(module, own), using_memory_of(shared, module))
+    overlapping.watch(module)
+    return Traced(module, made_by_tracing(module, own), overlapping)
 
 
 def _restore_modes(module: fx.GraphModule, modes: dict[str, bool]) -> None:

@@ -161,12 +161,18 @@ def keeping_buffers(module: nn.Module) -> Iterator[None]:
     finally:
         with torch.no_grad():
             for buffer, value in buffers:
+                if buffer.shape != value.shape:  # observers of ranges get their sizes in their first call
+                    buffer.resize_(value.shape)
                 if not is_same(buffer, value):
                     buffer.copy_(value)
 
 
 def is_same(first: Tensor, second: Tensor) -> bool:
-    """Whether all values are equal, NaN to NaN."""
+    """Whether shapes and all values are equal, NaN to NaN."""
+    if first.layout != torch.strided:
+        first, second = first.to_dense(), second.to_dense()
+    if first.is_meta or first.shape != second.shape:
+        return first.shape == second.shape
     return torch.equal(first, second) or bool(((first == second) | ((first != first) & (second != second))).all())
 
 

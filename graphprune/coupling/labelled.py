@@ -106,7 +106,7 @@ class LabelRun:
     writes: list[tuple[str, int]] = field(default_factory=list)
     stored: dict[int, str] = field(default_factory=dict)
     unread: frozenset[int] = frozenset()
-    _held: list[torch.UntypedStorage] = field(default_factory=list, repr=False)
+    _held: list[torch.UntypedStorage | Tensor] = field(default_factory=list, repr=False)
 
     def label(self, value: Tensor, planes: Planes = ()) -> Labelled:
         """Wraps a value of this run; a conjugate is made first, for the wrapper cannot say that it is still to be."""
@@ -158,10 +158,11 @@ class LabelRun:
 
         Analysis holds it to the end: another tensor that got it later would be taken for a view.
         """
-        storage = getattr(tensor, "value", tensor).untyped_storage()
+        value = getattr(tensor, "value", tensor)
+        storage = value.untyped_storage() if value.layout == torch.strided else value  # sparse ones have none
         if self.keep is None:
             self._held.append(storage)
-        memory: int = storage._cdata
+        memory: int = getattr(storage, "_cdata", id(storage))
         return memory
 
     def note_memory(self, node: fx.Node, result: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import weakref
@@ -59,12 +60,17 @@ class Stopwatch:
             )
 
 
+def _remove(folder: Path, owner: int) -> None:
+    if os.getpid() == owner:  # not in a process that was forked, whose parent goes on with it
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 class _Folder:
     """A temporary folder; a copy of it, and one unpickled in another process, has the same files at another place."""
 
     def __init__(self, files: Mapping[str, bytes] = {}) -> None:
         self.path = Path(tempfile.mkdtemp(prefix="graphprune-"))
-        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+        weakref.finalize(self, _remove, self.path, os.getpid())
         for name, content in files.items():
             (self.path / name).write_bytes(content)
 
