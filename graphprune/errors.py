@@ -73,6 +73,14 @@ class InvariantError(InternalError):
     """A program violates one or more named invariants after a pass."""
 
 
+WRITES = (
+    "{} to its parameter '{}' in forward(). Passes run a program over and over, and expect that it leaves its weights "
+    "alone: use what is computed of the parameter (self.weight * self.mask; torch.nn.utils.parametrize), write to it "
+    "between the steps of training, or make it a buffer"
+)
+"""Who writes, and the parameter's name."""
+
+
 def shown(value: object) -> str:
     """A value, to be quoted in a message: one short line."""
     try:

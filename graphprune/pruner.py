@@ -111,8 +111,6 @@ class Pruner:
         captured = capture(model, example_input, tuple(protect), attention_of(attention, goes), verify=verify)
         self._original = self._runner.run(pipelines.analysis(), captured)
         assert self._original.dependencies is not None
-        if self._original.dependencies.writes_to_parameters:  # passes run it
-            unshare(captured.module, model)
         if strict:
             refuse_gaps(self._original)
         self._dropped = _dropped(model, self._original)

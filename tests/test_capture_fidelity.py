@@ -249,3 +249,15 @@ def test_what_only_training_computes_is_said() -> None:
     assert "training mode" in program.captured_by.reason
     _, program = captured(by_many_samples)
     assert "training mode" not in program.captured_by.reason
+
+
+def test_hooks_of_the_model_itself_are_compared_in_any_case() -> None:
+    model = Net(lambda self, x: self.b(self.a(x)))
+    model.register_forward_hook(lambda module, args, output: output * 2)
+    program = capture(model, images(2), verify=False)
+    assert program.captured_by.route == "torch.export"  # which calls the model with its hooks
+    x = images(3)
+    assert torch.allclose(program.module(x), model(x), atol=1e-6)
+    watched = Net(lambda self, x: self.b(self.a(x)))
+    watched.register_forward_pre_hook(lambda module, args: None)
+    assert capture(watched, images(2), verify=False).captured_by.route == "torch.fx"

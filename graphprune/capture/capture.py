@@ -9,12 +9,12 @@ from torch import nn
 
 from graphprune.capture.fidelity import Reference
 from graphprune.capture.inputs import check_inputs
-from graphprune.capture.private_copy import private_copy, unshare
+from graphprune.capture.private_copy import private_copy
 from graphprune.capture.requirements import require_sizes
 from graphprune.capture.routes import ROUTES
 from graphprune.capture.traced import trace
 from graphprune.capture.unwrapped import unwrapped
-from graphprune.capture.written import overlaps_of
+from graphprune.capture.written import sharing_memory
 from graphprune.errors import CaptureError, first_line
 from graphprune.example import Example
 from graphprune.program import Attention, CapturedBy, Program
@@ -38,24 +38,26 @@ def capture(
         protect: Name patterns kept for the analysis.
         attention: What goes of attention, kept for the analysis.
         verify: Run the model, and take a graph only if it computes the same. Without it a graph runs at most once
-            in each mode, to see what it writes to. On the meta device there is nothing to compare.
+            in each mode, to see what it writes to. A model with hooks of its own is compared in any case. On the meta
+            device there is nothing to compare.
 
     Raises:
         InputError: the example holds no tensor, or the model is not ready to run.
         CaptureError: no front end could capture the model, the message has the reason of each; or it writes to tensors
-            that are views of each other, or to its parameters in each call something else.
+            that are views of each other, or to its parameters.
     """
     model, example = unwrapped(model), Example.of(example_input)
     check_inputs(model, example, example_input)
     on_meta = any(parameter.is_meta for parameter in model.parameters())
-    reference = Reference.of(private_copy(model).eval(), example) if verify and not on_meta else None
-    overlaps = overlaps_of(model)
+    compared = not on_meta and (verify or _has_hooks(model))
+    reference = Reference.of(private_copy(model).eval(), example) if compared else None
+    sharing = sharing_memory(model)
     reasons: list[str] = []
     found: Program | None = None
     at_one_size: Program | None = None
     for name, route in ROUTES.items():
         try:
-            traced = trace(model, example, route, overlaps)
+            traced = trace(model, example, route, sharing)
         except Exception as error:  # tracing runs the user's code, which may raise anything
             reasons.append(f"{name}: {first_line(error)}")
             continue
@@ -66,7 +68,7 @@ def capture(
             captured_by = captured_by if difference else reference.remarked(program)
         elif not on_meta:
             traced.run(example)
-        if written := traced.overlapping.written():
+        if written := traced.shared.written():
             raise CaptureError(
                 f"{type(model).__name__} writes to {written}. Of a pruned model each has memory of its own; give it "
                 "that before, with .clone()"
@@ -86,12 +88,15 @@ def capture(
         listed = "".join(f"\n  {reason}" for reason in reasons)
         raise CaptureError(
             f"{type(model).__name__} cannot be captured.{listed}\n"
-            "Move control flow on tensor values, on the size of the batch and on what earlier calls left behind out of "
-            "forward()."
+            "Move control flow on tensor values, on the size of the batch and on what earlier calls left behind, and "
+            "writes to parameters, out of forward()."
         )
-    if reference is not None and reference.writes_to_parameters:
-        unshare(found.module, model)
     return found
+
+
+def _has_hooks(model: nn.Module) -> bool:
+    """Whether something is called with the model as a whole; it is not traced, and only a run tells what it changes."""
+    return bool(model._forward_hooks or model._forward_pre_hooks)
 
 
 def _fixed(program: Program, reasons: str) -> Program:

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from graphprune.capture.private_copy import Lent, in_own_memory
 from graphprune.coupling.interpret import in_mode, is_same, keeping_buffers
 from graphprune.equivalence import TOLERANCES, difference, scale_of
-from graphprune.errors import CaptureError, InputError, first_line, is_out_of_memory
+from graphprune.errors import WRITES, CaptureError, InputError, first_line, is_out_of_memory
 from graphprune.example import Example
 from graphprune.program import CapturedBy, Program
 from graphprune.randomness import private_random_state
@@ -49,13 +49,11 @@ class Reference:
         model: A copy of the user's model, in evaluation mode.
         examples: Inputs at every batch size that the model takes.
         outputs: Its tensors for each of them.
-        writes_to_parameters: Whether it does, the same in every call.
     """
 
     model: nn.Module
     examples: tuple[Example, ...]
     outputs: tuple[list[Tensor], ...]
-    writes_to_parameters: bool
 
     @classmethod
     def of(cls, model: nn.Module, example: Example) -> Reference:
@@ -63,7 +61,7 @@ class Reference:
 
         Raises:
             InputError: the model fails on its own example.
-            CaptureError: each call leaves something else in its parameters.
+            CaptureError: it writes to its parameters.
         """
         with in_own_memory(model) as parameters:
             return cls._of(model, example, parameters)
@@ -79,7 +77,6 @@ class Reference:
                 f"{type(model).__name__} fails on its example input: {first_line(error)}\n"
                 "Check that model(example_input) runs in evaluation mode"
             ) from error
-        writes = _writes(model, example, parameters)
         others = {*_BATCH_SIZES, example.batch_size + 1} - {example.batch_size}
         for batch_size in sorted(others) if any(map(example.is_batched, example.tensors())) else ():
             resized = example.resized(batch_size)
@@ -88,8 +85,9 @@ class Reference:
             except Exception as error:  # a model may take its own batch size only
                 if is_out_of_memory(error):
                     raise
+        _refuse_writes(model, parameters)
         examples, outputs = zip(*found, strict=True)
-        return cls(model, examples, outputs, writes)
+        return cls(model, examples, outputs)
 
     def difference(self, program: nn.Module) -> Difference | None:
         """The first difference between a program and the model, the example's own batch size first; None for none."""
@@ -116,23 +114,15 @@ class Reference:
         return CapturedBy(program.captured_by.route, "; ".join([*reasons, _TRAINING]))
 
 
-def _writes(model: nn.Module, example: Example, parameters: Sequence[Lent]) -> bool:
-    """Whether a model that has been run once has written to its parameters.
+def _refuse_writes(model: nn.Module, parameters: Sequence[Lent]) -> None:
+    """Refuses a model that has written to its parameters in evaluation mode.
 
     Raises:
-        CaptureError: each run writes something else, where passes run a program over and over.
+        CaptureError: with what to do instead.
     """
-    written = [each for each in parameters if not is_same(each.parameter, each.data)]
-    once = [each.parameter.data.clone() for each in written]
-    if written:
-        run(model, example)
-    for each, value in zip(written, once, strict=True):
-        if not is_same(each.parameter, value):
-            raise CaptureError(
-                f"{type(model).__name__} writes to its parameter '{each.name}' in forward(), in each call something "
-                "else. Make it a buffer, or write to it between the steps of training"
-            )
-    return bool(written)
+    for each in parameters:
+        if not is_same(each.parameter, each.data):
+            raise CaptureError(WRITES.format(f"{type(model).__name__} writes", each.name))
 
 
 _TRAINING = (

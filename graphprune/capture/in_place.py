@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import fx, nn
+from torch.fx.proxy import TraceError
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
@@ -27,7 +28,12 @@ _FRESH_FUNCTIONS = {operator.add, operator.sub, operator.mul, operator.truediv, 
 
 
 class ModelProxy(fx.Proxy):
-    """A proxy whose augmented assignments leave nodes of their own."""
+    """A proxy whose augmented assignments leave nodes of their own, and whose data is not replaced unnoticed."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "data":
+            raise TraceError(f"{self}.data is replaced, which a graph does not show")
+        super().__setattr__(name, value)
 
 
 def _writing(function: Callable[..., Any]) -> Callable[[fx.Proxy, Any], Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType, NoneType
@@ -85,7 +85,7 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
 
 def _alias(parameter: nn.Parameter) -> nn.Parameter:
     # .data, not .detach(): the alias must not count as a change of a tensor that the user's autograd graph has saved
-    data = parameter.clone() if parameter.is_inference() else parameter.data
+    data = parameter.data if _can_share(parameter) else parameter.detach().clone()
     alias = nn.Parameter(data, requires_grad=parameter.requires_grad)
     alias.__dict__.update(parameter.__dict__)
     return alias
@@ -93,22 +93,15 @@ def _alias(parameter: nn.Parameter) -> nn.Parameter:
 
 def unshare(module: nn.Module, model: nn.Module) -> None:
     """Gives a module memory of its own for every parameter that still uses the model's."""
-    shared = {_place(parameter)[0] for parameter in stored_parameters(model).values()}
-    own: dict[tuple[object, ...], torch.Tensor] = {}  # parameters that are one memory stay so
-    for parameter in stored_parameters(module).values():
-        place = _place(parameter)
-        if place[0] in shared:
-            if place not in own:
-                own[place] = parameter.data.clone()
-            parameter.data = own[place]
+    theirs = {parameter.data_ptr() for parameter in stored_parameters(model).values() if _can_share(parameter)}
+    shared = [each for each in _sharing(module) if each.parameter.data_ptr() in theirs]
+    for each, own in zip(shared, _copies(shared), strict=True):
+        each.parameter.data = own
 
 
-def _place(parameter: nn.Parameter) -> tuple[object, ...]:
-    """Where in memory it is; of a sparse one, which is in several places, where its values are."""
-    if parameter.layout == torch.strided:
-        return parameter.data_ptr(), parameter.shape, parameter.stride()
-    values = parameter.data._values() if parameter.layout == torch.sparse_coo else parameter.data.values()
-    return values.data_ptr(), parameter.shape, ()
+def _can_share(parameter: nn.Parameter) -> bool:
+    """Whether another parameter can have its memory; sparse tensors and subclasses have theirs in ways of their own."""
+    return type(parameter.data) is torch.Tensor and parameter.layout == torch.strided and not parameter.is_inference()
 
 
 @dataclass(frozen=True)
@@ -129,15 +122,30 @@ class Lent:
 @contextmanager
 def in_own_memory(module: nn.Module) -> Iterator[list[Lent]]:
     """Gives the parameters memory of their own while it lasts: what is written to them is gone afterwards."""
-    lent = [
-        Lent(name, parameter, parameter.data)
-        for name, parameter in stored_parameters(module).items()
-        if type(parameter.data) is torch.Tensor and parameter.layout == torch.strided and not parameter.is_meta
-    ]
-    for each in lent:
-        each.parameter.data = each.data.clone()
+    lent = _sharing(module)
+    for each, own in zip(lent, _copies(lent), strict=True):
+        each.parameter.data = own
     try:
         yield lent
     finally:
         for each in lent:
             each.parameter.data = each.data
+
+
+def _sharing(module: nn.Module) -> list[Lent]:
+    """The parameters whose memory may be another module's too."""
+    parameters = stored_parameters(module).items()
+    return [Lent(name, each, each.data) for name, each in parameters if _can_share(each) and not each.is_meta]
+
+
+def _copies(parameters: Sequence[Lent]) -> list[torch.Tensor]:
+    """Copies of their data; those that are one memory stay so."""
+    own: dict[tuple[object, ...], torch.Tensor] = {}
+    for each in parameters:
+        if (place := _place(each.data)) not in own:
+            own[place] = each.data.clone()
+    return [own[_place(each.data)] for each in parameters]
+
+
+def _place(data: torch.Tensor) -> tuple[object, ...]:
+    return data.data_ptr(), data.shape, data.stride()

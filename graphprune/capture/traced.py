@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from graphprune.capture.fidelity import run
 from graphprune.capture.functions import is_transform, transforms_left
+from graphprune.capture.kept import memory_of
 from graphprune.capture.layout import free_of_layout
 from graphprune.capture.legalise import legalise
 from graphprune.capture.private_copy import in_own_memory, private_copy
 from graphprune.capture.routes import Route
 from graphprune.capture.symbolic import OpaqueCall
 from graphprune.capture.training import follow_mode
-from graphprune.capture.written import Overlap, Overlapping, Versions, made_by_tracing, memory_of
+from graphprune.capture.written import SharedMemory, Versions, made_by_tracing
 from graphprune.example import Example
 from graphprune.program import submodules
 from graphprune.randomness import private_random_state
@@ -33,33 +34,32 @@ class Traced:
     Attributes:
         module: The graph module.
         constants: What tracing made.
-        overlapping: What is a view of another tensor in the user's model.
+        shared: What shares memory in the user's model.
     """
 
     module: fx.GraphModule
     constants: Versions
-    overlapping: Overlapping
+    shared: SharedMemory
 
     def run(self, example: Example) -> None:
         """Runs the graph in both modes, if there is anything that it must not write to."""
-        for training in (False, True) if len(self.constants) or len(self.overlapping) else ():
+        for training in (False, True) if len(self.constants) or len(self.shared) else ():
             with suppress(Exception), in_own_memory(self.module):  # where a graph cannot run, analysis says
                 run(self.module, example, training=training)
 
 
-def trace(model: nn.Module, example: Example, route: Route, overlaps: Sequence[Overlap]) -> Traced:
+def trace(model: nn.Module, example: Example, route: Route, sharing: Mapping[str, Tensor]) -> Traced:
     """A graph module of a copy of the model, in the modes of the model.
 
     Args:
         model: The model.
         example: Its inputs.
         route: How it is traced.
-        overlaps: Tensors of the model that are views of each other.
+        sharing: Tensors of the model that share memory, see `sharing_memory`.
     """
     copies = dict[int, Any]()
     root = private_copy(model, copies)  # one for each route: a trace that failed may leave anything in it
-    known = [each for each in overlaps if all(id(tensor) in copies for tensor in each.tensors)]
-    overlapping = Overlapping(each.copied(copies) for each in known)
+    shared = SharedMemory(sharing, copies)
     modes = {name: module.training for name, module in submodules(root).items()}
     root = legalise(root).eval()
     own = memory_of(root)
@@ -76,8 +76,8 @@ def trace(model: nn.Module, example: Example, route: Route, overlaps: Sequence[O
     _restore_persistence(module, root)
     if not any(True for _ in module.parameters()):
         raise OpaqueCall(f"no parameter of {type(model).__name__} takes part in its graph (scripts hide theirs)")
-    overlapping.watch(module)
-    return Traced(module, made_by_tracing(module, own), overlapping)
+    shared.watch(module)
+    return Traced(module, made_by_tracing(module, own), shared)
 
 
 def _restore_modes(module: fx.GraphModule, modes: dict[str, bool]) -> None:

@@ -15,6 +15,7 @@ from graphprune.coupling.labelled import LabelRun
 from graphprune.coupling.labels import PINNED, Cause, LabelSpace, look_up, merged
 from graphprune.coupling.planes import channel_planes, squash, thin, varying
 from graphprune.coupling.protection import protected_dims
+from graphprune.errors import WRITES, CaptureError
 from graphprune.program import Program, device_of, source_line, stored_parameters
 from graphprune.rewrite.literals import can_resize
 
@@ -55,6 +56,7 @@ def _analyse(
         values[node.name] = operands_of(result)
 
     interpret(program, run, meta_tensors(program.module), program.example, record)
+    _refuse_writes(program, run)
     _freeze_outputs(program, run, values)
     _freeze_protected(program, run)
     _tie_first_classes(program, run)
@@ -63,13 +65,23 @@ def _analyse(
         _freeze_node(program, run, values, node, reason, reach=2**repeats)
     root = _solve(program, run)
     channel_of, groups = number_channels(run.space, root, [plane for plane, _ in run.moved_planes()])
-    parameters = stored_parameters(program.module)
     in_vain = [choice for choice, plane, wanted in run.hopes if _classes(look_up(root, squash(plane))) < wanted]
     return Dependencies(
         run.space, channel_of, groups, values, tuple(run.contractions), frozenset(run.normalised), run.choices,
         run.rewritten(), frozenset(run.views) - {node for node, _ in run.writes},
-        any(run.stored.get(memory) in parameters for _, memory in run.writes),
     ), in_vain  # fmt: skip
+
+
+def _refuse_writes(program: Program, run: LabelRun) -> None:
+    """Refuses a program that writes to a parameter, also where that changed nothing when it was captured.
+
+    Raises:
+        CaptureError: with what to do instead.
+    """
+    parameters = stored_parameters(program.module)
+    for node, memory in run.writes:
+        if (name := run.stored.get(memory)) in parameters:
+            raise CaptureError(WRITES.format(f"the model writes, in node %{node},", name))
 
 
 def _freeze_outputs(program: Program, run: LabelRun, values: dict[str, Any]) -> None:

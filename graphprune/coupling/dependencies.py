@@ -31,7 +31,6 @@ class Dependencies:
         choices: What rules decided by sizes, by node.
         rewritten: Nodes that write to the memory of a node's result in place, by its name.
         views: Nodes that only show an input in another way, in the same memory.
-        writes_to_parameters: Whether the program does.
     """
 
     space: LabelSpace
@@ -43,7 +42,6 @@ class Dependencies:
     choices: dict[str, bool] = field(default_factory=dict)
     rewritten: dict[str, tuple[str, ...]] = field(default_factory=dict)
     views: frozenset[str] = frozenset()
-    writes_to_parameters: bool = False
 
     @property
     def channels(self) -> int:
