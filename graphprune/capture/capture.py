@@ -68,11 +68,7 @@ def capture(
             captured_by = captured_by if difference else reference.remarked(program)
         elif not on_meta:
             traced.run(example)
-        if written := traced.shared.written():
-            raise CaptureError(
-                f"{type(model).__name__} writes to {written}. Of a pruned model each has memory of its own; give it "
-                "that before, with .clone()"
-            )
+        traced.shared.check(type(model).__name__)
         if traced.constants.written():
             reasons.append(f"{name}: it writes to a tensor that the model makes anew, or does not own")
             continue
@@ -85,13 +81,17 @@ def capture(
     if found is None and at_one_size is not None:
         found = _fixed(at_one_size, "; ".join(reasons))
     if found is None:
-        listed = "".join(f"\n  {reason}" for reason in reasons)
-        raise CaptureError(
-            f"{type(model).__name__} cannot be captured.{listed}\n"
-            "Move control flow on tensor values, on the size of the batch and on what earlier calls left behind, and "
-            "writes to parameters, out of forward()."
-        )
+        raise _refusal(model, reasons)
     return found
+
+
+def _refusal(model: nn.Module, reasons: list[str]) -> CaptureError:
+    listed = "".join(f"\n  {reason}" for reason in reasons)
+    return CaptureError(
+        f"{type(model).__name__} cannot be captured.{listed}\n"
+        "Move control flow on tensor values, on the size of the batch and on what earlier calls left behind, and writes "
+        "to parameters, out of forward()."
+    )
 
 
 def _has_hooks(model: nn.Module) -> bool:

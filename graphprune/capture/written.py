@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.capture.kept import kept_tensors, memory, overlap
+from graphprune.errors import CaptureError
 from graphprune.program import stored_tensors
 
 
@@ -76,15 +77,21 @@ class SharedMemory:
         self._in_graph = list(stored_tensors(module).values())
         self._of_graph = Versions(self._in_graph)
 
-    def written(self) -> str:
-        """What has been written to since, though the graph reads what shares memory with it; empty for nothing."""
+    def check(self, who: str) -> None:
+        """Refuses writes to what shares memory with something that the graph reads.
+
+        Raises:
+            CaptureError: there was one; it names who it was, and both.
+        """
         written = self._paths_of([*self._before.written(), *self._of_graph.written()])
         read = self._paths_of(self._in_graph) if written else []
         for first in written:
             for second in read:
                 if first != second and overlap(self._sharing[first], self._sharing[second]):
-                    return f"'{first}', which shares memory with '{second}'"
-        return ""
+                    raise CaptureError(
+                        f"{who} writes to '{first}', which shares memory with '{second}'. Of a pruned model each has "
+                        "memory of its own; give it that before, with .clone()"
+                    )
 
     def _paths_of(self, tensors: Sequence[Tensor]) -> list[str]:
         """Where the model keeps some tensors of the copy, or what tracing has made of them."""
