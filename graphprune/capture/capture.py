@@ -53,7 +53,6 @@ def capture(
     reference = Reference.of(private_copy(model).eval(), example) if compared else None
     sharing = sharing_memory(model)
     reasons: list[str] = []
-    found: Program | None = None
     at_one_size: Program | None = None
     for name, route in ROUTES.items():
         try:
@@ -73,24 +72,21 @@ def capture(
             reasons.append(f"{name}: it writes to a tensor that the model makes anew, or does not own")
             continue
         if difference is None:
-            found = replace(program, captured_by=captured_by)
-            break
+            return replace(program, captured_by=captured_by)
         reasons.append(f"{name}: {difference}")
         if at_one_size is None and difference.batch_size != example.batch_size:
             at_one_size = program
-    if found is None and at_one_size is not None:
-        found = _fixed(at_one_size, "; ".join(reasons))
-    if found is None:
+    if at_one_size is None:
         raise _refusal(model, reasons)
-    return found
+    return _fixed(at_one_size, "; ".join(reasons))
 
 
 def _refusal(model: nn.Module, reasons: list[str]) -> CaptureError:
     listed = "".join(f"\n  {reason}" for reason in reasons)
     return CaptureError(
         f"{type(model).__name__} cannot be captured.{listed}\n"
-        "Move control flow on tensor values, on the size of the batch and on what earlier calls left behind, and writes "
-        "to parameters, out of forward()."
+        "Move control flow on tensor values, on the size of the batch and on what earlier calls left behind, and "
+        "writes to parameters, out of forward()."
     )
 
 
