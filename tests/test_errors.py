@@ -161,6 +161,19 @@ class Named(nn.Module):
         return out
 
 
+class Sparse(nn.Module):
+    """Sums over the neighbours in a graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 6), nn.Linear(6, 3)
+        self.register_buffer("neighbours", torch.eye(5).to_sparse())
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.second(torch.sparse.mm(self.get_buffer("neighbours"), self.first(x)))
+        return out
+
+
 class Lazy(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -175,6 +188,7 @@ MODELS: list[tuple[Callable[[], Any], Any, type[UserError], str]] = [
     (ByValue, torch.rand(2, 5), CaptureError,
      "cannot be captured.\n  torch.fx: .+\n  .+ sizes: .+\n  torch.export: .+\nMove"),
     (Parts, images(), LossError, r"output is dict of 1 tensors, not a tensor; pass loss=lambda output, target"),
+    (Sparse, torch.randn(5, 4), InputError, r"node %\w+ .* works on a sparse tensor, which analysis cannot follow"),
     (Lazy, torch.randn(2, 5), InputError, "parameter 'fc.weight' has no shape yet; run the model once"),
     (nn.ReLU, torch.randn(2, 5), InputError, "ReLU has no parameters; there is nothing to prune"),
     (lambda: 3, torch.randn(2, 5), InputError, "expected an nn.Module, got int"),

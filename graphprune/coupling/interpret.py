@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.experimental._config import patch  # type: ignore[attr-defined]
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from graphprune.coupling.labelled import Labelled, LabelRun
 from graphprune.coupling.layers import OpOf, op_of_function, op_of_layer
@@ -70,6 +70,11 @@ class LabelInterpreter:
         except (RuntimeError, IndexError, ValueError, AssertionError) as error:
             first_line = str(error).strip().partition("\n")[0]
             where = f" at {self.run_state.source}" if self.run_state.source else ""
+            if any(map(_is_sparse, tree_leaves((args, kwargs)))):
+                raise InputError(
+                    f"node %{node.name} ({node.target}){where} works on a sparse tensor, which analysis cannot follow; "
+                    "keep it dense (.to_dense()), or compile the parts of the model around it"
+                ) from error
             if "on meta tensors" in first_line:
                 raise InputError(
                     f"node %{node.name} ({node.target}){where} looks at values of tensors to decide what to compute "
@@ -111,6 +116,10 @@ class LabelInterpreter:
             if node.op == "call_method":
                 return getattr(args[0], target)(*args[1:], **kwargs)
             return attrgetter(target)(self.module)
+
+
+def _is_sparse(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and getattr(leaf, "value", leaf).layout != torch.strided
 
 
 @contextmanager
