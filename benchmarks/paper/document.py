@@ -16,6 +16,7 @@ from graphprune.errors import OptionError
 TABLES: dict[str, Callable[[Sequence[Point]], str]] = {
     "accuracy": by_target,
     "penalties": lambda found: table([point for point in found if point.target_kind == "lambda"], FIGURES),
+    "all": lambda found: table(found, FIGURES),
     "best": lambda found: table(best(found), FIGURES),
     "costs": lambda found: table([point for point in found if point.structured], COSTS),
     "attacks": lambda found: table(found, ATTACKS),
