@@ -34,7 +34,7 @@ def top_one(batches: Iterable[tuple[Any, Tensor]]) -> Callable[[nn.Module], floa
         right, samples = 0, 0
         with evaluating(module):
             for item in batches:
-                batch = batch_of(item, device, "top_one")
+                batch = batch_of(item, device, "batches")
                 logits, target = batch.inputs.given_to(module), batch.target
                 _check(logits, target)
                 right += int((logits.argmax(1) == target).sum())

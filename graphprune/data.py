@@ -121,7 +121,7 @@ def batch_of(item: Any, device: torch.device, what: str = "data") -> Batch:
     Args:
         item: Inputs and target.
         device: Where they go.
-        what: The data is called in messages.
+        what: The argument that the data is given as.
 
     Raises:
         InputError: it is no pair of inputs and target, or holds no samples.
@@ -129,7 +129,8 @@ def batch_of(item: Any, device: torch.device, what: str = "data") -> Batch:
     if not isinstance(item, (tuple, list)) or len(item) != 2:
         found = f"{type(item).__name__} of {len(item)}" if isinstance(item, (tuple, list)) else type(item).__name__
         raise InputError(
-            f"{what}: expected batches (inputs, target), got {found}; a single batch is given as [(inputs, target)]"
+            f"{what}: expected batches (inputs, target), got {found}; a single batch is given as "
+            f"{what}=[(inputs, target)]"
         )
     inputs, target = Example.of(item[0]), item[1]
     if not inputs.tensors():

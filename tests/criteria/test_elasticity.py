@@ -398,7 +398,7 @@ def test_an_output_that_holds_no_logits_needs_a_loss() -> None:
         (iter([]), "data gives no batches"),
         (3, "expected an iterable of batches .* got int"),
         (images(), "expected batches .* got Tensor"),
-        (labelled(images()), r"got Tensor; a single batch is given as \[\(inputs, target\)\]"),
+        (labelled(images()), r"got Tensor; a single batch is given as data=\[\(inputs, target\)\]"),
         ([(images(), 1, 2)], "got tuple of 3"),
         ([("text", torch.zeros(4))], "no tensor among its inputs"),
         ([labelled(images(0))], "holds no samples"),
