@@ -13,8 +13,12 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.paper import ablation
-from benchmarks.paper.ablation import Job, Study, Variant, jobs, narrow_conv6, run, summary, variants
+from benchmarks.paper.ablation import __main__ as ablation
+from benchmarks.paper.ablation.__main__ import jobs
+from benchmarks.paper.ablation.runs import Job, run
+from benchmarks.paper.ablation.studies import STUDIES, Study, narrow_conv6
+from benchmarks.paper.ablation.tables import summary
+from benchmarks.paper.ablation.variants import Variant, variants
 from benchmarks.trained_networks import CifarResNet
 from graphprune.criteria.elasticity import Elasticity
 from graphprune.research.datasets import Dataset, Normalisation, Split
@@ -46,7 +50,7 @@ SMALL = Study(
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> Study:
-    monkeypatch.setitem(ablation.STUDIES, "lenet5", SMALL)
+    monkeypatch.setitem(STUDIES, "lenet5", SMALL)
     return SMALL
 
 

@@ -273,9 +273,21 @@ def test_the_document_has_attacks_and_layers() -> None:
 
 def test_the_document_is_that_of_the_results() -> None:
     rows = [row for study in STUDIES for row in read(command.RESULTS / f"{study}.jsonl")]
-    assert filled(command.DOCUMENT.read_text(), rows) == command.DOCUMENT.read_text(), (
-        "run `python -m benchmarks.paper document`"
-    )
+    text = command.DOCUMENT.read_text()
+    assert filled(text, rows, read(command.ABLATION)) == text, "run `python -m benchmarks.paper document`"
+
+
+def test_the_document_has_the_ablation() -> None:
+    rows = [
+        {"network": "lenet5", "granularity": "channel", "variant": "signed", "sparsity": 0.7, "seed": seed,
+         "accuracy": accuracy}
+        for seed, accuracy in enumerate((0.5, 0.7))
+    ]  # fmt: skip
+    text = "<!-- ablation lenet5 channel -->stale<!-- end -->"
+    # 1.96 times the deviation 14.1 over the root of two
+    assert "| signed | 60.0 ± 19.6 (2) |" in filled(text, [], rows) and "stale" not in filled(text, [], rows)
+    with pytest.raises(OptionError, match="a network and a granularity that the ablation has"):
+        filled(text.replace("channel", "weight"), [], rows)
 
 
 def test_tables_have_the_means_and_intervals_of_the_rows() -> None:

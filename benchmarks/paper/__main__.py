@@ -34,6 +34,7 @@ from graphprune.errors import OptionError, UserError
 from graphprune.research.networks import NETWORKS
 
 RESULTS = Path(__file__).resolve().parent / "results"
+ABLATION = RESULTS / "ablation.jsonl"
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "paper.md"
 
 
@@ -112,7 +113,7 @@ def _rows(path: Path) -> list[Row]:
 
 
 def _document(rows: list[Row], options: argparse.Namespace) -> None:
-    DOCUMENT.write_text(filled(DOCUMENT.read_text(), rows))
+    DOCUMENT.write_text(filled(DOCUMENT.read_text(), rows, read(ABLATION)))
 
 
 SHOW: dict[str, Callable[[list[Row], argparse.Namespace], None]] = {

@@ -1,7 +1,7 @@
 """Tables inside of a Markdown text, made anew from the rows: what stands around them is written by hand.
 
-A table stands between two comments, of which the first names it: ``<!-- accuracy structured lenet5 fashion_mnist -->``
-and ``<!-- end -->``.
+A table stands between two comments, of which the first names it: ``<!-- accuracy structured lenet5 fashion_mnist -->``,
+or of the ablation ``<!-- ablation lenet5 channel -->``; and ``<!-- end -->``.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from benchmarks.paper.ablation import tables as ablation
 from benchmarks.paper.summary import ATTACKS, COSTS, FIGURES, Point, best, by_target, layers, points, table
 from benchmarks.rows import Row
 from graphprune.errors import OptionError
@@ -24,25 +25,35 @@ TABLES: dict[str, Callable[[Sequence[Point]], str]] = {
 }
 """By the first word of the comment."""
 
-_NAMES = " ".join(rf"(?P<{name}>\w+)" for name in ("kind", "study", "network", "data"))
-_PLACE = re.compile(rf"<!-- {_NAMES} -->.*?<!-- end -->", re.DOTALL)
+_PLACE = re.compile(r"<!-- (?P<name>(?!end )[\w -]+) -->.*?<!-- end -->", re.DOTALL)
 
 
-def filled(text: str, rows: Sequence[Row]) -> str:
-    """The text with all its tables made from the rows.
+def filled(text: str, rows: Sequence[Row], ablated: Sequence[Row] = ()) -> str:
+    """The text with all its tables made from the rows of the studies and of the ablation.
 
     Raises:
         OptionError: a table is of no known kind, or of no rows, or of runs that differ in epochs or samples.
     """
 
     def made(place: re.Match[str]) -> str:
-        named = place.groupdict()
-        kind = named.pop("kind")
-        found = points(row for row in rows if all(row[name] == value for name, value in named.items()))
-        settings = sorted({point.data for point in found})
-        if kind not in TABLES or len(settings) != 1:
-            expected = f"expected one of {', '.join(TABLES)}, and runs of one setting; got {settings}"
-            raise OptionError(f"{kind} {' '.join(named.values())}: {expected}")
-        return f"<!-- {kind} {' '.join(named.values())} -->\n\n{TABLES[kind](found)}\n\n<!-- end -->"
+        kind, *of = place["name"].split()
+        content = _ablation(ablated, *of) if kind == "ablation" else _table(rows, kind, *of)
+        return f"<!-- {place['name']} -->\n\n{content}\n\n<!-- end -->"
 
     return _PLACE.sub(made, text)
+
+
+def _table(rows: Sequence[Row], kind: str, *of: str) -> str:
+    found = points(row for row in rows if (row["study"], row["network"], row["data"]) == of)
+    settings = sorted({point.data for point in found})
+    if kind not in TABLES or len(settings) != 1:
+        expected = f"expected one of {', '.join(TABLES)}, ablation, and runs of one setting; got {settings}"
+        raise OptionError(f"{kind} {' '.join(of)}: {expected}")
+    return TABLES[kind](found)
+
+
+def _ablation(rows: Sequence[Row], *of: str) -> str:
+    if of not in {(row["network"], row["granularity"]) for row in rows}:
+        raise OptionError(f"ablation {' '.join(of)}: expected a network and a granularity that the ablation has")
+    network, granularity = of
+    return ablation.table(rows, network, granularity)

@@ -1,0 +1,1 @@
+"""The choices in scoring, one at a time, before and after training."""

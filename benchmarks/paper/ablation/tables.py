@@ -1,0 +1,53 @@
+"""What the ablation's rows say, as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benchmarks.rows import Row
+from graphprune.research.metrics import spread_over_seeds
+
+MEASURES = ("accuracy", "accuracy_finetuned")
+"""What tables are of; one of a trained network that is not fine-tuned, or of a fresh one, has the first only."""
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """A table for each network, granularity and measure, under its title, and what errors there were."""
+    titles = dict.fromkeys(
+        (row["network"], row["granularity"], measure) for row in rows for measure in MEASURES if measure in row
+    )
+    return "\n\n".join(
+        f"### {network}, {granularity}, {measure.replace('_', ', ')}\n\n{table(rows, network, granularity, measure)}"
+        for network, granularity, measure in titles
+    )
+
+
+def table(rows: Sequence[Row], network: str, granularity: str, measure: str = MEASURES[0]) -> str:
+    """Mean accuracy in per cent, with its 95 % interval and the number of seeds; the best variant first.
+
+    By the mean over its sparsities. Variants that ended in an error are named below the table.
+    """
+    of = [row for row in rows if (row["network"], row["granularity"]) == (network, granularity)]
+    cells: dict[str, dict[float, list[float]]] = {}
+    for row in of:
+        if measure in row:
+            cells.setdefault(row["variant"], {}).setdefault(row["sparsity"], []).append(100 * row[measure])
+    sparsities = sorted({sparsity for by_sparsity in cells.values() for sparsity in by_sparsity})
+
+    def order(variant: str) -> float:
+        return -sum(spread_over_seeds(values).mean for values in cells[variant].values()) / len(cells[variant])
+
+    lines = [f"| variant | {' | '.join(f'{each:.0%} removed' for each in sparsities)} |"]
+    lines.append("|---|" + "---:|" * len(sparsities))
+    for variant in sorted(cells, key=order):
+        lines.append(f"| {variant} | {' | '.join(_cell(cells[variant].get(each, [])) for each in sparsities)} |")
+    errors = {row["variant"]: row["error"] for row in of if "error" in row}
+    return "\n".join([*lines, *(f"\n{variant}: {error}" for variant, error in errors.items())])
+
+
+def _cell(values: list[float]) -> str:
+    if not values:
+        return ""
+    found = spread_over_seeds(values)
+    spread = "" if found.half_width is None else f" ± {found.half_width:.1f}"
+    return f"{found.mean:.1f}{spread} ({len(values)})"
