@@ -117,6 +117,13 @@ def test_intervals_are_the_papers_share_of_the_epochs() -> None:
         method_of("no such method", 8)
     with pytest.raises(OptionError, match="snap-it: dead paths are of methods that remove weights"):
         method_of("snap-it, on paths", 8)
+    by_default, as_published = method_of("snap-it during, absolute", 80), method_of("snap, published loss", 80)
+    assert isinstance(by_default, Iterated) and isinstance(as_published, Iterated)
+    assert (by_default.accumulate, by_default.published_loss, by_default.every) == ("absolute", False, 4)
+    assert (as_published.accumulate, as_published.published_loss) == ("signed", True)
+    for name in ("random-nodes, absolute", "grasp, published loss"):
+        with pytest.raises(OptionError, match="methods that rank by elasticity"):
+            method_of(name, 8)
 
 
 # --- the grid --------------------------------------------------------------------------------------------------------

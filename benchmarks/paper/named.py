@@ -15,8 +15,23 @@ def _on_paths(method: Method) -> Method:
     return replace(method, name=f"{method.name}, on paths", dead_paths="remove")
 
 
+def _absolute(method: Method) -> Method:
+    return replace(_elasticity(method), name=f"{method.name}, absolute", accumulate="absolute")
+
+
+def _published_loss(method: Method) -> Method:
+    return replace(_elasticity(method), name=f"{method.name}, published loss", published_loss=True)
+
+
+def _elasticity(method: Method) -> Iterated:
+    if not isinstance(method, Iterated) or method.criterion != "elasticity":
+        raise OptionError(f"{method.name}: how gradients are taken is a choice of methods that rank by elasticity")
+    return method
+
+
 VARIANTS: dict[str, Callable[[Method], Method]] = {
     ", shuffled": ShuffledMasks, ", re-initialised": Reinitialised, ", on paths": _on_paths,
+    ", absolute": _absolute, ", published loss": _published_loss,
 }  # fmt: skip
 """By the end of the name that they give."""
 
@@ -24,7 +39,9 @@ VARIANTS: dict[str, Callable[[Method], Method]] = {
 def method_of(name: str, epochs: int) -> Method:
     """The method, a control of it (``"snip, shuffled"``), or the same without dead paths (``"snip, on paths"``).
 
-    Methods that prune during training get the paper's proportions of its 80 epochs, for `epochs`.
+    ``"snap-it, absolute"`` adds gradients up as `graphprune.compile` does by default, ``"snap-it, published loss"``
+    scores with the loss of the published code. Methods that prune during training get the paper's proportions of its
+    80 epochs, for `epochs`.
 
     Raises:
         OptionError: there is none of that name, or the control or variant does not go with it.
