@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch.export import Dim
+from torch.fx.proxy import TraceError
 from torch.nn.modules.rnn import RNNBase, RNNCellBase
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -52,6 +53,7 @@ def export(model: nn.Module, example: Example) -> fx.Graph:
         module = exported.module()
     graph: fx.Graph = module.graph
     inline_regions(graph, module)
+    _refuse_replaced_data(graph)
     _strip_guards(graph)
     raise_modules(graph, model)
     _adopt_constants(graph, module, model)
@@ -61,6 +63,12 @@ def export(model: nn.Module, example: Example) -> fx.Graph:
     for node in graph.nodes:
         node.meta = {"source": _user_line(node.meta.get("stack_trace") or "")}
     return graph
+
+
+def _refuse_replaced_data(graph: fx.Graph) -> None:
+    """Older releases of torch leave of ``tensor.data = other`` the question whether it can be, and not that it was."""
+    for node in graph.find_nodes(op="call_function", target=torch.ops.aten._has_compatible_shallow_copy_type.default):
+        raise TraceError(f"%{node.args[0]}.data is replaced, which a graph does not show")
 
 
 @contextmanager
