@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Set
-from weakref import ReferenceType, ref
+from collections.abc import Mapping
+from functools import cache
+from weakref import ReferenceType, WeakKeyDictionary, WeakSet, ref
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils.hooks import RemovableHandle
 
 from graphprune.errors import InputError
 from graphprune.program import Cut, Kept, cuts_of, take
@@ -21,19 +24,55 @@ class Replaced:
 
     def __init__(self) -> None:
         self._former: list[ReferenceType[nn.Parameter]] = []
+        self._seen: WeakKeyDictionary[Optimizer, int] = WeakKeyDictionary()
+        self._rounds = 0
 
     def note(self, before: Mapping[str, nn.Parameter], after: Mapping[str, nn.Parameter]) -> None:
         """After a round: parameters by name, before and after it."""
         now = [ref(parameter) for name, parameter in before.items() if after.get(name) is not parameter]
         self._former = [each for each in self._former if each() is not None] + now
+        self._rounds += 1
+        if self._former:
+            _WATCHED.add(self)
+            _watch_steps()
 
-    def among(self, held: Set[int]) -> int:
-        """How many of them have these identities."""
-        return sum(id(parameter) in held for each in self._former if (parameter := each()) is not None)
+    def refuse(self, optimizer: Optimizer) -> None:
+        """Looks at an optimizer, once after each round.
 
-    def __getstate__(self) -> dict[str, object]:
+        Raises:
+            InputError: it holds some of them.
+        """
+        if self._seen.get(optimizer) == self._rounds:
+            return
+        held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        former = sum(id(parameter) in held for each in self._former if (parameter := each()) is not None)
+        if former:
+            raise InputError(
+                f"the {type(optimizer).__name__} holds {former} parameter{'s' if former > 1 else ''} that an earlier "
+                "step() of the Pruner has replaced by smaller ones without it: it would train what the network has no "
+                "more. Give optimizer= (several in a list) to every step(), or create a new one from "
+                "pruner.module.parameters(); always a new one where an optimizer keeps another one inside"
+            )
+        self._seen[optimizer] = self._rounds
+
+    def __reduce__(self) -> tuple[type[Replaced], tuple[()]]:
         """Nothing: weak references stay where they are, and copies have other identities."""
-        return {"_former": []}
+        return Replaced, ()
+
+
+_WATCHED: WeakSet[Replaced] = WeakSet()
+
+
+def _before_step(optimizer: Optimizer, args: object, kwargs: object) -> None:
+    """Called before every step of every optimizer: some were not told, and some hold parameters inside of them too."""
+    if not torch.compiler.is_compiling():
+        for replaced in list(_WATCHED):
+            replaced.refuse(optimizer)
+
+
+@cache
+def _watch_steps() -> RemovableHandle:
+    return register_optimizer_step_pre_hook(_before_step)
 
 
 def followers(given: object, module: nn.Module, replaced: Replaced) -> list[Optimizer]:
@@ -56,14 +95,8 @@ def _checked(optimizer: object, module: nn.Module, replaced: Replaced) -> Optimi
     if not isinstance(optimizer, Optimizer):
         got = optimizer.__name__ + ", the class" if isinstance(optimizer, type) else type(optimizer).__name__
         raise InputError(f"optimizer: expected a torch optimizer, made from pruner.module.parameters(); got {got}")
+    replaced.refuse(optimizer)
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    former = replaced.among(held)
-    if former:
-        raise InputError(
-            f"the optimizer holds {former} parameter{'s' if former > 1 else ''} that an earlier step() has replaced by "
-            "smaller ones without it: it would train what the network does not have any more. Give optimizer= (several "
-            "in a list) to every step(), or create a new one from pruner.module.parameters()"
-        )
     if not any(id(parameter) in held for parameter in module.parameters()):
         raise InputError(
             "the optimizer holds no parameter of pruner.module; create it from pruner.module.parameters(), after the "
@@ -105,7 +138,7 @@ def follow(
 
 @torch.no_grad()
 def clear_dead(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter], masks: Mapping[str, Tensor]) -> None:
-    """Zeroes what the optimizer remembers of dead weights, and gradients that wait for its step.
+    """Zeroes what the optimizer remembers of dead weights.
 
     Factored moments, which have size 1 in some dims, belong to dead and live weights together and stay.
 
@@ -115,11 +148,18 @@ def clear_dead(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter], mas
         masks: Live weights, bool, of the parameters' shapes.
     """
     for name, mask in masks.items():
-        parameter = parameters[name]
-        remembered = [value for value in optimizer.state.get(parameter, {}).values() if isinstance(value, Tensor)]
-        for value in (*remembered, *([] if parameter.grad is None else [parameter.grad])):
-            if value.shape == parameter.shape:
+        for value in optimizer.state.get(parameters[name], {}).values():
+            if isinstance(value, Tensor) and value.shape == mask.shape:
                 value.mul_(mask.to(value.device))
+
+
+@torch.no_grad()
+def clear_gradients(parameters: Mapping[str, nn.Parameter], masks: Mapping[str, Tensor]) -> None:
+    """Zeroes gradients of dead weights that wait for an optimizer's step."""
+    for name, mask in masks.items():
+        gradient = parameters[name].grad
+        if gradient is not None:
+            gradient.mul_(mask.to(gradient.device))
 
 
 def _sliced_state(state: dict[str, object], name: str, old: Tensor, cuts: list[Cut]) -> dict[str, object]:

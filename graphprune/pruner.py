@@ -25,7 +25,7 @@ from graphprune.example import Example
 from graphprune.granularity import accumulate_of, counted_by, granularity_of, rounds_of, samples_together
 from graphprune.latency.profiles import Profile
 from graphprune.latency.rounds import rounds_for
-from graphprune.optimizer import Replaced, clear_dead, follow, followers
+from graphprune.optimizer import Replaced, clear_dead, clear_gradients, follow, followers
 from graphprune.options import attention_of, check_options, check_switches, limits_of
 from graphprune.passes import pipelines
 from graphprune.paths.dead import DeadPaths, dead_paths_of
@@ -58,7 +58,8 @@ class Pruner:
 
     Attributes:
         module: The present module: dense at first, smaller after each step. It stays the same object, so a training
-            loop can hold on to it; its parameters are replaced as they shrink.
+            loop can hold on to it; its parameters are replaced where they shrink. Averages (EMA) and wrappers (DDP)
+            that copy it or hold its parameters are made anew then.
         rounds: What each step did.
     """
 
@@ -137,7 +138,7 @@ class Pruner:
     def module(self) -> fx.GraphModule:
         """The present module: dense at first, smaller after each step.
 
-        It stays the same object, so a training loop can hold on to it; its parameters are replaced as they shrink.
+        It stays the same object, so a training loop can hold on to it; its parameters are replaced where they shrink.
         Until it is read for the first time, the pruner follows the weights of the user's model.
         """
         if self._shares_with is not None:
@@ -157,8 +158,9 @@ class Pruner:
 
         Args:
             data: Batches for this round; what the pruner was made with by default.
-            optimizer: Follows the parameters of `module` as they shrink: state is sliced, groups keep their options.
-                A sequence where several have a share of the parameters each.
+            optimizer: Follows the parameters of `module` as they shrink: state is sliced, groups keep their options,
+                and what it remembers of weights that died is cleared. A sequence where several have a share of the
+                parameters each. Without it, steps of an optimizer that holds what was replaced are refused.
 
         Returns:
             What was done. A round whose target is met already removes nothing.
@@ -289,6 +291,7 @@ class Pruner:
         for optimizer in optimizers:
             follow(optimizer, old, new, kept)
             clear_dead(optimizer, new, after.masks)
+        clear_gradients(new, after.masks)
         if kept:
             self._plan_rounds.append(kept)
         hold(self._module, after.masks)

@@ -193,13 +193,38 @@ def test_an_optimizer_of_the_users_own_model() -> None:
         pruner.step(batches(1), SGD(model.parameters(), lr=0.1))
 
 
+REPLACED = r"parameters? that an earlier step\(\) of the Pruner has replaced by smaller ones"
+
+
+class Wrapping(SGD):
+    """Shows parameters of its own, and trains with another one inside, as ZeroRedundancyOptimizer does."""
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, lr=0.1)
+        self.inside = SGD([p for group in self.param_groups for p in group["params"]], lr=0.1)
+
+    def step(self, closure: Any = None) -> Any:
+        return self.inside.step(closure)
+
+
+def test_steps_with_what_was_replaced_are_refused() -> None:
+    pruner, data = pruner_of(schedule="linear"), batches(1)
+    forgotten, wrapping = SGD(pruner.module.parameters(), lr=0.1), Wrapping(pruner.module.parameters())
+    train(pruner.module, forgotten, data)
+    pruner.step(data, wrapping)
+    for optimizer in (forgotten, wrapping):
+        with pytest.raises(InputError, match=REPLACED):
+            train(pruner.module, optimizer, data)
+    train(pruner.module, SGD(pruner.module.parameters(), lr=0.1), data)
+
+
 def test_an_optimizer_that_an_earlier_step_was_not_given() -> None:
     pruner = pruner_of(schedule="linear")
     parameters = [*pruner.module.parameters()]
     optimizers = [SGD(parameters[:-2], lr=0.1), SGD(parameters[-2:], lr=0.1)]
     pruner.step(batches(1), optimizers[1])
     for given in (optimizers, optimizers[0]):
-        with pytest.raises(InputError, match=r"parameters? that an earlier step\(\) has replaced by smaller ones"):
+        with pytest.raises(InputError, match=REPLACED):
             pruner.step(batches(1), given)
     pruner.step(batches(1), SGD(pruner.module.parameters(), lr=0.1))
 

@@ -134,6 +134,11 @@ def replace_tensors(module: nn.Module, values: Mapping[str, Tensor]) -> None:
         old = tensors[name]
         is_parameter = isinstance(old, nn.Parameter)
         others[id(old)] = nn.Parameter(value, requires_grad=old.requires_grad) if is_parameter else value
+    put_tensors(module, others)
+
+
+def put_tensors(module: nn.Module, others: Mapping[int, Tensor]) -> None:
+    """Puts other tensors in the place of parameters and buffers, by the identity of these."""
     for submodule in submodules(module).values():
         for home in (submodule._parameters, submodule._buffers):
             for key, tensor in home.items():

@@ -234,6 +234,54 @@ def test_what_is_not_held_any_more_is_pickled_so() -> None:
     assert torch.equal(loaded.eval()(inputs), module.eval()(inputs))
 
 
+class Tagger(nn.Module):
+    """A recurrent layer, which keeps a list of its parameters beside them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.LSTM(5, 12, batch_first=True), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.layer(x)[0])
+        return out
+
+
+def loss_of(output: Tensor, target: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(output.flatten(0, 1), target.flatten())
+
+
+def test_parameters_that_lose_values_alone_stay_the_objects_they_are() -> None:
+    """An optimizer, a wrapper or an average that nobody told of a round goes on with the weights of the network."""
+    torch.manual_seed(0)
+    model = Tagger()
+    before = copy.deepcopy(model.state_dict())
+    x, target = torch.randn(8, 7, 5), torch.randint(3, (8, 7))
+    pruner = graphprune.Pruner(model, x[:2], sparsity=0.5, granularity="weight", data=[(x, target)], loss=loss_of)
+    module = pruner.module
+    held, optimizer = dict(module.named_parameters()), torch.optim.Adam(module.parameters(), lr=0.1)
+    graph = loss_of(module(x), target)
+    while pruner.rounds_left:
+        loss_of(module(x), target).backward()
+        pruner.step()
+        masks = {name: mask.clone() for name, mask in pruner.finish().plan.masks.items()}
+        assert any(name.startswith("layer.") for name in masks)
+        assert all(held[name] is parameter for name, parameter in module.named_parameters())
+        assert dead_gradients(module, masks) == 0, "gradients that waited"
+        then = {name: parameter.clone() for name, parameter in held.items()}
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss_of(module(x), target).backward()
+            optimizer.step()
+        assert all((parameter != then[name]).any() for name, parameter in held.items())
+        assert all(not held[name][~mask].any() for name, mask in masks.items())
+        alone = Tagger()
+        alone.load_state_dict(module.state_dict())
+        torch.testing.assert_close(alone(x), module(x))  # the layer computes with what its state dict says
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        graph.backward()  # its weights are gone
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 def test_what_is_pickled_as_a_whole_can_be_pruned_and_held_again() -> None:
     compiled, stored, inputs = compiled_of("weight"), io.BytesIO(), images(3)
     torch.save(compiled.module, stored)
