@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import subprocess
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import graphprune
+from graphprune.deploy import library_versions
 from graphprune.errors import OptionError
 
 _log = logging.getLogger(__name__)
@@ -57,6 +61,17 @@ def record(path: Path | None, row: Row) -> None:
         append(path, row)
 
 
+@cache
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries, and the commit of this checkout; with ``+`` where its code was changed.
+
+    What training does to a network may change with any of them.
+    """
+    found = library_versions() | {"graphprune": graphprune.__version__}
+    commit = _git("rev-parse", "--short=12", "HEAD")
+    return found | ({"commit": commit + ("+" if _git("status", "--porcelain", "--", "*.py") else "")} if commit else {})
+
+
 def worked(rows: Iterable[Row]) -> list[Row]:
     """Those without an error."""
     return [row for row in rows if "error" not in row]
@@ -68,6 +83,17 @@ def _row(line: str) -> Row | None:
     except json.JSONDecodeError:
         return None
     return row if isinstance(row, dict) else None
+
+
+def _git(*arguments: str) -> str:
+    """What git says of this checkout; nothing where there is no git, or no checkout."""
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return done.stdout.strip()
 
 
 def _last_byte(path: Path) -> bytes:

@@ -31,6 +31,7 @@ def by_ray(runs: Sequence[Run], place: Place, at_once: int) -> Iterator[Row]:
 
     Raises:
         OptionError: Ray is missing.
+        InputError: the data is not there, on some machine.
     """
     try:
         import ray
@@ -50,9 +51,12 @@ def by_ray(runs: Sequence[Run], place: Place, at_once: int) -> Iterator[Row]:
             (ready,), _ = ray.wait(list(under_way), num_returns=1)
             run = under_way.pop(ready)
             try:
-                yield ray.get(ready)
+                row = ray.get(ready)
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from None  # what the run itself raises is no failure of the method
             except ray.exceptions.RayError as error:
-                yield _crashed(run, place, error)
+                row = _crashed(run, place, error)
+            yield row
     finally:
         ray.shutdown()
 

@@ -19,8 +19,8 @@ from benchmarks.paper.grid import Run
 from benchmarks.paper.named import method_of
 from benchmarks.paper.studies import STUDIES, Scale
 from benchmarks.paper.watch import Watch
-from benchmarks.rows import Row
-from graphprune.deploy import Latency, describe_hardware, library_versions
+from benchmarks.rows import Row, versions
+from graphprune.deploy import Latency, describe_hardware
 from graphprune.errors import InputError
 from graphprune.research.analyses import remaining
 from graphprune.research.datasets import Batch, Dataset, Split
@@ -72,7 +72,7 @@ def row_of(run: Run, place: Place) -> Row:
     warnings.simplefilter("ignore")
     origin = {
         "scale": place.scale, "device": place.device, "threads": torch.get_num_threads(),
-        "hardware": describe_hardware().to_dict(), "versions": library_versions(),
+        "hardware": describe_hardware().to_dict(), "versions": versions(),
     }  # fmt: skip
     data = dataset(run.data, place.data_dir, run.samples)
     _warm_up(place.device)

@@ -10,9 +10,9 @@ from torch import nn
 import graphprune
 from benchmarks.paper.ablation.studies import STUDIES
 from benchmarks.paper.ablation.variants import Variant
-from benchmarks.rows import Row
+from benchmarks.rows import Row, versions
 from graphprune.data import cross_entropy
-from graphprune.deploy import describe_hardware, library_versions
+from graphprune.deploy import describe_hardware
 from graphprune.research.datasets import Dataset, sensitivity_batches
 from graphprune.research.methods.iterated import Iterated, published_loss
 from graphprune.research.training import accuracy, train
@@ -95,5 +95,5 @@ def run(job: Job, model: nn.Module, data: Dataset) -> Row:
     return row | {
         "seconds": time.perf_counter() - started, "samples": study.samples,
         "recipe": asdict(study.recipe), "train_samples": len(data.train), "test_samples": len(data.test),
-        "hardware": str(describe_hardware()), "versions": library_versions(),
+        "hardware": str(describe_hardware()), "versions": versions(),
     }  # fmt: skip
