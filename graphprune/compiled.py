@@ -148,16 +148,21 @@ class Compiled:
             feeds = onnx_feeds(self.module, example.resized(batch))
             return time_interleaved(paths, feeds, provider=provider, threads=threads, repeats=repeats)
 
-    def save(self, directory: str | Path) -> Path:
+    def save(self, directory: str | Path, *, onnx: bool = True) -> Path:
         """Writes plan, weights, ONNX file and report into a directory; `graphprune.load` reads it.
 
         The directory appears only when it is complete, and replaces an artifact that was there.
+
+        Args:
+            directory: Made with its parents where it does not exist.
+            onnx: Whether the ONNX file is among it, without which `graphprune.load` needs the model. Networks in
+                bfloat16, and others with an operator that ONNX or onnxruntime does not have, cannot have one.
 
         Raises:
             ArtifactError: the directory holds other files, which stay, or cannot be written.
             ExportError: the module cannot be exported to a valid ONNX file; nothing is written then.
         """
-        return save_artifact(self, directory)
+        return save_artifact(self, directory, onnx=onnx)
 
     def _dense(self) -> Program:
         """The dense program where the compact module is now: what they share has moved with it, the rest has not."""

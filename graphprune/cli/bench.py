@@ -16,7 +16,7 @@ from graphprune.cli.model_names import NamedModel, build_model
 from graphprune.cli.progress import Phases
 from graphprune.deploy import export_onnx, onnx_feeds, time_interleaved
 from graphprune.deploy.signature import Feeds, feed, tensor_leaves
-from graphprune.errors import OptionError
+from graphprune.errors import ArtifactError, OptionError
 from graphprune.example import Example
 from graphprune.plan import load_plan
 from graphprune.saving.artifact import ONNX, PLAN
@@ -108,6 +108,8 @@ def _with_saved(directory: Path, dense: str | None, batch: int | None, seed: int
     """The file of an artifact, after the dense model's where that is named."""
     manifest = Manifest.read(directory)
     manifest.check_files(directory)
+    if manifest.call is None:
+        raise ArtifactError(f"{directory} was saved without an ONNX file, there is nothing to time; save it with one")
     plan = load_plan(directory / PLAN).example
     example = plan.fresh(batch or plan.batch_size, torch.Generator().manual_seed(seed))
     files = {}

@@ -39,6 +39,9 @@ Out = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Save plan, weights, ONNX file and report here; `graphprune.load` reads them."),
 ]
+Onnx = Annotated[
+    bool, typer.Option("--onnx/--no-onnx", help="Whether the ONNX file is saved, which not every network can have.")
+]
 DumpDir = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Write the program as text here after each pass of each round.")
 ]
@@ -70,6 +73,7 @@ def command(
     schedule: options.Schedule = "halving",
     seed: options.Seed = 0,
     out: Out = None,
+    onnx: Onnx = True,
     dump_dir: DumpDir = None,
     print_after: PrintAfter = None,
     time_passes: Annotated[bool, typer.Option("--time-passes", help="Print the time spent in each pass.")] = False,
@@ -112,7 +116,7 @@ def command(
         )
         if out is not None:
             phases("save", 0, 1)
-            compiled.save(out)
+            compiled.save(out, onnx=onnx)
     typer.echo(str(compiled.report))
     if time_passes:
         print_times(runner)

@@ -22,12 +22,13 @@ from graphprune.deploy import ExportResult
 from graphprune.deploy.isolation import isolated_in_eval_mode
 from graphprune.deploy.parity import HALF_RELATIVE_TOLERANCE, RELATIVE_TOLERANCE, run_torch
 from graphprune.deploy.signature import tensor_leaves
-from graphprune.errors import ArtifactError, OptionError, shown
+from graphprune.errors import ArtifactError, ExportError, OptionError, shown
 from graphprune.example import Example
+from graphprune.options import check_switches
 from graphprune.plan import Plan, listed, load_plan, on_device_of
 from graphprune.saving.manifest import MANIFEST, CallForm, Manifest, StoredFile, is_artifact
 from graphprune.saving.runtime import OnnxModule
-from graphprune.saving.tensors import read_weights, write_weights
+from graphprune.saving.tensors import read_outputs, read_weights, write_outputs, write_weights
 from graphprune.saving.trees import encode_outputs
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from graphprune.report import Report
 
 PLAN, WEIGHTS, ONNX = "plan.json", "weights.safetensors", "model.onnx"
+OUTPUTS = "outputs.safetensors"
+"""In place of the ONNX file where there is none: what the module computes for inputs that loading draws again."""
 REPORT, REPORT_TEXT = "report.json", "report.txt"
 FILES = (PLAN, WEIGHTS, ONNX, REPORT, REPORT_TEXT, MANIFEST)
 
@@ -43,12 +46,13 @@ _SLACK = 10
 otherwise. What is looked for (another activation, another stride) differs by far more."""
 
 
-def save(compiled: Compiled, directory: str | Path) -> Path:
+def save(compiled: Compiled, directory: str | Path, *, onnx: bool = True) -> Path:
     """Writes an artifact; the directory appears only when it is complete, and replaces an artifact that was there.
 
     Args:
         compiled: What is saved, with the weights that its module has now.
         directory: Made with its parents where it does not exist.
+        onnx: Whether the ONNX file is among it.
 
     Returns:
         The directory.
@@ -57,6 +61,7 @@ def save(compiled: Compiled, directory: str | Path) -> Path:
         ArtifactError: the directory holds other files, which stay, or cannot be written.
         ExportError: the module cannot be exported to a valid ONNX file; nothing is written then.
     """
+    check_switches(onnx=onnx)
     try:
         target = Path(directory).resolve()
         _check_replaceable(target)
@@ -64,8 +69,11 @@ def save(compiled: Compiled, directory: str | Path) -> Path:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
             draft = Path(scratch) / "new"
             draft.mkdir()
-            _write(compiled, draft)
+            _write(compiled, draft, onnx=onnx)
             _move_into_place(draft, target, Path(scratch) / "old")
+    except ExportError as error:
+        remedy = "save(..., onnx=False) leaves the ONNX file out, `graphprune compile --no-onnx` too"
+        raise ExportError(f"{error}\n{remedy}") from error
     except OSError as error:
         raise ArtifactError(f"the artifact {directory} cannot be written: {error}") from error
     return Path(directory)
@@ -98,21 +106,33 @@ def load(directory: str | Path, model: nn.Module | None = None) -> nn.Module:
     except OSError as error:
         raise ArtifactError(f"the artifact {directory} cannot be read: {error}") from error
     if model is None:
+        if manifest.call is None:
+            raise ArtifactError(
+                f"{directory} was saved with onnx=False, and the ONNX file is what runs without a model; give load() a "
+                f"fresh instance of {plan.model}"
+            )
         return OnnxModule(path / ONNX, manifest.call, plan.example)
     try:
         module = plan.apply(model)
     except ArtifactError as error:
         raise ArtifactError(f"{path / PLAN}: {error}") from error
     read_weights(module, path / WEIGHTS, manifest.aliases)
-    stored = OnnxModule(path / ONNX, manifest.call, plan.example, provider="cpu")
-    _check_same_function(module, stored, plan, type(unwrapped(model)).__name__)
+    example = _reference_inputs(plan)
+    if manifest.call is None:
+        expected, source = read_outputs(path / OUTPUTS), OUTPUTS
+    else:
+        stored = OnnxModule(path / ONNX, manifest.call, plan.example, provider="cpu")
+        with torch.no_grad():
+            expected, source = tensor_leaves(stored(*example.args, **example.kwargs)), ONNX
+    _check_same_function(module, example, expected, plan, source, type(unwrapped(model)).__name__)
     return module
 
 
 def _checked(path: Path) -> tuple[Manifest, Plan]:
     """Manifest and plan of an artifact whose files are all as they were written."""
     manifest = Manifest.read(path)
-    missing = [name for name in FILES if name != MANIFEST and name not in manifest.files]
+    program = OUTPUTS if manifest.call is None else ONNX
+    missing = [name for name in (PLAN, WEIGHTS, program, REPORT, REPORT_TEXT) if name not in manifest.files]
     if missing:
         raise ArtifactError(f"{path / MANIFEST} does not list {', '.join(missing)}; save the artifact again")
     manifest.check_files(path)
@@ -138,7 +158,7 @@ def _check_replaceable(target: Path) -> None:
 
 def _is_own(name: str) -> bool:
     # above 2 GiB the weights of an ONNX file lie beside it, under its name with a suffix
-    return name in FILES or name.startswith(f"{ONNX}.")
+    return name in (*FILES, OUTPUTS) or name.startswith(f"{ONNX}.")
 
 
 def _move_into_place(draft: Path, target: Path, old: Path) -> None:
@@ -155,13 +175,15 @@ def _move_into_place(draft: Path, target: Path, old: Path) -> None:
         raise
 
 
-def _write(compiled: Compiled, draft: Path) -> None:
+def _write(compiled: Compiled, draft: Path, *, onnx: bool) -> None:
     from graphprune import __version__
 
     (draft / PLAN).write_text(compiled.plan.to_json(), encoding="utf-8")
     aliases = write_weights(compiled.module, draft / WEIGHTS)
     shutil.copymode(draft / PLAN, draft / WEIGHTS)  # safetensors makes a file that only its owner can read
-    exported = compiled.export_onnx(draft / ONNX)
+    exported = compiled.export_onnx(draft / ONNX) if onnx else None
+    if exported is None:
+        write_outputs(_outputs(compiled.module, _reference_inputs(load_plan(draft / PLAN))), draft / OUTPUTS)
     (draft / REPORT).write_text(_report_json(compiled.report, exported), encoding="utf-8")
     (draft / REPORT_TEXT).write_text(f"{compiled.report}\n", encoding="utf-8")
     manifest = Manifest(
@@ -169,14 +191,15 @@ def _write(compiled: Compiled, draft: Path) -> None:
         libraries={"graphprune": __version__, "torch": str(torch.__version__)},
         files={path.name: StoredFile.of(path) for path in sorted(draft.iterdir())},
         aliases=aliases,
-        call=_call_form(compiled.module, compiled.plan.example, exported),
+        call=None if exported is None else _call_form(compiled.module, compiled.plan.example, exported),
     )
     manifest.write(draft)
 
 
-def _report_json(report: Report, exported: ExportResult) -> str:
+def _report_json(report: Report, exported: ExportResult | None) -> str:
     """The report and what was measured on the ONNX file, whose path means nothing to whoever reads it."""
-    onnx = {name: value for name, value in exported.to_dict().items() if name != "path"}
+    measured = exported.to_dict() if exported is not None else None
+    onnx = measured and {name: value for name, value in measured.items() if name != "path"}
     return json.dumps(_finite(report.to_dict() | {"onnx": onnx}), indent=1, allow_nan=False) + "\n"
 
 
@@ -203,16 +226,25 @@ def _call_form(module: fx.GraphModule, example: Example, exported: ExportResult)
     )
 
 
-def _check_same_function(module: fx.GraphModule, stored: OnnxModule, plan: Plan, given: str) -> None:
-    """Runs the loaded module and the stored program on fresh inputs: weights can fit what computes otherwise."""
-    example = plan.example.fresh(plan.example.batch_size, torch.Generator().manual_seed(0))
+def _reference_inputs(plan: Plan) -> Example:
+    """Inputs that saving and loading draw alike, on the CPU."""
+    return plan.example.fresh(plan.example.batch_size, torch.Generator().manual_seed(0))
+
+
+def _outputs(module: fx.GraphModule, example: Example) -> list[Tensor]:
     with isolated_in_eval_mode(module), torch.no_grad():
-        found = tensor_leaves(run_torch(module, on_device_of(module, example)))
-        expected = tensor_leaves(stored(*example.args, **example.kwargs))
+        return tensor_leaves(run_torch(module, on_device_of(module, example)))
+
+
+def _check_same_function(
+    module: fx.GraphModule, example: Example, expected: list[Tensor], plan: Plan, source: str, given: str
+) -> None:
+    """Compares the loaded module with the stored program or its outputs: weights can fit what computes otherwise."""
+    found = _outputs(module, example)
     differences = [_difference(*pair) for pair in zip(expected, found, strict=False)]
     if len(expected) != len(found) or any(differences):
         raise ArtifactError(
-            f"the model does not compute what the artifact's {ONNX} computes: "
+            f"the model does not compute what the artifact's {source} computes: "
             f"{next(filter(None, differences), 'it has another number of outputs')}. The artifact was made from "
             f"{plan.model}, this is a {given}; build it with the arguments of the model that was compiled."
         )

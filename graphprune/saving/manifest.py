@@ -60,14 +60,14 @@ class Manifest:
         libraries: Versions of graphprune and torch that wrote the artifact, by name.
         files: All files but the manifest itself, by name.
         aliases: Further names of tied tensors, each with the name that the tensor is stored under.
-        call: How the program is called.
+        call: How the stored program is called; None where the artifact has no ONNX file.
     """
 
     model: str
     libraries: dict[str, str]
     files: dict[str, StoredFile]
     aliases: dict[str, str]
-    call: CallForm
+    call: CallForm | None
 
     def write(self, directory: Path) -> None:
         """Writes the manifest with a checksum of its own content."""
@@ -155,8 +155,7 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 def _manifest_of(content: dict[str, Any]) -> Manifest:
     """Reads and checks every entry; raises one of `READ_ERRORS` where one is not as it is written."""
-    call = content["call"]
-    form = CallForm(_names(call["parameters"]), _names(call["inputs"]), _names(call["outputs"]), call["returns"])
+    form = None if content["call"] is None else _form_of(content["call"])
     files = {name: StoredFile(file["sha256"], file["size_bytes"]) for name, file in content["files"].items()}
     if any(Path(name).name != name or name == MANIFEST for name in files):
         raise ValueError("it names files outside of its directory, or itself")
@@ -165,6 +164,10 @@ def _manifest_of(content: dict[str, Any]) -> Manifest:
     strings = [content["model"], *content["libraries"].values(), *content["aliases"].values()]
     _names(strings)
     return Manifest(content["model"], dict(content["libraries"]), files, dict(content["aliases"]), form)
+
+
+def _form_of(call: dict[str, Any]) -> CallForm:
+    return CallForm(_names(call["parameters"]), _names(call["inputs"]), _names(call["outputs"]), call["returns"])
 
 
 def _names(value: Any) -> tuple[str, ...]:

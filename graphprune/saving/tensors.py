@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -71,6 +71,32 @@ def read_weights(module: nn.Module, path: Path, aliases: Mapping[str, str]) -> N
             # constants that are views of fewer elements cannot be written to, and need not be
             if not torch.equal(own[name].cpu(), value):
                 own[name].copy_(value)
+
+
+def write_outputs(outputs: Sequence[Tensor], path: Path) -> None:
+    """Writes the tensors that a module returns, in their order.
+
+    Raises:
+        ArtifactError: one has a type that safetensors does not know.
+    """
+    tensors = {str(index): tensor.detach().cpu().contiguous() for index, tensor in enumerate(outputs)}
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise ArtifactError(f"the outputs cannot be stored: {error}") from error
+
+
+def read_outputs(path: Path) -> list[Tensor]:
+    """The tensors of `write_outputs`.
+
+    Raises:
+        ArtifactError: the file cannot be read.
+    """
+    try:
+        stored = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ArtifactError(f"{path} cannot be read: {error}; save the artifact again") from error
+    return [stored[name] for name in sorted(stored, key=int)]
 
 
 def _misfits(own: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> list[str]:

@@ -6,13 +6,13 @@ import json
 import os
 import pickle
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import graphprune
 from graphprune.compiled import Compiled
@@ -208,7 +208,7 @@ def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_empty_directory_and_a_link_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def write(_: Compiled, draft: Path) -> None:
+    def write(_: Compiled, draft: Path, *, onnx: bool) -> None:
         for name, data in saved_tiny().files.items():
             (draft / name).write_bytes(data)
 
@@ -232,6 +232,53 @@ def test_a_failed_export_leaves_the_old_artifact(tmp_path: Path, monkeypatch: py
             saved.compiled.save(target)
     assert {file.name: file.read_bytes() for file in path.iterdir()} == saved.files
     assert list(tmp_path.iterdir()) == [path]
+
+
+class Inverted(nn.Module):
+    """With an operator that ONNX does not have."""
+
+    def __init__(self, bend: Callable[[Tensor], Tensor] = torch.relu) -> None:
+        super().__init__()
+        self.first, self.head, self.bend = nn.Linear(4, 8), nn.Linear(8, 4), bend
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        hidden = self.bend(self.first(x))
+        return {"out": torch.linalg.matrix_exp(self.head(hidden).view(-1, 2, 2)), "both": [hidden, x.argmax(1)]}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_has_no_onnx_file_is_saved_without(tmp_path: Path, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model: nn.Module = Inverted() if dtype is torch.float32 else nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3))
+    model, x = model.to(dtype), torch.randn(2, 4, dtype=dtype)
+    compiled = graphprune.compile(model, x, sparsity=0.5, criterion="l1-norm")
+    with pytest.raises(ExportError, match=r"save\(\.\.\., onnx=False\) leaves the ONNX file out"):
+        compiled.save(tmp_path / "saved")
+    path = compiled.save(tmp_path / "saved", onnx=False)
+    names = {entry.name for entry in path.iterdir()}
+    assert names == {*FILES} - {artifact.ONNX} | {artifact.OUTPUTS}
+    assert json.loads((path / "report.json").read_text())["onnx"] is None
+    loaded = graphprune.load(path, model)
+    assert_same_weights(compiled.module, loaded)
+    assert_same_outputs(loaded.eval()(x), compiled.module.eval()(x))
+    with pytest.raises(ArtifactError, match=r"saved with onnx=False.*a fresh instance of (Inverted|Sequential)"):
+        graphprune.load(path)
+    if dtype is torch.float32:
+        with pytest.raises(ArtifactError, match=r"what the artifact's outputs\.safetensors computes: an output diff"):
+            graphprune.load(path, Inverted(torch.tanh))
+    (path / artifact.OUTPUTS).unlink()
+    with pytest.raises(ArtifactError, match=r"outputs\.safetensors is missing"):
+        graphprune.load(path, model)
+
+
+def test_an_artifact_takes_the_place_of_one_without_an_onnx_file(tmp_path: Path) -> None:
+    compiled = saved_lenet().compiled
+    for onnx, other in ((False, artifact.ONNX), (True, artifact.OUTPUTS), (False, artifact.ONNX)):
+        path = compiled.save(tmp_path / "saved", onnx=onnx)
+        assert not (path / other).exists()
+        graphprune.load(path, lenet5())
+    with pytest.raises(OptionError, match="onnx='no': expected True or False"):
+        compiled.save(tmp_path / "saved", onnx="no")  # type: ignore[arg-type]
 
 
 def test_a_failed_rename_brings_the_old_artifact_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
