@@ -243,7 +243,7 @@ class Inverted(nn.Module):
 
     def forward(self, x: Tensor) -> dict[str, Any]:
         hidden = self.bend(self.first(x))
-        return {"out": torch.linalg.matrix_exp(self.head(hidden).view(-1, 2, 2)), "both": [hidden, x.argmax(1)]}
+        return {"out": torch.linalg.matrix_exp(self.head(hidden).view(-1, 2, 2)), "both": [x, x.argmax(1)]}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
