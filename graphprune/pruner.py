@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.optim import Optimizer
 
 from graphprune.become import become
 from graphprune.budget import MEASURES, Budget, Measure, budget_of
-from graphprune.capture import capture, unshare, unwrapped
+from graphprune.capture import capture, kept_in_evaluation, unshare, unwrapped
 from graphprune.compiled import Compiled
 from graphprune.costs import costs_of, costs_under
 from graphprune.coupling.gaps import refuse_gaps
@@ -31,7 +32,7 @@ from graphprune.passes import pipelines
 from graphprune.paths.dead import DeadPaths, dead_paths_of
 from graphprune.plan import Plan
 from graphprune.program import Kept, Program, device_of, stored_parameters
-from graphprune.report import Report, Round, build_report
+from graphprune.report import Report, Round, build_report, left_in_evaluation
 from graphprune.runner import Runner
 from graphprune.schedule import Schedule, targets_of
 from graphprune.weights.criteria import WeightCriterion
@@ -115,6 +116,9 @@ class Pruner:
         if strict:
             refuse_gaps(self._original)
         self._dropped = _dropped(model, self._original)
+        self._evaluating = kept_in_evaluation(model, self._original.module)
+        if self._evaluating:
+            log.warning("%s", left_in_evaluation(self._model_name, self._evaluating))
         self._program = self._original
         self._module: fx.GraphModule = self._original.module
         self._shares_with: nn.Module | None = model
@@ -167,7 +171,7 @@ class Pruner:
 
         Raises:
             NothingToPruneError: all rounds are done.
-            InputError: the model has no values, because it is on the meta device.
+            InputError: the model has no values, because it is on the meta device, or inference mode is on.
         """
         self._check_step()
         optimizers = followers(optimizer, self._module, self._replaced)
@@ -194,6 +198,8 @@ class Pruner:
     def _check_step(self) -> None:
         if not self.rounds_left:
             raise NothingToPruneError(f"all {len(self._targets)} rounds are done; call finish()")
+        if torch.is_inference_mode_enabled():
+            raise InputError("step() needs gradients, which torch.inference_mode() rules out; leave it before")
         if device_of(self._program).type == "meta":
             raise InputError(
                 f"{self._model_name} is on the meta device: without values it can be analysed and reported on, "
@@ -268,6 +274,7 @@ class Pruner:
             costs={name: (self._costs_before[name], self._costs[name]) for name in MEASURES},
             rounds=tuple(self.rounds),
             dropped=self._dropped,
+            evaluating=self._evaluating,
             timing=self._rounds.timing,
             criterion=self._criterion_name,
             seconds_by_pass=dict(self._runner.seconds),

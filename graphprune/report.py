@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -116,6 +117,8 @@ class Report:
         groups: Prunable groups.
         frozen: Weights of which output channels cannot be removed.
         dropped: Parameters of the user's model that it does not read in evaluation mode; the compact module lacks them.
+        evaluating: Submodules that ``train()`` of the user's model leaves in evaluation mode, and that of the compact
+            module does not.
         criterion: What ranked the channels.
         seconds_by_pass: Time spent in each pass.
         timing: Measured latency of the dense and the compact network, where the budget has one.
@@ -128,6 +131,7 @@ class Report:
     groups: tuple[GroupRow, ...]
     frozen: tuple[FrozenRow, ...]
     dropped: tuple[str, ...]
+    evaluating: tuple[str, ...]
     criterion: str
     seconds_by_pass: dict[str, float]
     timing: TimingResult | None = None
@@ -161,6 +165,8 @@ class Report:
             console.print(str(self.timing))
         for name in self.dropped:
             console.print(f"dropped: {name} is not read in evaluation mode")
+        if self.evaluating:
+            console.print(left_in_evaluation(self.model, self.evaluating))
         for line in dict.fromkeys(line for entry in self.rounds for line in entry.bound):
             console.print(f"held back: {line}")
         file = console.file
@@ -188,6 +194,19 @@ class Report:
         for row in self.frozen:
             table.add_row(row.name, row.channels, row.why)
         return table
+
+
+def left_in_evaluation(model: str, names: Sequence[str]) -> str:
+    """Says that a model's own ``train()`` leaves submodules in evaluation mode."""
+    rest = len(names) - _NAMES_SHOWN
+    shown = ", ".join(names[:_NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+    return (
+        f"train() of {model} leaves {shown} in evaluation mode, that of the compact module does not: call their eval() "
+        "after it"
+    )
+
+
+_NAMES_SHOWN = 4
 
 
 def build_report(original: Program, kept: Kept, importance: Tensor | None, **rest: Any) -> Report:

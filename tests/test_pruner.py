@@ -186,6 +186,13 @@ def test_an_optimizer_of_another_model() -> None:
     assert before == [tuple(p.shape) for p in model.parameters()] and not pruner.rounds, "nothing was done"
 
 
+def test_inference_mode_is_named() -> None:
+    pruner = pruner_of()
+    with torch.inference_mode(), pytest.raises(InputError, match=r"which torch\.inference_mode\(\) rules out"):
+        pruner.step(batches(1))
+    assert pruner.step(batches(1)).removed
+
+
 def test_an_optimizer_of_the_users_own_model() -> None:
     model = Residual()
     pruner = pruner_of(model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -101,6 +102,60 @@ def test_the_table_as_text(compiled: Compiled) -> None:
 def test_text_in_brackets_is_not_taken_for_markup(compiled: Compiled) -> None:
     row = replace(compiled.report.frozen[0], reason="view [1, 2] of [bold]x")
     assert "view [1, 2] of [bold]x" in str(replace(compiled.report, frozen=(row,)))
+
+
+class FrozenStatistics(nn.Module):
+    """Keeps its batch statistics while it trains, as backbones of detectors do; a part of it does so for itself."""
+
+    class Body(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.norm(self.conv(x)).relu()
+            return out
+
+        def train(self, mode: bool = True) -> FrozenStatistics.Body:
+            super().train(mode)
+            self.norm.eval()
+            return self
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm, self.body = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), self.Body()
+        self.last, self.drop, self.head = nn.BatchNorm2d(6), nn.Dropout(0.1), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.drop(self.last(self.body(self.norm(self.stem(x)))).mean((2, 3))))
+        return out
+
+    def train(self, mode: bool = True) -> FrozenStatistics:
+        super().train(mode)
+        self.norm.eval()
+        return self
+
+
+def test_modes_that_a_models_own_train_keeps_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    model = FrozenStatistics().train()
+    compiled = graphprune.compile(model, torch.randn(2, 3, 9, 9), sparsity=0.3, criterion="l1-norm")
+    assert compiled.report.evaluating == ("norm", "body.norm")
+    assert "train() of FrozenStatistics leaves norm, body.norm in evaluation mode" in str(compiled.report)
+    assert "leaves norm, body.norm in evaluation mode" in caplog.text
+    modes = {name: compiled.module.get_submodule(name).training for name in ("norm", "body.norm", "last")}
+    assert modes == {"norm": False, "body.norm": False, "last": True}, "as they are in the model"
+    assert model.training and not model.norm.training
+
+
+def test_modes_are_not_compared_where_train_cannot_be_called(caplog: pytest.LogCaptureFixture) -> None:
+    class Refusing(FrozenStatistics):
+        def train(self, mode: bool = True) -> Any:
+            if mode:
+                raise RuntimeError("only evaluated")
+            return super().train(mode)
+
+    compiled = graphprune.compile(Refusing(), torch.randn(2, 3, 9, 9), sparsity=0.3, criterion="l1-norm")
+    assert compiled.report.evaluating == () and "only evaluated; its modes are not compared" in caplog.text
 
 
 def test_plain_data(compiled: Compiled) -> None:
