@@ -14,12 +14,21 @@ from benchmarks.paper.summary import COSTS, Figure, Point, points
 from benchmarks.rows import Row
 from graphprune.errors import OptionError
 from graphprune.research.analyses import Curve, ElasticityCurves, Remaining, Robustness, SaliencyMaps
-from graphprune.research.analyses.drawing import draw_elasticities, draw_remaining, draw_robustness, draw_saliency
+from graphprune.research.analyses.drawing import (
+    draw_elasticities,
+    draw_remaining,
+    draw_robustness,
+    draw_saliency,
+    saved,
+)
 from graphprune.research.metrics.sparsity import LayerLeft
 
 MARKERS = "osD^v<>Pp*h"
 
-_COST_COLUMNS = 5
+DRAWN = COSTS | {"training and pruning, s": lambda row: row["training_seconds"] + row["pruning_seconds"]}
+"""What figures of costs show: the last is the paper's figure 19."""
+
+_COST_COLUMNS = 6
 
 CAP = 0.5
 """Largest distance of an attack against which sparsity is drawn. Source: figure 5a of the paper."""
@@ -68,7 +77,7 @@ def _curves(found: Sequence[Point], chosen: Sequence[Point], kind: str, value: t
         _few_ticks(side.xaxis)
         side.grid(alpha=0.3)
         side.legend(fontsize=7)
-    return _saved(figure, path)
+    return saved(figure, path)
 
 
 def _bounded(side: Any, curve: Sequence[Point], sparsity: str, value: Figure, label: str, index: int) -> None:
@@ -88,29 +97,34 @@ def _bounded(side: Any, curve: Sequence[Point], sparsity: str, value: Figure, la
 def _costs(chosen: Sequence[Point], path: Path) -> Path:
     """How many times less or faster than dense, against the share of nodes that is gone; two rows for each network."""
     places = list(dict.fromkeys((point.network, point.data) for point in chosen))
-    rows = math.ceil(len(COSTS) / _COST_COLUMNS)
+    rows = math.ceil((len(DRAWN) + 1) / _COST_COLUMNS)  # the last part has the names
     figure, axes = _figure(_COST_COLUMNS, rows * len(places))
     for index, place in enumerate(places):
         sides = axes[index * rows * _COST_COLUMNS :][: rows * _COST_COLUMNS]
         here = [point for point in chosen if (point.network, point.data) == place]
-        for (name, cost), side in zip(COSTS.items(), sides, strict=False):
+        for (name, cost), side in zip(DRAWN.items(), sides, strict=False):
+            side.set(yscale="log", xlabel="share of the nodes gone", ylabel=name)
             for number, (method, curve) in enumerate(_by_method(here).items()):
                 _plotted(side, curve, cost, method, number)
-            side.set(yscale="log", xlabel="share of the nodes gone", ylabel=name)
             side.set_title(place[0], fontsize=8)
             _few_ticks(side.yaxis)
             side.grid(alpha=0.3)
-        for side in sides[len(COSTS):]:
+        for side in sides[len(DRAWN) :]:
             side.axis("off")
-            side.legend(*sides[0].get_legend_handles_labels(), loc="center")
-    return _saved(figure, path)
+        sides[len(DRAWN)].legend(*sides[0].get_legend_handles_labels(), loc="center")
+    return saved(figure, path)
 
 
 def _plotted(side: Any, curve: Sequence[Point], cost: Figure, label: str, index: int) -> None:
-    told = [(_mean(point, lambda row: row["node_sparsity"]), spread.mean)
+    """One curve with its bounds, on a logarithmic axis."""
+    told = [(_mean(point, lambda row: row["node_sparsity"]), spread.mean, spread.half_width or 0.0)
             for point in curve if (spread := point.spread(cost)) is not None]  # fmt: skip
     if told:
-        side.plot(*zip(*sorted(told), strict=True), marker=MARKERS[index % len(MARKERS)], markersize=4, label=label)
+        gone, middle, half = zip(*sorted(told), strict=True)
+        (line,) = side.plot(gone, middle, marker=MARKERS[index % len(MARKERS)], markersize=4, label=label)
+        # an interval of few seeds may reach below zero, where a logarithmic axis ends
+        low, high = ([max(m / 10, m + sign * h) for m, h in zip(middle, half, strict=True)] for sign in (-1, 1))
+        side.fill_between(gone, low, high, alpha=0.15, color=line.get_color())
 
 
 def _memory(chosen: Sequence[Point], path: Path) -> Path:
@@ -128,7 +142,7 @@ def _memory(chosen: Sequence[Point], path: Path) -> Path:
         _few_ticks(side.xaxis)
         side.grid(alpha=0.3)
         side.legend(fontsize=7)
-    return _saved(figure, path)
+    return saved(figure, path)
 
 
 def _elasticities(study: str, found: Sequence[Point], folder: Path) -> list[Path]:
@@ -152,11 +166,11 @@ def _saliency(study: str, found: Sequence[Point], folder: Path) -> list[Path]:
 
 
 def _robustness(study: str, found: Sequence[Point], folder: Path) -> list[Path]:
-    """Success against distance, a figure for each target, of the first seed; and against sparsity, of all seeds."""
+    """Success against distance, a figure for each target; and against sparsity."""
     attacked = [point for point in found if "robustness" in point.rows[0]]
     paths = []
     for name, shown in _by_target(attacked).items():
-        attacks = {label: _attack(point.rows[0]["robustness"]) for label, point in shown.items()}
+        attacks = {label: [_attack(row["robustness"]) for row in point.rows] for label, point in shown.items()}
         paths.append(draw_robustness(attacks, folder / f"{study}-{name}.svg"))
     pruned = [point for point in attacked if point.target_kind != "nothing"]
     if pruned:
@@ -175,11 +189,13 @@ def _remaining(study: str, found: Sequence[Point], folder: Path) -> list[Path]:
     """Of the study of that name."""
     paths = []
     for name, shown in (_by_target(found) if study == "remaining" else {}).items():
-        layers = {label: {kind: tuple(LayerLeft(**layer) for layer in of) for kind, of in
-                          point.rows[0]["remaining"].items()} for label, point in shown.items()}  # fmt: skip
-        left = {label: Remaining(**of_one) for label, of_one in layers.items()}
+        left = {label: [_left(row["remaining"]) for row in point.rows] for label, point in shown.items()}
         paths.append(draw_remaining(left, folder / f"{study}-{name}.svg"))
     return paths
+
+
+def _left(told: Row) -> Remaining:
+    return Remaining(**{kind: tuple(LayerLeft(**layer) for layer in of) for kind, of in told.items()})
 
 
 def _by_target(found: Sequence[Point]) -> dict[str, dict[str, Point]]:
@@ -251,12 +267,3 @@ def _figure(columns: int, rows: int = 1) -> tuple[Any, list[Any]]:
         raise OptionError("figures need matplotlib; `pip install 'graphprune[plot]'`") from error
     figure = Canvas(figsize=(4.6 * columns, 3.8 * rows), layout="constrained")
     return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
-
-
-def _saved(figure: Any, path: Path) -> Path:
-    # no date, and names of its parts that do not change: the same rows give the same file
-    from matplotlib import rc_context
-
-    with rc_context({"svg.hashsalt": "graphprune", "svg.fonttype": "none"}):
-        figure.savefig(path, metadata={"Date": None})
-    return path

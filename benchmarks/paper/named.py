@@ -40,8 +40,8 @@ def method_of(name: str, epochs: int) -> Method:
     """The method, a control of it (``"snip, shuffled"``), or the same without dead paths (``"snip, on paths"``).
 
     ``"snap-it, absolute"`` adds gradients up as `graphprune.compile` does by default, ``"snap-it, published loss"``
-    scores with the loss of the published code. Methods that prune during training get the paper's proportions of its
-    80 epochs, for `epochs`.
+    scores with the loss of the published code. Methods that prune during training get intervals in
+    proportion to the paper's 80 epochs, of one epoch at least.
 
     Raises:
         OptionError: there is none of that name, or the control or variant does not go with it.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from graphprune.research.analyses.elasticities import ElasticityCurves
 from graphprune.research.analyses.remaining import Remaining
 from graphprune.research.analyses.robustness import Robustness
 from graphprune.research.analyses.saliency import SaliencyMaps
+from graphprune.research.metrics import spread_over_seeds
 
 
 def draw_elasticities(curves: Mapping[str, ElasticityCurves], path: str | Path) -> Path:
@@ -28,25 +29,35 @@ def draw_elasticities(curves: Mapping[str, ElasticityCurves], path: str | Path) 
         side.set(xscale="log", yscale="log", xlabel=f"rank among the {kind}", ylabel="elasticity")
         side.grid(alpha=0.3)
         side.legend()
-    return _saved(figure, path)
+    return saved(figure, path)
 
 
-def draw_remaining(networks: Mapping[str, Remaining], path: str | Path) -> Path:
+def draw_remaining(networks: Mapping[str, Sequence[Remaining]], path: str | Path) -> Path:
     """Share of the weights that is left in each layer, a group of bars for each layer, on a logarithmic scale.
+
+    Args:
+        networks: By name, a network of each seed: bars are the means, their lines the 95 % intervals.
+        path: The figure.
 
     Raises:
         OptionError: matplotlib is missing, or there are no networks.
     """
     figure, (axes,) = _figure(networks)
     width = 0.8 / len(networks)
-    layers = [layer.name for layer in next(iter(networks.values())).weights]
-    for place, (name, found) in enumerate(networks.items()):
-        shares = [layer.left / layer.before for layer in found.weights]
-        axes.bar([index + place * width - 0.4 + width / 2 for index in range(len(shares))], shares, width, label=name)
+    layers = [layer.name for layer in next(iter(networks.values()))[0].weights]
+    for place, (name, seeds) in enumerate(networks.items()):
+        left = [[layer.left / layer.before for layer in found.weights] for found in seeds]
+        shares = [spread_over_seeds(of_layer) for of_layer in zip(*left, strict=True)]
+        halves = [share.half_width or 0.0 for share in shares]
+        down = [min(half, share.mean) for half, share in zip(halves, shares, strict=True)]
+        axes.bar(
+            [index + place * width - 0.4 + width / 2 for index in range(len(shares))], [share.mean for share in shares],
+            width, label=name, yerr=(down, halves), error_kw={"linewidth": 0.8},
+        )  # fmt: skip
     axes.set_xticks(range(len(layers)), layers, rotation=45, ha="right")
     axes.set(yscale="symlog" if _has_empty(networks) else "log", ylabel="share of the weights left")
     figure.legend(loc="outside upper center", ncols=3)
-    return _saved(figure, path)
+    return saved(figure, path)
 
 
 def draw_saliency(networks: Mapping[str, SaliencyMaps], path: str | Path) -> Path:
@@ -65,26 +76,35 @@ def draw_saliency(networks: Mapping[str, SaliencyMaps], path: str | Path) -> Pat
             cell = axes[row * count + column]
             cell.imshow(picture.numpy(), cmap="gray" if row == 0 else "hot")
             cell.set(xticks=[], yticks=[], ylabel=name if column == 0 else "")
-    return _saved(figure, path)
+    return saved(figure, path)
 
 
-def draw_robustness(networks: Mapping[str, Robustness], path: str | Path) -> Path:
+def draw_robustness(networks: Mapping[str, Sequence[Robustness]], path: str | Path) -> Path:
     """Success rate of the attack against the largest distance.
+
+    Args:
+        networks: By name, a network of each seed: lines are the means, in bounds of the 95 % intervals.
+        path: The figure.
 
     Raises:
         OptionError: matplotlib is missing, or there are no networks.
     """
     figure, (axes,) = _figure(networks)
-    for name, found in networks.items():
-        axes.plot(list(found.success), list(found.success.values()), "o-", label=f"{name} ({found.classified} images)")
+    for name, seeds in networks.items():
+        caps = list(seeds[0].success)
+        rates = [spread_over_seeds([found.success[cap] for found in seeds]) for cap in caps]
+        images = sum(found.classified for found in seeds)
+        (line,) = axes.plot(caps, [rate.mean for rate in rates], "o-", label=f"{name} ({images} images)")
+        bounds = [[rate.mean + sign * (rate.half_width or 0.0) for rate in rates] for sign in (-1, 1)]
+        axes.fill_between(caps, *bounds, alpha=0.15, color=line.get_color())
     axes.set(xlabel="largest L2 distance, pixels in [0, 1]", ylabel="success rate of the attack", ylim=(0, 1))
     axes.grid(alpha=0.3)
-    axes.legend()
-    return _saved(figure, path)
+    axes.legend(fontsize=7)
+    return saved(figure, path)
 
 
-def _has_empty(networks: Mapping[str, Remaining]) -> bool:
-    return any(layer.left == 0 for found in networks.values() for layer in found.weights)
+def _has_empty(networks: Mapping[str, Sequence[Remaining]]) -> bool:
+    return any(layer.left == 0 for seeds in networks.values() for found in seeds for layer in found.weights)
 
 
 def _figure(data: Mapping[str, object], columns: int = 1, rows: int = 1) -> tuple[Any, list[Any]]:
@@ -100,6 +120,11 @@ def _figure(data: Mapping[str, object], columns: int = 1, rows: int = 1) -> tupl
     return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
-def _saved(figure: Any, path: str | Path) -> Path:
-    figure.savefig(path)
+def saved(figure: Any, path: str | Path) -> Path:
+    """Writes a figure of matplotlib: without a date, and SVG with names that do not change, so that files compare."""
+    from matplotlib import rc_context
+
+    of_svg = {"metadata": {"Date": None}} if Path(path).suffix == ".svg" else {}
+    with rc_context({"svg.hashsalt": "graphprune", "svg.fonttype": "none"}):
+        figure.savefig(path, **of_svg)
     return Path(path)

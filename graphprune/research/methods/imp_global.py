@@ -71,7 +71,11 @@ class ImpGlobal:
 
     @classmethod
     def within(cls, epochs: int) -> ImpGlobal:
-        """The paper's proportions, 6 and 4 of 80 epochs, for another number of epochs; of 8 or more."""
+        """The paper's rewinding epoch and interval, 6 and 4 of 80 epochs, in proportion to another number; of 8 or more.
+
+        An interval is one epoch at least, and seven events are many for few epochs: of 20 the result is trained for 13
+        (of 80 for 52), those before the rewinding epoch among them, but of 10 for 3, and of 8 for 1.
+        """
         return cls(max(1, round(epochs * 6 / 80)) if epochs > 8 else 0, max(1, round(epochs * 4 / 80)))
 
     def train(self, model: nn.Module, dataset: Dataset, recipe: Recipe, target: float, seed: int) -> Trained:
@@ -87,7 +91,7 @@ class ImpGlobal:
             raise OptionError(
                 f"{self.name}: {len(sparsities)} events each {self.every} epochs from epoch {self.rewind_epoch} on "
                 f"leave nothing of {recipe.epochs} epochs to train the result; give {recipe.epochs - left + 1} or "
-                "more, or lower rewind_epoch or every (ImpGlobal.within(epochs) keeps the paper's proportions)"
+                "more, or lower rewind_epoch or every (ImpGlobal.within(epochs) has some that fit)"
             )
         trainer = trainer_of(model, dataset, recipe, seed)
         trainer.run(self.rewind_epoch)

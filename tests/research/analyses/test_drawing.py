@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,12 +21,15 @@ CURVES = {
     "pruned": ElasticityCurves(CURVE, Curve((), (), 0, 0), 2.3, 10),
 }
 LEFT = {
-    "SNIP": Remaining((LayerLeft("conv", 10, 5), LayerLeft("fc", 10, 0)), ()),
-    "SNAP": Remaining((LayerLeft("conv", 10, 2), LayerLeft("fc", 10, 9)), ()),
+    "SNIP": [Remaining((LayerLeft("conv", 10, left), LayerLeft("fc", 10, 0)), ()) for left in (5, 7)],
+    "SNAP": [Remaining((LayerLeft("conv", 10, 2), LayerLeft("fc", 10, 9)), ())],
 }  # fmt: skip
 CLASSES = torch.zeros(3, dtype=torch.int64)
 MAPS = {"dense": SaliencyMaps(torch.rand(3, 4, 4), torch.rand(3, 3, 4, 4), CLASSES, CLASSES)}
-ATTACKED = {"dense": Robustness(9, 8, (0.5,) * 8, {0.1: 0.0, 1.0: 1.0}), "lost": Robustness(9, 0, (), {})}
+ATTACKED = {
+    "dense": [Robustness(9, 8, (0.5,) * 8, {0.1: 0.0, 1.0: rate}) for rate in (0.8, 1.0)],
+    "lost": [Robustness(9, 0, (), {})],
+}
 
 
 def test_every_figure(tmp_path: Path) -> None:
@@ -33,6 +38,27 @@ def test_every_figure(tmp_path: Path) -> None:
         draw_saliency(MAPS, tmp_path / "saliency.png"), draw_robustness(ATTACKED, tmp_path / "robustness.svg"),
     ]  # fmt: skip
     assert all(path.stat().st_size > 1000 for path in paths)
+
+
+@pytest.mark.parametrize("name", ["it.svg", "it.png"])
+def test_the_same_data_gives_the_same_file(tmp_path: Path, name: str) -> None:
+    first = draw_robustness(ATTACKED, tmp_path / name).read_bytes()
+    assert draw_robustness(ATTACKED, tmp_path / name).read_bytes() == first
+
+
+def test_bars_are_means_over_seeds_within_their_bounds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    axes = pytest.importorskip("matplotlib.axes").Axes
+    drawn, draw_bars = dict[str, list[float]](), axes.bar
+
+    def bar(*args: Any, **rest: Any) -> Any:
+        drawn[rest["label"]] = [*args[2], *rest["yerr"][0], *rest["yerr"][1]]
+        return draw_bars(*args, **rest)
+
+    monkeypatch.setattr(axes, "bar", bar)
+    draw_remaining(LEFT, tmp_path / "remaining.svg")
+    half = 1.96 * 0.2 / math.sqrt(2) / math.sqrt(2)  # of 0.5 and 0.7, by hand
+    assert drawn["SNIP"] == pytest.approx([0.6, 0, half, 0, half, 0])
+    assert drawn["SNAP"] == pytest.approx([0.2, 0.9, 0, 0, 0, 0]), "of one seed there is no interval"
 
 
 def test_nothing_to_draw_and_nothing_to_draw_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

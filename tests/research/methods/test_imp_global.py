@@ -103,11 +103,14 @@ def test_what_is_dead_stays_dead() -> None:
         assert all(bool((before[name] | ~after[name]).all()) for name in before)
 
 
-def test_defaults_are_the_paper_s_and_keep_their_proportions() -> None:
+def test_defaults_are_the_paper_s_and_fit_fewer_epochs() -> None:
     assert ImpGlobal() == ImpGlobal(rewind_epoch=6, every=4, schedule="halving") == ImpGlobal.within(80)
     for epochs in (8, 9, 10, 20, 30, 40, 160):
         method = ImpGlobal.within(epochs)
         assert method.rewind_epoch + 7 * method.every < epochs
+    # what the result is trained for, up to the epoch that it goes back to and after the last event
+    trained = {epochs: epochs - 7 * ImpGlobal.within(epochs).every for epochs in (80, 40, 20, 10, 8)}
+    assert trained == {80: 52, 40: 26, 20: 13, 10: 3, 8: 1}
 
 
 def test_too_few_epochs_are_refused_with_what_would_do() -> None:

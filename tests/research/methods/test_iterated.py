@@ -90,9 +90,9 @@ def test_jointly_both_kinds_of_sparsity_are_told() -> None:
     result.compiled.verify()
 
 
-def test_within_keeps_the_proportions() -> None:
+def test_intervals_are_in_proportion_and_an_epoch_at_least() -> None:
     assert method("snap-it during").within(80).every == 4
-    assert method("snap-it during").within(20).every == 1
+    assert method("snap-it during").within(20).every == method("snap-it during").within(8).every == 1
     assert method("snap-it").within(20).every == 0
     with pytest.raises(OptionError, match=r"7 events each 4 epochs leave nothing of 10 epochs"):
         method("snap-it during").train(lenet(), few_digits(), Recipe(10), 0.5, seed=0)
