@@ -71,7 +71,7 @@ class ImpGlobal:
 
     @classmethod
     def within(cls, epochs: int) -> ImpGlobal:
-        """The paper's rewinding epoch and interval, 6 and 4 of 80 epochs, in proportion to another number; of 8 or more.
+        """Rewinding epoch and interval of the paper, 6 and 4 of 80, in proportion to a number of epochs from 8 on.
 
         An interval is one epoch at least, and seven events are many for few epochs: of 20 the result is trained for 13
         (of 80 for 52), those before the rewinding epoch among them, but of 10 for 3, and of 8 for 1.

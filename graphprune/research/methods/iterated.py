@@ -69,7 +69,7 @@ class Iterated:
         return self.granularity == "channel"
 
     def within(self, epochs: int) -> Iterated:
-        """The paper's interval, 4 of 80 epochs, in proportion to another number of epochs; before training nothing changes.
+        """The paper's interval, 4 of 80, in proportion to a number of epochs; before training nothing changes.
 
         An interval is one epoch at least: of 20 epochs the last event leaves 13, as 52 of 80, but 3 of 10, and 1 of 8.
         """
