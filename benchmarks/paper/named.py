@@ -32,6 +32,7 @@ def _elasticity(method: Method) -> Iterated:
 VARIANTS: dict[str, Callable[[Method], Method]] = {
     ", shuffled": ShuffledMasks, ", re-initialised": Reinitialised, ", on paths": _on_paths,
     ", absolute": _absolute, ", published loss": _published_loss,
+    ", as published": lambda method: _elasticity(method).as_published(),
 }  # fmt: skip
 """By the end of the name that they give."""
 
@@ -40,8 +41,8 @@ def method_of(name: str, epochs: int) -> Method:
     """The method, a control of it (``"snip, shuffled"``), or the same without dead paths (``"snip, on paths"``).
 
     ``"snap-it, absolute"`` adds gradients up as `graphprune.compile` does by default, ``"snap-it, published loss"``
-    scores with the loss of the published code. Methods that prune during training get intervals in
-    proportion to the paper's 80 epochs, of one epoch at least.
+    scores with the loss of the published code, ``"snap-it, as published"`` has all that it does otherwise. Methods that
+    prune during training get intervals in proportion to the paper's 80 epochs, of one epoch at least.
 
     Raises:
         OptionError: there is none of that name, or the control or variant does not go with it.

@@ -9,7 +9,7 @@ from graphprune.research.methods.gate_decorators import GateDecorators
 from graphprune.research.methods.group_hoyer_square import GroupHoyerSquare
 from graphprune.research.methods.hoyer_square import HoyerSquare
 from graphprune.research.methods.imp_global import ImpGlobal
-from graphprune.research.methods.iterated import Iterated
+from graphprune.research.methods.iterated import Iterated, published_loss
 from graphprune.research.methods.l0 import L0
 from graphprune.research.methods.method import METHODS, Method, Trained
 
@@ -29,4 +29,5 @@ __all__ = [
     "Reinitialised",
     "ShuffledMasks",
     "Trained",
+    "published_loss",
 ]

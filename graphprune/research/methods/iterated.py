@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from graphprune.criteria import Given
+from graphprune.criteria.elasticity import Elasticity
 from graphprune.data import cross_entropy
 from graphprune.errors import OptionError
 from graphprune.granularity import DeadPathsAre, Granularity
@@ -74,6 +75,21 @@ class Iterated:
         An interval is one epoch at least: of 20 epochs the last event leaves 13, as 52 of 80, but 3 of 10, and 1 of 8.
         """
         return replace(self, every=max(1, round(epochs * 4 / 80))) if self.every else self
+
+    def as_published(self) -> Iterated:
+        """With what the published code does otherwise than the paper.
+
+        It scores with its own loss (`published_loss`), and its gates of channels come before normalisations.
+
+        Raises:
+            OptionError: this does not rank by elasticity.
+        """
+        if self.criterion != "elasticity":
+            raise OptionError(f"{self.name}: what is published is a choice of methods that rank by elasticity")
+        criterion = Elasticity(before_normalisation=True) if self.structured else self.criterion
+        return replace(
+            self, name=f"{self.name}, as published", criterion=criterion, accumulate="signed", published_loss=True
+        )
 
     def train(self, model: nn.Module, dataset: Dataset, recipe: Recipe, target: float, seed: int) -> Trained:
         """See `graphprune.research.methods.Method`.

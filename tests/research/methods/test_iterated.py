@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+import graphprune
+from graphprune.criteria.elasticity import Elasticity
 from graphprune.errors import OptionError
 from graphprune.pruner import Pruner
 from graphprune.research.methods import METHODS, Iterated
@@ -88,6 +90,36 @@ def test_jointly_both_kinds_of_sparsity_are_told() -> None:
     assert 0 < result.node_sparsity < 1 and result.masks is not None
     assert result.compiled is not None
     result.compiled.verify()
+
+
+def test_as_published_scores_as_the_published_code_does() -> None:
+    """Gates of the published code come before normalisations, and its loss takes logits for log-probabilities."""
+    method_, x, target = method("snap").as_published(), torch.randn(16, 1, 28, 28), torch.randint(10, (16,))
+    assert (method_.accumulate, method_.published_loss, method_.name) == ("signed", True, "snap, as published")
+    model = lenet()
+    conv, norm = model.get_submodule("features.conv1"), model.get_submodule("features.norm1")
+    for values in (*norm.parameters(), norm.get_buffer("running_mean")):
+        nn.init.uniform_(values, 0.5, 2)
+    gates = torch.ones(6, requires_grad=True)
+    model.eval()
+    hook = conv.register_forward_hook(lambda module, args, output: output * gates.view(1, -1, 1, 1))
+    loss = -model(x).gather(1, target[:, None]).mean()
+    loss.backward()
+    hook.remove()
+    assert gates.grad is not None
+    expected = (gates.grad / loss.detach()).abs()
+    program = graphprune.compile(
+        model, x[:2], sparsity=0.1, criterion=method_.criterion, accumulate="signed", loss=published_loss,
+        data=[(x, target)], samples=16, schedule="one-shot",
+    )  # fmt: skip
+    found = {row.name: row.elasticity for row in program.report.groups}
+    assert found["features.conv1.weight"] == pytest.approx(float(expected.mean()), rel=1e-4)
+    for name, structured in (("snip-it during", False), ("cnip-it", False), ("snap-it during", True)):
+        turned = method(name).as_published()
+        assert turned.published_loss and turned.every == method(name).every
+        assert (turned.criterion == Elasticity(before_normalisation=True)) == structured
+    with pytest.raises(OptionError, match="grasp: what is published is a choice of methods that rank by elasticity"):
+        method("grasp").as_published()
 
 
 def test_intervals_are_in_proportion_and_an_epoch_at_least() -> None:
