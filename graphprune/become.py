@@ -42,7 +42,8 @@ def _keep_parameters(module: nn.Module, former: nn.Module) -> None:
         increment_version(old)  # a graph from before, which still wants the former values, is refused by autograd
     put_tensors(module, {id(new): old for old, new in pairs})
     put_tensors(former, {id(old): new for old, new in pairs})
-    for submodule in [*submodules(module).values(), *submodules(former).values()] if pairs else ():
+    # the one in use comes last: what both have is laid out in memory for it
+    for submodule in [*submodules(former).values(), *submodules(module).values()] if pairs else ():
         if isinstance(submodule, nn.RNNBase):
             submodule._init_flat_weights()  # a list of the parameters that the layer keeps beside them
 

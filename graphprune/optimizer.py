@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from functools import cache
-from weakref import ReferenceType, WeakKeyDictionary, WeakSet, ref
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ class Replaced:
 
     def __init__(self) -> None:
         self._former: list[ReferenceType[nn.Parameter]] = []
-        self._seen: WeakKeyDictionary[Optimizer, int] = WeakKeyDictionary()
+        self._seen: WeakKeyDictionary[Optimizer, tuple[int, int]] = WeakKeyDictionary()
         self._rounds = 0
 
     def note(self, before: Mapping[str, nn.Parameter], after: Mapping[str, nn.Parameter]) -> None:
@@ -37,12 +37,13 @@ class Replaced:
             _watch_steps()
 
     def refuse(self, optimizer: Optimizer) -> None:
-        """Looks at an optimizer, once after each round.
+        """Looks at an optimizer, once after each round and with each parameter that it is given.
 
         Raises:
             InputError: it holds some of them.
         """
-        if self._seen.get(optimizer) == self._rounds:
+        now = self._rounds, sum(len(group["params"]) for group in optimizer.param_groups)
+        if self._seen.get(optimizer) == now:
             return
         held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         former = sum(id(parameter) in held for each in self._former if (parameter := each()) is not None)
@@ -53,21 +54,30 @@ class Replaced:
                 "more. Give optimizer= (several in a list) to every step(), or create a new one from "
                 "pruner.module.parameters(); always a new one where an optimizer keeps another one inside"
             )
-        self._seen[optimizer] = self._rounds
+        self._seen[optimizer] = now
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing holds any of them any more."""
+        return all(each() is None for each in self._former)
 
     def __reduce__(self) -> tuple[type[Replaced], tuple[()]]:
         """Nothing: weak references stay where they are, and copies have other identities."""
         return Replaced, ()
 
 
-_WATCHED: WeakSet[Replaced] = WeakSet()
+_WATCHED: set[Replaced] = set()
+"""As long as parameters are held that were replaced, also when their pruner is gone."""
 
 
 def _before_step(optimizer: Optimizer, args: object, kwargs: object) -> None:
     """Called before every step of every optimizer: some were not told, and some hold parameters inside of them too."""
     if not torch.compiler.is_compiling():
         for replaced in list(_WATCHED):
-            replaced.refuse(optimizer)
+            if replaced.is_over:
+                _WATCHED.discard(replaced)
+            else:
+                replaced.refuse(optimizer)
 
 
 @cache
@@ -159,7 +169,7 @@ def clear_gradients(parameters: Mapping[str, nn.Parameter], masks: Mapping[str, 
     for name, mask in masks.items():
         gradient = parameters[name].grad
         if gradient is not None:
-            gradient.mul_(mask.to(gradient.device))
+            gradient.masked_fill_(~mask.to(gradient.device), 0)  # not a product: what overflowed would be no number
 
 
 def _sliced_state(state: dict[str, object], name: str, old: Tensor, cuts: list[Cut]) -> dict[str, object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from graphprune import Pruner
 from graphprune.errors import InputError, NothingToPruneError, OptionError
+from graphprune.optimizer import _WATCHED
 from graphprune.program import Kept
 from tests.small_models import CLASSES, Residual, images
 
@@ -223,6 +225,33 @@ def test_steps_with_what_was_replaced_are_refused() -> None:
         with pytest.raises(InputError, match=REPLACED):
             train(pruner.module, optimizer, data)
     train(pruner.module, SGD(pruner.module.parameters(), lr=0.1), data)
+
+
+def test_parameters_that_an_optimizer_is_given_later_are_looked_at_too() -> None:
+    pruner, data = pruner_of(schedule="one-shot"), batches(1)
+    *others, last = pruner.module.parameters()
+    optimizer = SGD([last], lr=0.1)  # of the output layer's bias, which stays
+    pruner.step(data)
+    train(pruner.module, optimizer, data)
+    optimizer.add_param_group({"params": others})
+    for _ in range(2):
+        with pytest.raises(InputError, match=REPLACED):
+            train(pruner.module, optimizer, data)
+
+
+def test_what_was_replaced_is_watched_without_the_pruner_as_long_as_it_is_held() -> None:
+    pruner, data = pruner_of(schedule="one-shot"), batches(1)
+    optimizer = SGD(pruner.module.parameters(), lr=0.1)
+    pruner.step(data)
+    watched, compiled = pruner._replaced, pruner.finish()
+    del pruner
+    with pytest.raises(InputError, match=REPLACED):
+        train(compiled.module, optimizer, data)
+    del optimizer, compiled  # which has the dense network, too
+    gc.collect()
+    other = Residual()
+    train(other, SGD(other.parameters(), lr=0.1), data)
+    assert watched not in _WATCHED
 
 
 def test_an_optimizer_that_an_earlier_step_was_not_given() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 from typing import Any
@@ -145,6 +146,35 @@ def test_modes_that_a_models_own_train_keeps_are_told(caplog: pytest.LogCaptureF
     modes = {name: compiled.module.get_submodule(name).training for name in ("norm", "body.norm", "last")}
     assert modes == {"norm": False, "body.norm": False, "last": True}, "as they are in the model"
     assert model.training and not model.norm.training
+
+
+def test_what_train_writes_does_not_reach_the_users_model() -> None:
+    class Merging(nn.Linear):
+        """Adds a constant to its weights while it is evaluated, as adapters of low rank do."""
+
+        merged = False
+
+        def train(self, mode: bool = True) -> Any:
+            super().train(mode)
+            if mode == self.merged:
+                self.weight.data += -1 if mode else 1
+                self.merged = not mode
+            return self
+
+    first, x = Merging(4, 16), torch.randn(5, 4)
+    model = nn.Sequential(first, nn.ReLU(), nn.Linear(16, 3))
+    expected = copy.deepcopy(model).eval()(x)
+    for training in (False, True):
+        model.train(training)
+        before = first.weight.clone()
+        compiled = graphprune.compile(model, x, sparsity=0.5, criterion="l1-norm")
+        assert torch.equal(first.weight, before) and first.merged == (not training)
+        kept = compiled.plan.kept["0.weight", 0]
+        dead = sorted({*range(16)} - {*kept.tolist()})
+        masked = copy.deepcopy(model).eval()
+        masked.get_parameter("2.weight").data[:, dead] = 0
+        torch.testing.assert_close(compiled.module.eval()(x), masked(x))
+    assert torch.equal(model.eval()(x), expected)
 
 
 def test_modes_are_not_compared_where_train_cannot_be_called(caplog: pytest.LogCaptureFixture) -> None:

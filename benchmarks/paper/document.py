@@ -25,7 +25,7 @@ TABLES: dict[str, Callable[[Sequence[Point]], str]] = {
 }
 """By the first word of the comment."""
 
-_PLACE = re.compile(r"<!-- (?P<name>(?!end )[\w -]+) -->.*?<!-- end -->", re.DOTALL)
+_PLACE = re.compile(r"<!-- (?P<name>\w+(?: [\w-]+){2,3}) -->.*?<!-- end -->", re.DOTALL)
 
 
 def filled(text: str, rows: Sequence[Row], ablated: Sequence[Row] = ()) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.paper.grid import Run
 from benchmarks.paper.measure import Place, row_of
 from benchmarks.rows import Row
-from graphprune.errors import OptionError
+from graphprune.errors import OptionError, UserError
 
 
 def one_by_one(runs: Sequence[Run], place: Place) -> Iterator[Row]:
@@ -53,7 +53,9 @@ def by_ray(runs: Sequence[Run], place: Place, at_once: int) -> Iterator[Row]:
             try:
                 row = ray.get(ready)
             except ray.exceptions.RayTaskError as error:
-                raise error.cause from None  # what the run itself raises is no failure of the method
+                if isinstance(error.cause, UserError):  # what the run itself raises is no failure of the method
+                    raise error.cause from None
+                row = _crashed(run, place, error)
             except ray.exceptions.RayError as error:
                 row = _crashed(run, place, error)
             yield row

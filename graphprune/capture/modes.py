@@ -6,7 +6,7 @@ import logging
 
 from torch import fx, nn
 
-from graphprune.capture.private_copy import private_copy
+from graphprune.capture.private_copy import has_own_train, in_own_memory, private_copy
 from graphprune.program import submodules
 from graphprune.rewrite.compact import copy_sharing_tensors
 
@@ -22,19 +22,18 @@ def kept_in_evaluation(model: nn.Module, module: fx.GraphModule) -> tuple[str, .
         model: The user's; not changed.
         module: Captured from it.
     """
-    if not any("train" in vars(kind) for each in model.modules() for kind in _own_kinds(each)):
+    if not has_own_train(model):
         return ()
     copied = private_copy(model)
+    own = copy_sharing_tensors(module)
     try:
         copied.train()
+        with in_own_memory(own):  # it shares the program's
+            own.train()
     except Exception as error:
         log.warning("train() of a copy of %s: %s; its modes are not compared", type(model).__name__, error)
         return ()
-    theirs, own = submodules(copied), submodules(copy_sharing_tensors(module).train())
+    theirs, ours = submodules(copied), submodules(own)
     return tuple(
-        path for path, part in theirs.items() if path in own and own[path].training and not part.training and path
+        path for path, part in theirs.items() if path in ours and ours[path].training and not part.training and path
     )
-
-
-def _own_kinds(module: nn.Module) -> list[type]:
-    return [kind for kind in type(module).__mro__ if kind.__module__.partition(".")[0] != "torch"]

@@ -32,8 +32,9 @@ def private_copy(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Mod
         CaptureError: something in the model cannot be copied.
     """
     memo = {} if memo is None else memo
+    shares = not has_own_train(model)
     for tensor in stored_tensors(model).values():
-        memo[id(tensor)] = _alias(tensor) if isinstance(tensor, nn.Parameter) else tensor.detach().clone()
+        memo[id(tensor)] = _alias(tensor, shares) if isinstance(tensor, nn.Parameter) else tensor.detach().clone()
     modules = submodules(model).values()
     plain_kinds = {kind for kind in {type(module) for module in modules} if _is_plain(kind)}
     plain = [module for module in modules if type(module) in plain_kinds]
@@ -83,9 +84,18 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
     return copy.deepcopy(value, memo)
 
 
-def _alias(parameter: nn.Parameter) -> nn.Parameter:
+def has_own_train(model: nn.Module) -> bool:
+    """Whether a part of a model has a ``train()`` of its own, which may do anything: some merge weights there."""
+    return any(
+        "train" in vars(kind)
+        for kind in {kind for module in submodules(model).values() for kind in type(module).__mro__}
+        if kind.__module__.partition(".")[0] != "torch"
+    )
+
+
+def _alias(parameter: nn.Parameter, shares: bool) -> nn.Parameter:
     # .data, not .detach(): the alias must not count as a change of a tensor that the user's autograd graph has saved
-    data = parameter.data if _can_share(parameter) else parameter.detach().clone()
+    data = parameter.data if shares and _can_share(parameter) else parameter.detach().clone()
     alias = nn.Parameter(data, requires_grad=parameter.requires_grad)
     alias.__dict__.update(parameter.__dict__)
     return alias

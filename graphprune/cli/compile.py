@@ -12,6 +12,7 @@ from graphprune.cli import options
 from graphprune.cli.model_names import build_model
 from graphprune.cli.progress import Phases
 from graphprune.cli.tables import show, table
+from graphprune.errors import OptionError
 from graphprune.example import Example
 from graphprune.granularity import counted_by, granularity_of
 from graphprune.latency import Profile
@@ -84,6 +85,8 @@ def command(
 ) -> None:
     """Compiles; with nothing said about how much, half of the channels or weights go."""
     options.check_out(out)
+    if out is None and not onnx:
+        raise OptionError("--no-onnx says what is not saved; it goes with --out")
     for name in print_after or ():
         options.check_pass("--print-after", name, options.pass_names())
     counted = counted_by(granularity_of(granularity))

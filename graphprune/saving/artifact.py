@@ -41,6 +41,9 @@ OUTPUTS = "outputs.safetensors"
 REPORT, REPORT_TEXT = "report.json", "report.txt"
 FILES = (PLAN, WEIGHTS, ONNX, REPORT, REPORT_TEXT, MANIFEST)
 
+_TOLERANCES = dict.fromkeys((torch.float16, torch.bfloat16), HALF_RELATIVE_TOLERANCE)
+"""Of types that round coarser than float32, as a share of the largest value; with the slack 13 steps of bfloat16."""
+
 _SLACK = 10
 """Loaded module against stored program: times the export's own tolerance, for other inputs and another machine round
 otherwise. What is looked for (another activation, another stride) differs by far more."""
@@ -261,7 +264,7 @@ def _difference(expected: Tensor, found: Tensor) -> str:
     finite = want.isfinite() & have.isfinite()
     if not bool(finite.any()):
         return ""
-    share = HALF_RELATIVE_TOLERANCE if expected.dtype is torch.float16 else RELATIVE_TOLERANCE
+    share = _TOLERANCES.get(expected.dtype, RELATIVE_TOLERANCE)
     scale = float(want[finite].abs().max())
     error = float((want - have)[finite].abs().max())
     return f"an output differs by {error:.3g} at scale {scale:.3g}" if error > _SLACK * share * scale else ""

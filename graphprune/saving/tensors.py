@@ -79,7 +79,8 @@ def write_outputs(outputs: Sequence[Tensor], path: Path) -> None:
     Raises:
         ArtifactError: one has a type that safetensors does not know.
     """
-    tensors = {str(index): tensor.detach().cpu().contiguous() for index, tensor in enumerate(outputs)}
+    copies = (tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for tensor in outputs)
+    tensors = {str(index): tensor for index, tensor in enumerate(copies)}  # views of one memory are refused
     try:
         save_file(tensors, path, metadata={"format": "pt"})
     except (SafetensorError, ValueError, KeyError) as error:

@@ -271,6 +271,21 @@ def test_what_has_no_onnx_file_is_saved_without(tmp_path: Path, dtype: torch.dty
         graphprune.load(path, model)
 
 
+def test_outputs_that_share_memory_are_saved_too(tmp_path: Path) -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            out = self.last(torch.relu(self.first(x)))
+            return out, out.view(-1, 2, 2), out
+
+    compiled, x = graphprune.compile(Twice(), torch.randn(2, 4), sparsity=0.5, criterion="l1-norm"), torch.randn(3, 4)
+    loaded = graphprune.load(compiled.save(tmp_path / "saved", onnx=False), Twice())
+    assert_same_outputs(loaded.eval()(x), compiled.module.eval()(x))
+
+
 def test_an_artifact_takes_the_place_of_one_without_an_onnx_file(tmp_path: Path) -> None:
     compiled = saved_lenet().compiled
     for onnx, other in ((False, artifact.ONNX), (True, artifact.OUTPUTS), (False, artifact.ONNX)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import io
+import math
 import pickle
 import weakref
 from collections.abc import Callable
@@ -280,6 +281,17 @@ def test_parameters_that_lose_values_alone_stay_the_objects_they_are() -> None:
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         graph.backward()  # its weights are gone
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_gradients_that_overflowed_before_a_round_are_zero_too() -> None:
+    model, x = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3)), torch.randn(4, 5)
+    pruner = graphprune.Pruner(model, x, sparsity=0.5, granularity="weight", criterion="magnitude", schedule="one-shot")
+    pruner.module(x).sum().backward()
+    for parameter in pruner.module.parameters():
+        assert parameter.grad is not None
+        parameter.grad.fill_(math.inf)
+    pruner.step()
+    assert dead_gradients(pruner.module, dict(pruner.finish().plan.masks)) == 0
 
 
 def test_what_is_pickled_as_a_whole_can_be_pruned_and_held_again() -> None:

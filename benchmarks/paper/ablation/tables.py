@@ -28,19 +28,21 @@ def table(rows: Sequence[Row], network: str, granularity: str, measure: str = ME
     By the mean over its sparsities. Variants that ended in an error are named below the table.
     """
     of = [row for row in rows if (row["network"], row["granularity"]) == (network, granularity)]
-    cells: dict[str, dict[float, list[float]]] = {}
+    cells: dict[str, dict[float, dict[int, float]]] = {}
     for row in of:
-        if measure in row:
-            cells.setdefault(row["variant"], {}).setdefault(row["sparsity"], []).append(100 * row[measure])
+        if measure in row:  # by seed: with and without fine-tuning the accuracy before it is one
+            cells.setdefault(row["variant"], {}).setdefault(row["sparsity"], {})[row["seed"]] = 100 * row[measure]
     sparsities = sorted({sparsity for by_sparsity in cells.values() for sparsity in by_sparsity})
 
     def order(variant: str) -> float:
-        return -sum(spread_over_seeds(values).mean for values in cells[variant].values()) / len(cells[variant])
+        found = [spread_over_seeds(list(of_seeds.values())).mean for of_seeds in cells[variant].values()]
+        return -sum(found) / len(found)
 
     lines = [f"| variant | {' | '.join(f'{each:.0%} removed' for each in sparsities)} |"]
     lines.append("|---|" + "---:|" * len(sparsities))
     for variant in sorted(cells, key=order):
-        lines.append(f"| {variant} | {' | '.join(_cell(cells[variant].get(each, [])) for each in sparsities)} |")
+        texts = [_cell(list(cells[variant].get(each, {}).values())) for each in sparsities]
+        lines.append(f"| {variant} | {' | '.join(texts)} |")
     errors = {row["variant"]: row["error"] for row in of if "error" in row}
     return "\n".join([*lines, *(f"\n{variant}: {error}" for variant, error in errors.items())])
 

@@ -91,8 +91,9 @@ def draw_robustness(networks: Mapping[str, Sequence[Robustness]], path: str | Pa
     """
     figure, (axes,) = _figure(networks)
     for name, seeds in networks.items():
-        caps = list(seeds[0].success)
-        rates = [spread_over_seeds([found.success[cap] for found in seeds]) for cap in caps]
+        attacked = [found for found in seeds if found.success]  # not one that classifies no image right
+        caps = list(attacked[0].success) if attacked else []
+        rates = [spread_over_seeds([found.success[cap] for found in attacked]) for cap in caps]
         images = sum(found.classified for found in seeds)
         (line,) = axes.plot(caps, [rate.mean for rate in rates], "o-", label=f"{name} ({images} images)")
         bounds = [[rate.mean + sign * (rate.half_width or 0.0) for rate in rates] for sign in (-1, 1)]

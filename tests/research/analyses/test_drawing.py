@@ -29,6 +29,7 @@ MAPS = {"dense": SaliencyMaps(torch.rand(3, 4, 4), torch.rand(3, 3, 4, 4), CLASS
 ATTACKED = {
     "dense": [Robustness(9, 8, (0.5,) * 8, {0.1: 0.0, 1.0: rate}) for rate in (0.8, 1.0)],
     "lost": [Robustness(9, 0, (), {})],
+    "lost in one seed": [Robustness(9, 0, (), {}), Robustness(9, 8, (0.5,) * 8, {0.1: 0.5, 1.0: 0.5})],
 }
 
 
