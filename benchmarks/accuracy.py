@@ -211,6 +211,15 @@ def summary(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def add_places(parser: argparse.ArgumentParser, results: Path) -> None:
+    """Options that say where data, weights and results are, as `trained_dense` reads them."""
+    parser.add_argument("--data-dir", type=Path, help="of the datasets; default: GRAPHPRUNE_DATA")
+    parser.add_argument("--weights-dir", type=Path, help="of the pretrained ResNets' safetensors files")
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()), help="keeps the dense networks")
+    parser.add_argument("--out", type=Path, default=results)
+    parser.add_argument("--summary", action="store_true", help="print what the results file has, and run nothing")
+
+
 def main() -> None:
     """Makes the runs that the results file does not have yet, then prints the summary."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -218,11 +227,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", help="names as in the summary; default: all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--speedups", nargs="+", type=float, default=SPEEDUPS)
-    parser.add_argument("--data-dir", type=Path, help="of the datasets; default: GRAPHPRUNE_DATA")
-    parser.add_argument("--weights-dir", type=Path, help="of the pretrained ResNets' safetensors files")
-    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()), help="keeps the dense networks")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--summary", action="store_true", help="print what the results file has, and run nothing")
+    add_places(parser, RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")

@@ -16,6 +16,7 @@ import torch
 
 from benchmarks.paper import __main__ as command
 from benchmarks.paper import measure
+from benchmarks.paper.ablation import tables as ablation
 from benchmarks.paper.data import DATASETS
 from benchmarks.paper.document import filled
 from benchmarks.paper.engine import by_ray
@@ -281,7 +282,7 @@ def test_the_document_has_attacks_and_layers() -> None:
 def test_the_document_is_that_of_the_results() -> None:
     rows = [row for study in STUDIES for row in read(command.RESULTS / f"{study}.jsonl")]
     text = command.DOCUMENT.read_text()
-    assert filled(text, rows, read(command.ABLATION)) == text, "run `python -m benchmarks.paper document`"
+    assert filled(text, rows, read(ablation.RESULTS)) == text, "run `python -m benchmarks.paper document`"
 
 
 def test_the_document_has_the_ablation() -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.arguments import count, count_from_zero, positive, share
+from benchmarks.paper.ablation import tables as ablation
 from benchmarks.paper.data import DATASETS
 from benchmarks.paper.document import filled
 from benchmarks.paper.engine import by_ray, one_by_one
@@ -34,7 +35,6 @@ from graphprune.errors import OptionError, UserError
 from graphprune.research.networks import NETWORKS
 
 RESULTS = Path(__file__).resolve().parent / "results"
-ABLATION = RESULTS / "ablation.jsonl"
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "paper.md"
 
 
@@ -113,7 +113,7 @@ def _rows(path: Path) -> list[Row]:
 
 
 def _document(rows: list[Row], options: argparse.Namespace) -> None:
-    DOCUMENT.write_text(filled(DOCUMENT.read_text(), rows, read(ABLATION)))
+    DOCUMENT.write_text(filled(DOCUMENT.read_text(), rows, read(ablation.RESULTS)))
 
 
 SHOW: dict[str, Callable[[list[Row], argparse.Namespace], None]] = {

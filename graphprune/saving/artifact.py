@@ -201,8 +201,9 @@ def _write(compiled: Compiled, draft: Path, *, onnx: bool) -> None:
 
 def _report_json(report: Report, exported: ExportResult | None) -> str:
     """The report and what was measured on the ONNX file, whose path means nothing to whoever reads it."""
-    measured = exported.to_dict() if exported is not None else None
-    onnx = measured and {name: value for name, value in measured.items() if name != "path"}
+    onnx = None
+    if exported is not None:
+        onnx = {name: value for name, value in exported.to_dict().items() if name != "path"}
     return json.dumps(_finite(report.to_dict() | {"onnx": onnx}), indent=1, allow_nan=False) + "\n"
 
 

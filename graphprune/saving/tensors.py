@@ -36,10 +36,7 @@ def write_weights(module: nn.Module, path: Path) -> Aliases:
             continue
         # a copy: distinct tensors may be views of one storage, which safetensors refuses too
         tensors[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-    try:
-        save_file(tensors, path, metadata={"format": "pt"})
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise ArtifactError(f"the weights cannot be stored: {error}; convert the module to another type") from error
+    _write(tensors, path, "weights")
     return aliases
 
 
@@ -50,10 +47,7 @@ def read_weights(module: nn.Module, path: Path, aliases: Mapping[str, str]) -> N
         ArtifactError: the file cannot be read, or does not hold exactly the tensors of the module, which is not
             changed then.
     """
-    try:
-        stored = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ArtifactError(f"{path} cannot be read: {error}; save the artifact again") from error
+    stored = _read(path)
     owners = {name: name for name in stored} | dict(aliases)
     dangling = sorted({owner for owner in aliases.values() if owner not in stored})
     if dangling:
@@ -80,11 +74,8 @@ def write_outputs(outputs: Sequence[Tensor], path: Path) -> None:
         ArtifactError: one has a type that safetensors does not know.
     """
     copies = (tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for tensor in outputs)
-    tensors = {str(index): tensor for index, tensor in enumerate(copies)}  # views of one memory are refused
-    try:
-        save_file(tensors, path, metadata={"format": "pt"})
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise ArtifactError(f"the outputs cannot be stored: {error}") from error
+    # copies, for safetensors refuses views of one memory
+    _write({str(index): tensor for index, tensor in enumerate(copies)}, path, "outputs")
 
 
 def read_outputs(path: Path) -> list[Tensor]:
@@ -93,11 +84,22 @@ def read_outputs(path: Path) -> list[Tensor]:
     Raises:
         ArtifactError: the file cannot be read.
     """
+    stored = _read(path)
+    return [stored[name] for name in sorted(stored, key=int)]
+
+
+def _write(tensors: dict[str, Tensor], path: Path, what: str) -> None:
     try:
-        stored = load_file(path)
+        save_file(tensors, path, metadata={"format": "pt"})
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise ArtifactError(f"the {what} cannot be stored: {error}; convert the module to another type") from error
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise ArtifactError(f"{path} cannot be read: {error}; save the artifact again") from error
-    return [stored[name] for name in sorted(stored, key=int)]
 
 
 def _misfits(own: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> list[str]:

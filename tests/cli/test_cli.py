@@ -349,6 +349,15 @@ def test_compile_saves_an_artifact_that_loads(saved: Path) -> None:
     assert costs["channels"] == [226, 113]
 
 
+def test_compile_saves_without_an_onnx_file(here: Path) -> None:
+    options = "compile", "paper:lenet5", "--schedule", "one-shot", "--criterion", "l1-norm", "--no-onnx"
+    succeeds(*options, "--out", here / "small")
+    assert not (here / "small" / "model.onnx").exists()
+    graphprune.load(here / "small", lenet5())
+    assert "was saved without an ONNX file, there is nothing to time" in refuses("bench", here / "small")
+    assert "--no-onnx says what is not saved; it goes with --out" in refuses(*options)
+
+
 def test_compile_prints_report_and_times(here: Path) -> None:
     out = succeeds(
         "compile", "paper:mlp5", "--params", "0.5", "--schedule", "one-shot", "--time-passes", "--no-verify",

@@ -15,23 +15,19 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import torch
 from torch import nn
 
-from benchmarks.accuracy import trained_dense
+from benchmarks.accuracy import add_places, trained_dense
 from benchmarks.paper.ablation.runs import KEYS, Job, run
 from benchmarks.paper.ablation.studies import STUDIES
-from benchmarks.paper.ablation.tables import summary
+from benchmarks.paper.ablation.tables import RESULTS, summary
 from benchmarks.paper.ablation.variants import variants
 from benchmarks.rows import read, record
 from graphprune.research.datasets import Dataset
-
-RESULTS = Path(__file__).resolve().parents[1] / "results" / "ablation.jsonl"
 
 
 def jobs(options: argparse.Namespace) -> Iterator[Job]:
@@ -60,11 +56,7 @@ def main() -> None:
     parser.add_argument("--sparsities", nargs="+", type=float, help="default: those of the network's study")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--finetune-epochs", type=int, default=0, help="of the trained network after the prune")
-    parser.add_argument("--data-dir", type=Path, help="of the datasets; default: GRAPHPRUNE_DATA")
-    parser.add_argument("--weights-dir", type=Path, help="of the pretrained ResNets' safetensors files")
-    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()), help="keeps the dense networks")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--summary", action="store_true", help="print what the results file has, and run nothing")
+    add_places(parser, RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")

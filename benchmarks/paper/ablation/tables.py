@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from benchmarks.rows import Row
 from graphprune.research.metrics import spread_over_seeds
+
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "ablation.jsonl"
 
 MEASURES = ("accuracy", "accuracy_finetuned")
 """What tables are of; one of a trained network that is not fine-tuned, or of a fresh one, has the first only."""
