@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import copy
 import warnings
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -65,8 +65,7 @@ def compare(model: nn.Module, example: Tensor, seed: int = 0) -> Difference:
     """
     model = _distinguishable(copy.deepcopy(model)).eval()
     program = _analysed(capture(model, example))
-    dependencies = program.dependencies
-    assert dependencies is not None
+    dependencies = program[Dependencies]
     keep = _random_keep(dependencies, seed)
     ours: nn.Module = compact_module(program, dependencies, keep).eval()
     theirs = pruned_by_torch_pruning(model, example, _rows_to_remove(model, dependencies, keep))
@@ -80,10 +79,9 @@ def compare(model: nn.Module, example: Tensor, seed: int = 0) -> Difference:
 def _analysed(captured: Program) -> Program:
     """With the same channels going in every group of a convolution: torch-pruning never removes whole groups."""
     program = Runner().run(pipelines.analysis(), captured)
-    assert program.dependencies is not None
-    choices = program.dependencies.choices
+    choices = program[Dependencies].choices
     turned = {choice: False for choice in choices if choice.endswith(WHOLE_GROUPS)}
-    return Runner().run(pipelines.analysis(), replace(captured, choices=choices | turned)) if turned else program
+    return Runner().run(pipelines.analysis(choices | turned), captured) if turned else program
 
 
 def pruned_by_torch_pruning(model: nn.Module, example: Tensor, rows: Rows) -> nn.Module:

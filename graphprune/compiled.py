@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from graphprune.coupling.dependencies import Dependencies
 from graphprune.data import SampleStream
 from graphprune.deploy import ExportResult, TimingResult, export_onnx, onnx_feeds, time_interleaved
 from graphprune.equivalence import MaskedProgram, Verification, verify_compact
@@ -63,8 +64,7 @@ class Compiled:
         Raises:
             VerificationError: they differ; names the first node that does.
         """
-        dependencies = self._original.dependencies
-        assert dependencies is not None
+        dependencies = self._original[Dependencies]
         self._check_masks()
         labels = kept_labels(dependencies, self.plan.kept)
         dense, compact = self._dense(), stored_tensors(self.module)

@@ -12,11 +12,11 @@ from torch.nn.utils.stateless import _reparametrize_module
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
-from graphprune.budget import MEASURES, Measure
+from graphprune.budget import Measure
 from graphprune.coupling.dependencies import Dependencies
 from graphprune.coupling.interpret import evaluating
 from graphprune.coupling.planes import channel_planes, squash
-from graphprune.program import Program, cuts_of, stored_parameters, stored_tensors, take
+from graphprune.program import FirstAnalysis, Program, cuts_of, stored_parameters, stored_tensors, take
 from graphprune.weights.pool import pool_of
 
 
@@ -47,8 +47,7 @@ class CostModel:
 
         A group of one channel is not labelled any more, so what went is subtracted rather than what stays counted.
         """
-        left = self.program.channels_left
-        return (self.dependencies.channels if left is None else left) - int((~keep).sum())
+        return self.program[FirstAnalysis].channels_left - int((~keep).sum())
 
     def before(self) -> dict[Measure, int]:
         """All costs with every channel kept."""
@@ -74,10 +73,10 @@ class CostModel:
     def weights(self, keep: Tensor) -> int:
         """Weights of the pool that are left and live."""
         sizes: list[int] = self.dependencies.kept_sizes(keep).tolist()
-        cuts = cuts_of(self.dependencies.kept(keep)) if self.program.masks else {}
+        cuts = cuts_of(self.dependencies.kept(keep)) if self.program.history.masks else {}
         total = 0
         for name in self._pool:
-            mask = self.program.masks.get(name)
+            mask = self.program.history.masks.get(name)
             if mask is None:
                 total += prod([sizes[place] for place in self._dims_of_parameters.get(name, ())])  # () of 1x1
             else:
@@ -118,29 +117,14 @@ class CostModel:
 
 def costs_of(program: Program) -> CostModel:
     """The cost model of an analysed program, the same one as long as the program's module is the same."""
-    assert program.dependencies is not None
-    remembered = vars(program.dependencies)
+    remembered = vars(program[Dependencies])
     known: CostModel | None = remembered.get("_costs")
     if known is None or known.program.module is not program.module:
         # what is remembered lives as long as the dependencies; scores of weights take more memory than the weights
-        alone = replace(program, scores=None, weight_scores=None, selection=None, dormant={}, origin=None)
-        known = remembered["_costs"] = CostModel(alone, program.dependencies)
+        alone = program.with_module(program.module).knowing(program[Dependencies], program[FirstAnalysis])
+        alone = replace(alone, history=replace(alone.history, dormant={}))
+        known = remembered["_costs"] = CostModel(alone, program[Dependencies])
     return known
-
-
-def weights_left(selected: Program) -> int:
-    """Weights that are left and live once a selection is carried out."""
-    assert selected.dependencies is not None and selected.selection is not None
-    masked = replace(selected, masks=dict(selected.selection.masks))
-    return CostModel(masked, selected.dependencies).weights(selected.selection.keep)
-
-
-def costs_under(selected: Program) -> dict[Measure, int]:
-    """All costs of a program once its selection is carried out."""
-    assert selected.dependencies is not None and selected.selection is not None
-    keep, costs = selected.selection.keep, costs_of(selected)
-    counted: dict[Measure, int] = {name: getattr(costs, name)(keep) for name in MEASURES if name != "weights"}
-    return counted | {"weights": weights_left(selected)}
 
 
 def count_parameters(module: torch.nn.Module) -> int:

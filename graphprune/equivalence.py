@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, fx
@@ -23,7 +23,7 @@ from graphprune.coupling.planes import gather
 from graphprune.errors import InputError, VerificationError, is_out_of_memory
 from graphprune.example import Example
 from graphprune.precision import as_double, in_double
-from graphprune.program import Kept, Program, device_of, stored_tensors
+from graphprune.program import Fact, FirstAnalysis, Kept, Program, device_of, stored_tensors
 from graphprune.randomness import private_random_state
 from graphprune.weights.pool import full_weights
 
@@ -34,7 +34,7 @@ TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 3e-2, t
 
 
 @dataclass(frozen=True)
-class Verification:
+class Verification(Fact):
     """What was compared.
 
     Attributes:
@@ -44,6 +44,8 @@ class Verification:
         batch_sizes: Batch sizes that were tried.
         inputs_tried: Number of inputs.
     """
+
+    provided_by: ClassVar[tuple[str, ...]] = ("verify-prune",)
 
     max_abs_error: float
     scale: float
@@ -78,7 +80,7 @@ class MaskedProgram:
         cls, program: Program, dependencies: Dependencies, keep: Tensor, masks: Mapping[str, Tensor] | None = None
     ) -> MaskedProgram:
         """Masks the channels of a program that ``keep`` (bool per channel) does not name, and dead weights."""
-        tensors = stored_tensors(program.module) | (full_weights(program) if program.dormant else {})
+        tensors = stored_tensors(program.module) | (full_weights(program) if program.history.dormant else {})
         for name, mask in (masks or {}).items():
             tensors[name] = torch.where(mask.to(tensors[name].device), tensors[name].detach(), 0)
         values = masked_tensors(tensors, dependencies.kept(keep))
@@ -88,7 +90,7 @@ class MaskedProgram:
         """The flat outputs, as `Labelled` tensors."""
         parameters = {name for name, _ in self.program.module.named_parameters()}
         values = {name: tensor if name in parameters else tensor.clone() for name, tensor in self.values.items()}
-        choices = dict(self.program.choices)
+        choices = dict(self.program[FirstAnalysis].choices)
         run = LabelRun(ReplayedSpace(self.space), device_of(self.program), keep=self.keep, choices=choices)
         return interpret(self.program, run, values, example, record)
 

@@ -3,17 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from graphprune.coupling.shapes import propagate_shapes
-from graphprune.program import Program, stored_tensors
+from graphprune.coupling.dependencies import Dependencies
+from graphprune.coupling.shapes import RecordedShapes, propagate_shapes
+from graphprune.program import Fact, FirstAnalysis, Program, stored_tensors
+from graphprune.scores import Scores
+from graphprune.selection import Selection
 
 Invariant = Callable[[Program], list[str]]
+"""Gives a message for each place where something that must hold does not."""
+
+Subject = Literal["module", "history"] | type[Fact]
+"""A part of a program: its module, its history, or the fact of a type."""
+
+INVARIANTS: dict[Invariant, tuple[Subject, ...]] = {}
+"""Each with the parts of a program that it is about. `shapes_are_as_recorded` comes after, for it runs the module."""
 
 
+def invariant(*subjects: Subject) -> Callable[[Invariant], Invariant]:
+    """Registers what must hold between passes, with the parts of a program that it is about."""
+
+    def register(function: Invariant) -> Invariant:
+        INVARIANTS[function] = subjects
+        return function
+
+    return register
+
+
+@invariant("module")
 def graph_is_well_formed(program: Program) -> list[str]:
     """The graph lints."""
     try:
@@ -23,6 +44,7 @@ def graph_is_well_formed(program: Program) -> list[str]:
     return []
 
 
+@invariant("module")
 def references_resolve(program: Program) -> list[str]:
     """Every module and tensor that the graph names exists."""
     problems = []
@@ -37,55 +59,59 @@ def references_resolve(program: Program) -> list[str]:
     return problems
 
 
+@invariant(Dependencies)
 def groups_partition_channels(program: Program) -> list[str]:
     """Each channel belongs to one group; groups are consecutive ranges."""
-    if program.dependencies is None:
+    if (dependencies := program.get(Dependencies)) is None:
         return []
     expected, problems = 0, []
-    for group in program.dependencies.groups:
+    for group in dependencies.groups:
         if group.start != expected or group.stop <= group.start:
             problems.append(f"group {group.id} is {group.start}:{group.stop}, expected to start at {expected}")
         expected = group.stop
-    highest = int(program.dependencies.channel_of.max()) + 1
+    highest = int(dependencies.channel_of.max()) + 1
     if highest != expected:
         problems.append(f"groups hold {expected} channels, labels name {highest}")
     return problems
 
 
+@invariant("module", Dependencies)
 def label_maps_fit_tensors(program: Program) -> list[str]:
     """The labelled dims of each parameter and buffer have the sizes that the tensors have."""
-    if program.dependencies is None:
+    if (dependencies := program.get(Dependencies)) is None:
         return []
     shapes = {name: tensor.shape for name, tensor in stored_tensors(program.module).items()}
     return [
         f"{owner.name} dim {owner.dim}: {owner.size} labels for "
         f"{tuple(shapes[owner.name]) if owner.name in shapes else 'no tensor'}"
-        for owner in program.dependencies.stored
+        for owner in dependencies.stored
         if owner.name not in shapes or shapes[owner.name][owner.dim] != owner.size
     ]
 
 
+@invariant("module", FirstAnalysis)
 def classes_fit_tensors(program: Program) -> list[str]:
     """Each index that is left has the channel that it belonged to at first."""
-    if program.classes is None:
+    if (first := program.get(FirstAnalysis)) is None:
         return []
     shapes = {name: tensor.shape for name, tensor in stored_tensors(program.module).items()}
     return [
         f"{name} dim {dim}: {len(classes)} classes for {tuple(shapes[name])}"
-        for (name, dim), classes in program.classes.items()
+        for (name, dim), classes in first.classes.items()
         if name in shapes and shapes[name][dim] != classes.shape[0]
     ]
 
 
+@invariant("module", "history")
 def kept_indices_are_valid(program: Program) -> list[str]:
     """Kept indices are ascending, unique, not negative, and as many as the tensor has."""
     tensors = stored_tensors(program.module)
     problems = [
         f"kept indices of {name} dim {dim} are empty, negative, or not ascending"
-        for (name, dim), ascending in zip(program.kept, _ascend(list(program.kept.values())), strict=True)
+        for (name, dim), ascending in zip(program.history.kept, _ascend(list(program.history.kept.values())), strict=True)
         if not ascending
     ]
-    for (name, dim), indices in program.kept.items():
+    for (name, dim), indices in program.history.kept.items():
         if name not in tensors or tensors[name].shape[dim] != len(indices):
             size = tuple(tensors[name].shape) if name in tensors else "no tensor"
             problems.append(f"kept {len(indices)} indices of {name} dim {dim}, found {size}")
@@ -105,53 +131,44 @@ def _ascend(runs: list[Tensor]) -> list[bool]:
     return [len(run) > 0 and not count for run, count in zip(runs, bad.tolist(), strict=True)]
 
 
+@invariant(Dependencies, Scores)
 def scores_match_channels(program: Program) -> list[str]:
     """One finite importance per channel."""
-    if program.scores is None or program.dependencies is None:
+    scores, dependencies = program.get(Scores), program.get(Dependencies)
+    if scores is None or dependencies is None:
         return []
-    importance = program.scores.importance
-    if len(importance) != program.dependencies.channels:
-        return [f"{len(importance)} scores for {program.dependencies.channels} channels"]
+    importance = scores.importance
+    if len(importance) != dependencies.channels:
+        return [f"{len(importance)} scores for {dependencies.channels} channels"]
     return [] if bool(torch.isfinite(importance).all()) else ["scores are not finite"]
 
 
+@invariant(Dependencies, Selection)
 def selection_keeps_every_group(program: Program) -> list[str]:
     """A selection names every channel, and empties no group."""
-    if program.selection is None or program.dependencies is None:
+    selection, dependencies = program.get(Selection), program.get(Dependencies)
+    if selection is None or dependencies is None:
         return []
-    keep = program.selection.keep
-    if len(keep) != program.dependencies.channels:
-        return [f"the selection has {len(keep)} channels of {program.dependencies.channels}"]
+    keep = selection.keep
+    if len(keep) != dependencies.channels:
+        return [f"the selection has {len(keep)} channels of {dependencies.channels}"]
     return [
         f"group {group.id} ({group.name}) keeps no channel"
-        for group, left in zip(program.dependencies.groups, program.dependencies.left_of_groups(keep), strict=True)
+        for group, left in zip(dependencies.groups, dependencies.left_of_groups(keep), strict=True)
         if not left
     ]
 
 
 def shapes_are_as_recorded(program: Program) -> list[str]:
     """Running the program on shapes gives the shapes that were recorded or, after pruning, foretold."""
-    if program.shapes is None:
+    if (shapes := program.get(RecordedShapes)) is None:
         return []
     found, failure = propagate_shapes(program)
     return ([f"shapes: {failure}"] if failure else []) + [
         f"node %{name}: shape {found[name]}, expected {shape}"
-        for name, shape in program.shapes.items()
+        for name, shape in shapes.by_node.items()
         if name in found and found[name] != shape
     ]
-
-
-INVARIANTS: dict[Invariant, tuple[str, ...]] = {
-    graph_is_well_formed: ("module",),
-    references_resolve: ("module",),
-    kept_indices_are_valid: ("module", "kept"),
-    classes_fit_tensors: ("module", "classes"),
-    groups_partition_channels: ("dependencies",),
-    label_maps_fit_tensors: ("module", "dependencies"),
-    scores_match_channels: ("dependencies", "scores"),
-    selection_keeps_every_group: ("dependencies", "selection"),
-}
-"""Each with the fields of a program that it is about. `shapes_are_as_recorded` comes after, for it runs the module."""
 
 
 def violations(program: Program, since: Program | None = None) -> list[str]:
@@ -159,11 +176,20 @@ def violations(program: Program, since: Program | None = None) -> list[str]:
 
     Args:
         program: The program.
-        since: A program that was checked before; what holds of its fields is not checked again for the same objects.
+        since: A program that was checked before; what holds of its parts is not checked again for the same objects.
     """
 
-    def is_new(fields: tuple[str, ...]) -> bool:
-        return since is None or any(getattr(program, name) is not getattr(since, name) for name in fields)
+    def is_new(subject: Subject) -> bool:
+        return since is None or _part(program, subject) is not _part(since, subject)
 
-    found = [problem for invariant, fields in INVARIANTS.items() if is_new(fields) for problem in invariant(program)]
-    return found if found or not is_new(("module",)) else shapes_are_as_recorded(program)
+    found = [
+        problem
+        for invariant, subjects in INVARIANTS.items()
+        if any(map(is_new, subjects))
+        for problem in invariant(program)
+    ]
+    return found if found or not is_new("module") else shapes_are_as_recorded(program)
+
+
+def _part(program: Program, subject: Subject) -> object:
+    return getattr(program, subject) if isinstance(subject, str) else program.get(subject)

@@ -7,10 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
-from graphprune.program import Program
-
-ANALYSES = ("dependencies", "scores", "weight_scores", "selection", "origin")
-"""Fields of `Program` that passes fill in for later ones."""
+from graphprune.program import Fact, Program
 
 
 @dataclass(frozen=True)
@@ -33,14 +30,14 @@ class Pass(ABC):
     """Base of all passes; the fields of a subclass are its options.
 
     Class attributes:
-        needs: Analyses that must be present before the pass.
-        provides: Analyses that it fills in.
-        drops: Analyses that it invalidates.
+        needs: Types of the facts that must be known before the pass.
+        provides: Types of the facts that it finds out.
+        drops: Types of the facts that are not true any more after it.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset()
-    provides: ClassVar[frozenset[str]] = frozenset()
-    drops: ClassVar[frozenset[str]] = frozenset()
+    needs: ClassVar[frozenset[type[Fact]]] = frozenset()
+    provides: ClassVar[frozenset[type[Fact]]] = frozenset()
+    drops: ClassVar[frozenset[type[Fact]]] = frozenset()
 
     @property
     def name(self) -> str:

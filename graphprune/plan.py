@@ -168,9 +168,8 @@ class Plan:
 
     def _steps(self, program: Program) -> tuple[Kept, ...]:
         """All at once where the channels of the dense model allow it, which takes a fraction of the time."""
-        assert program.dependencies is not None
         try:
-            channels_of(program.dependencies, self.kept)
+            channels_of(program[Dependencies], self.kept)
         except ArtifactError:
             return self.rounds
         return (self.kept,) if self.kept else ()
@@ -181,9 +180,9 @@ def _without(program: Program, kept: Kept) -> Program:
     from graphprune.passes import pipelines
     from graphprune.runner import Runner
 
-    assert program.dependencies is not None
-    module = compact_module(program, program.dependencies, channels_of(program.dependencies, kept))
-    smaller = program.pruned(module, kept, channels_left=None)
+    keep = channels_of(program[Dependencies], kept)
+    module = compact_module(program, program[Dependencies], keep)
+    smaller = program.pruned(module, kept, int((~keep).sum()))
     return Runner().run(pipelines.reanalysis(), smaller)
 
 

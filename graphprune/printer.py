@@ -25,7 +25,7 @@ _DTYPES = {
 
 def print_program(program: Program) -> str:
     """The textual form of a program."""
-    groups, types = _groups_by_node(program.dependencies) if program.dependencies else {}, _types(program)
+    groups, types = _groups_by_node(program), _types(program)
     lines = [f"program {type(program.module).__name__} captured by {program.captured_by.route}"]
     for node in program.module.graph.nodes:
         lines.append(_node_line(program, node, types.get(node.name, ""), groups.get(node.name, ())))
@@ -94,8 +94,10 @@ def _type(tensor: Tensor) -> str:
     return f"{_DTYPES.get(tensor.dtype, str(tensor.dtype))}[{','.join(map(str, tensor.shape))}]"
 
 
-def _groups_by_node(dependencies: Dependencies) -> dict[str, tuple[str, ...]]:
+def _groups_by_node(program: Program) -> dict[str, tuple[str, ...]]:
     """Ids of the groups that each node's result carries."""
+    if (dependencies := program.get(Dependencies)) is None:
+        return {}
     starts = torch.tensor([group.start for group in dependencies.groups])
     found = {}
     for name, value in dependencies.values.items():
@@ -113,10 +115,10 @@ def _channels(dependencies: Dependencies, plane: Tensor) -> Tensor:
 
 
 def _group_lines(program: Program) -> list[str]:
-    if program.dependencies is None:
+    if (dependencies := program.get(Dependencies)) is None:
         return []
     lines = []
-    for group in program.dependencies.groups:
+    for group in dependencies.groups:
         members = ", ".join(
             f"@{member.name}[{member.dim}]" + (f"x{member.per_channel}" if member.per_channel > 1 else "")
             for member in group.members

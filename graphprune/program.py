@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.graph import _PyTreeCodeGen
 from torch.utils._pytree import tree_leaves
 
+from graphprune.errors import InternalError
 from graphprune.example import Example
-
-if TYPE_CHECKING:
-    from graphprune.coupling.dependencies import Dependencies
-    from graphprune.equivalence import Verification
-    from graphprune.scores import Scores
-    from graphprune.selection import Selection
-    from graphprune.weights.criteria.criterion import WeightScores
 
 Kept = dict[tuple[str, int], Tensor]
 """Kept indices of each (parameter or buffer name, dim) that shrank; int64, ascending, shape ``(kept,)``."""
@@ -39,6 +33,66 @@ Attention = Literal["heads", "head_dim"]
 """What goes of attention: whole heads, or the same indices of every head."""
 
 
+class Fact:
+    """Something that a pass found out about a program, and that others look up by its type.
+
+    Class attributes:
+        provided_by: Names of the passes that find it out.
+    """
+
+    provided_by: ClassVar[tuple[str, ...]] = ()
+
+
+FactT = TypeVar("FactT", bound=Fact)
+
+
+@dataclass(frozen=True)
+class History:
+    """What earlier rounds have done to the user's model.
+
+    Attributes:
+        kept: What is left of the user's model, under its names; empty before the first prune.
+        masks: Live weights of the program's parameters that have dead ones, bool, of their shapes.
+        dormant: Weights as they were when they died, where they can come back; empty where they cannot.
+    """
+
+    kept: Kept = field(default_factory=dict)
+    masks: dict[str, Tensor] = field(default_factory=dict)
+    dormant: dict[str, Tensor] = field(default_factory=dict)
+
+    def pruned(self, kept: Kept) -> History:
+        """The history with one more prune, in which ``kept`` of each dim is left."""
+        cuts = cuts_of(kept)
+        masks = {name: take(mask, cuts.get(name, ())) for name, mask in self.masks.items()}
+        dormant = {name: take(weight, cuts.get(name, ())) for name, weight in self.dormant.items()}
+        return History(compose_kept(self.kept, kept), masks, dormant)
+
+
+@dataclass(frozen=True)
+class FirstAnalysis(Fact):
+    """What the analysis of the user's model found out and later ones go by.
+
+    Attributes:
+        pins: Nodes whose sizes cannot be rewritten, each with the reason.
+        classes: For each stored dim the channel of the user's model that each index left belongs to, -1 where it is
+            frozen. What went together at first goes together in every later round.
+        choices: What op rules decided, by node.
+        channels_left: Prunable channels of the user's model that are left.
+    """
+
+    provided_by: ClassVar[tuple[str, ...]] = ("build-dependencies",)
+
+    pins: tuple[tuple[str, str], ...]
+    classes: Kept
+    choices: dict[str, bool]
+    channels_left: int
+
+    def pruned(self, kept: Kept, removed: int) -> FirstAnalysis:
+        """The same after a prune of ``removed`` channels, in which ``kept`` of each dim is left."""
+        classes = self.classes | _selected({key: self.classes[key] for key in kept}, kept)
+        return replace(self, classes=classes, channels_left=self.channels_left - removed)
+
+
 @dataclass(frozen=True)
 class Program:
     """A captured model together with what the passes found out about it.
@@ -49,21 +103,8 @@ class Program:
         captured_by: Front end of the graph.
         protect: Name patterns of parameters or modules that must stay as they are.
         attention: What goes of attention.
-        kept: What is left of the user's model, under its names; empty before the first prune.
-        masks: Live weights of the parameters of `module` that have dead ones, bool, of their shapes.
-        dormant: Weights as they were when they died, where they can come back; empty where they cannot.
-        dependencies: Channels and groups of `module`; None until they are built or after it changed shape.
-        scores: Importance of each channel; None until scored.
-        weight_scores: Importance of each weight; None until scored.
-        selection: Channels to keep in the next prune; None until selected.
-        shapes: Shapes of each node's result as they were recorded or, after a prune, foretold.
-        pins: Nodes whose sizes cannot be rewritten, with the reason; None until they were looked for.
-        classes: For each stored dim the channel of the user's model that each index left belongs to, -1 where it is
-            frozen; None before the first analysis. What went together at first goes together in every later round.
-        choices: What op rules decided in the first analysis, by node, and keep to in later ones.
-        channels_left: Prunable channels of the user's model that are left; None before the first analysis.
-        origin: The program before the last prune, with its selection; None once that prune was verified.
-        verification: What the last proof compared; None before the first.
+        history: What earlier rounds have done.
+        facts: What is known of the program as it is now, by type: ``program[Dependencies]``.
     """
 
     module: fx.GraphModule
@@ -71,20 +112,68 @@ class Program:
     captured_by: CapturedBy
     protect: tuple[str, ...] = ()
     attention: Attention = "heads"
-    kept: Kept = field(default_factory=dict)
-    masks: dict[str, Tensor] = field(default_factory=dict)
-    dormant: dict[str, Tensor] = field(default_factory=dict)
-    dependencies: Dependencies | None = None
-    scores: Scores | None = None
-    weight_scores: WeightScores | None = None
-    selection: Selection | None = None
-    shapes: dict[str, Any] | None = None
-    pins: tuple[tuple[str, str], ...] | None = None
-    classes: Kept | None = None
-    choices: dict[str, bool] = field(default_factory=dict)
-    channels_left: int | None = None
-    origin: Program | None = None
-    verification: Verification | None = None
+    history: History = field(default_factory=History)
+    facts: Mapping[type[Fact], Fact] = field(default_factory=dict, repr=False)
+
+    def __getitem__(self, kind: type[FactT]) -> FactT:
+        """The fact of a type.
+
+        Raises:
+            InternalError: it is not known; the message names the passes that find it out.
+        """
+        found = self.get(kind)
+        if found is None:
+            passes = " or ".join(kind.provided_by)
+            raise InternalError(f"the program has no {kind.__name__}; run the pass {passes} before")
+        return found
+
+    def get(self, kind: type[FactT]) -> FactT | None:
+        """The fact of a type; None where it is not known."""
+        found = self.facts.get(kind)
+        return found if isinstance(found, kind) else None
+
+    def __contains__(self, kind: type[Fact]) -> bool:
+        """Whether the fact of a type is known."""
+        return kind in self.facts
+
+    @property
+    def dependencies(self) -> Any:
+        """The channels and groups, for criteria that users write; the same as ``program[Dependencies]``.
+
+        Raises:
+            InternalError: they are not known yet.
+        """
+        known = {kind.__name__: kind for kind in self.facts}
+        if "Dependencies" not in known:
+            raise InternalError("the program has no Dependencies; run the pass build-dependencies before")
+        return self[known["Dependencies"]]
+
+    def knowing(self, *facts: Fact) -> Program:
+        """The program with further facts, each in the place of an earlier one of its type."""
+        return replace(self, facts={**self.facts, **{type(fact): fact for fact in facts}})
+
+    def without(self, *kinds: type[Fact]) -> Program:
+        """The program without the facts of some types."""
+        return replace(self, facts={kind: fact for kind, fact in self.facts.items() if kind not in kinds})
+
+    def with_module(self, module: fx.GraphModule) -> Program:
+        """The program with another module; no fact about the old one is known of it."""
+        return replace(self, module=module, facts={})
+
+    def masked(self, masks: Mapping[str, Tensor]) -> Program:
+        """The program with other live weights; the module stays, whatever zeros it has."""
+        return replace(self, history=replace(self.history, masks=dict(masks)))
+
+    def pruned(self, module: fx.GraphModule, kept: Kept, removed: int) -> Program:
+        """The program after a prune to ``module``.
+
+        Args:
+            module: The compact module.
+            kept: What is left of each dim that shrank.
+            removed: How many channels went.
+        """
+        history, first = self.history.pruned(kept), self[FirstAnalysis].pruned(kept, removed)
+        return replace(self.with_module(module), history=history).knowing(first)
 
     def inputs(self, example: Example | None = None) -> list[Any]:
         """Arguments in the order of the graph's placeholders."""
@@ -95,22 +184,14 @@ class Program:
         names = [str(node.target).lstrip("*") for node in placeholders]
         return [*example.args, *(example.kwargs[name] for name in names[len(example.args) :])]
 
-    def with_module(self, module: fx.GraphModule, **changes: Any) -> Program:
-        """The program with another module, without the analyses of the old one."""
-        analyses = ("dependencies", "scores", "weight_scores", "selection", "shapes")
-        fresh: dict[str, Any] = dict.fromkeys(analyses)
-        return replace(self, module=module, **(fresh | changes))
 
-    def pruned(self, module: fx.GraphModule, kept: Kept, **changes: Any) -> Program:
-        """The program after a prune to ``module``, in which ``kept`` of each dim is left."""
-        classes = self.classes
-        if classes is not None:
-            classes = classes | _selected({key: classes[key] for key in kept}, kept)
-        cuts = cuts_of(kept)
-        masks = {name: take(mask, cuts.get(name, ())) for name, mask in self.masks.items()}
-        dormant = {name: take(weight, cuts.get(name, ())) for name, weight in self.dormant.items()}
-        kept = compose_kept(self.kept, kept)
-        return self.with_module(module, kept=kept, classes=classes, masks=masks, dormant=dormant, **changes)
+@dataclass(frozen=True)
+class Origin(Fact):
+    """The program before the last prune, with its selection; known until that prune is verified."""
+
+    provided_by: ClassVar[tuple[str, ...]] = ("prune-channels", "mask-weights")
+
+    program: Program
 
 
 def cuts_of(kept: Kept) -> dict[str, list[Cut]]:

@@ -17,10 +17,12 @@ from graphprune.become import become
 from graphprune.budget import MEASURES, Budget, Measure, budget_of
 from graphprune.capture import capture, kept_in_evaluation, unshare, unwrapped
 from graphprune.compiled import Compiled
-from graphprune.costs import costs_of, costs_under
+from graphprune.costs import costs_of
+from graphprune.coupling.dependencies import Dependencies
 from graphprune.coupling.gaps import refuse_gaps
 from graphprune.criteria import Given, Sensitivity, name_of
 from graphprune.data import SampleStream, cross_entropy
+from graphprune.equivalence import Verification
 from graphprune.errors import InputError, NothingToPruneError
 from graphprune.example import Example
 from graphprune.granularity import accumulate_of, counted_by, granularity_of, rounds_of, samples_together
@@ -31,11 +33,14 @@ from graphprune.options import attention_of, check_options, check_switches, limi
 from graphprune.passes import pipelines
 from graphprune.paths.dead import DeadPaths, dead_paths_of
 from graphprune.plan import Plan
-from graphprune.program import Kept, Program, device_of, stored_parameters
+from graphprune.program import FirstAnalysis, Kept, Origin, Program, device_of, stored_parameters
 from graphprune.report import Report, Round, build_report, left_in_evaluation
 from graphprune.runner import Runner
 from graphprune.schedule import Schedule, targets_of
+from graphprune.scores import Scores
+from graphprune.selection import Selection, costs_under
 from graphprune.weights.criteria import WeightCriterion
+from graphprune.weights.criteria.criterion import WeightScores
 from graphprune.weights.masks import hold, settle
 
 log = logging.getLogger(__name__)
@@ -112,7 +117,6 @@ class Pruner:
         self._model_name = type(model).__name__
         captured = capture(model, example_input, tuple(protect), attention_of(attention, goes), verify=verify)
         self._original = self._runner.run(pipelines.analysis(), captured)
-        assert self._original.dependencies is not None
         if strict:
             refuse_gaps(self._original)
         self._dropped = _dropped(model, self._original)
@@ -131,7 +135,7 @@ class Pruner:
         self._plan_rounds: list[Kept] = []
         self._first_importance: Tensor | None = None
         self.rounds: list[Round] = []
-        how = how_of(original=self._costs_before, limits=limits.at_first(self._original.dependencies))
+        how = how_of(original=self._costs_before, limits=limits.at_first(self._original[Dependencies]))
         how.check(self._original, self._budget)
         self._rounds, self._budget = rounds_for(
             self._original, self._budget, how, align, target, stream.example.batch_size
@@ -185,7 +189,7 @@ class Pruner:
         if not self._rounds.is_met(target, self._costs):
             made = self._prune(target, sensitivity, optimizers)
         zeroed = weights_before - self._costs["weights"]
-        verification = self._program.verification if (made.removed or zeroed) and self._verify else None
+        verification = self._program.get(Verification) if (made.removed or zeroed) and self._verify else None
         entry = Round(
             target.shares(), self._achieved(), made.removed, zeroed, made.loss, made.bound, verification,
             time.perf_counter() - started, made.dead_paths,
@@ -209,20 +213,19 @@ class Pruner:
     def _prune(self, target: Budget, sensitivity: Sensitivity, optimizers: Sequence[Optimizer]) -> _Made:
         """Scores, selects, prunes and proves."""
         before = self._program
-        if before.dependencies is None:
+        if Dependencies not in before:
             before = self._run("analyse", pipelines.reanalysis(), before)
         settle(self._module)
         scored = self._rounds.score(self._run, before, sensitivity)
-        scores = scored.scores or scored.weight_scores
-        assert scores is not None
-        if self._first_importance is None and scored.scores is not None:
-            self._first_importance = scored.scores.importance
+        scores = scored.get(Scores)
+        if self._first_importance is None and scores is not None:
+            self._first_importance = scores.importance
+        loss = (scores or scored[WeightScores]).loss
         selected, pruned = self._rounds.prune(self._run, scored, target, self._seed + len(self.rounds))
-        assert selected.selection is not None
-        dead_paths = self._checked_paths(selected) if selected.selection.masks else None
+        dead_paths = self._checked_paths(selected) if selected[Selection].masks else None
         self._adopt(selected, pruned, optimizers)
-        removed = (before.channels_left or 0) - (self._program.channels_left or 0)
-        return _Made(removed, scores.loss, selected.selection.bound, dead_paths)
+        removed = before[FirstAnalysis].channels_left - self._program[FirstAnalysis].channels_left
+        return _Made(removed, loss, selected[Selection].bound, dead_paths)
 
     def _checked_paths(self, selected: Program) -> DeadPaths:
         """What is left and does nothing, with a warning where no input gets to an output any more."""
@@ -242,16 +245,16 @@ class Pruner:
         Raises:
             NothingToPruneError: no round has removed anything.
         """
-        if not self._program.kept and not self._program.masks:
+        if not self._program.history.kept and not self._program.history.masks:
             raise NothingToPruneError("nothing was removed; call step() before finish()")
         plan = Plan(
             self._model_name,
             self._original.example,
-            self._program.kept,
+            self._program.history.kept,
             tuple(self._plan_rounds),
             self._original.protect,
             attention=self._original.attention,
-            masks=self._program.masks,
+            masks=self._program.history.masks,
         )
         settle(self._module)
         batch_size = self._sensitivity.stream.example.batch_size
@@ -267,7 +270,7 @@ class Pruner:
         return partial(
             build_report,
             self._original,
-            self._program.kept,
+            self._program.history.kept,
             self._first_importance,
             model=self._model_name,
             captured_by=captured.route + (f" ({captured.reason})" if captured.reason else ""),
@@ -286,8 +289,7 @@ class Pruner:
 
     def _adopt(self, before: Program, after: Program, optimizers: Sequence[Optimizer]) -> None:
         """Puts the compact program into the module that the user holds."""
-        assert before.dependencies is not None and before.selection is not None
-        kept = before.dependencies.kept(before.selection.keep)
+        kept = before[Dependencies].kept(before[Selection].keep)
         self._costs = costs_under(before)  # while the module is still what the dependencies describe
         old = dict(self._module.named_parameters())
         former = become(self._module, after.module)
@@ -297,14 +299,12 @@ class Pruner:
         self._replaced.note(old, new)
         for optimizer in optimizers:
             follow(optimizer, old, new, kept)
-            clear_dead(optimizer, new, after.masks)
-        clear_gradients(new, after.masks)
+            clear_dead(optimizer, new, after.history.masks)
+        clear_gradients(new, after.history.masks)
         if kept:
             self._plan_rounds.append(kept)
-        hold(self._module, after.masks)
-        self._program = replace(
-            after, module=self._module, origin=None, scores=None, weight_scores=None, selection=None
-        )
+        hold(self._module, after.history.masks)
+        self._program = replace(after.without(Origin, Scores, WeightScores, Selection), module=self._module)
 
     def _achieved(self) -> dict[Measure, float]:
         before = self._costs_before

@@ -218,8 +218,7 @@ def build_report(original: Program, kept: Kept, importance: Tensor | None, **res
         importance: Importance of each channel in the first round.
         **rest: The other fields of the report.
     """
-    dependencies = original.dependencies
-    assert dependencies is not None
+    dependencies = original[Dependencies]
     groups = group_rows(dependencies, kept, importance)
     return Report(groups=groups, frozen=frozen_rows(original, dependencies), **rest)
 

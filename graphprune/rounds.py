@@ -83,8 +83,7 @@ class ByRank:
             NothingToPruneError: nothing would be removed, or nothing can be.
             BudgetError: not even the smallest permitted network meets the budget.
         """
-        dependencies, goal = program.dependencies, self.goal(budget)
-        assert dependencies is not None
+        dependencies, goal = program[Dependencies], self.goal(budget)
         if not dependencies.groups:
             raise NothingToPruneError(_nothing_prunable(program, dependencies))
         if not budget.latency and budget.latency_ms is None and goal.allows(self.original):

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from graphprune.errors import InternalError, InvariantError
 from graphprune.invariants import violations
-from graphprune.pass_protocol import ANALYSES, Pass, PassResult
+from graphprune.pass_protocol import Pass, PassResult
 from graphprune.printer import print_program
-from graphprune.program import Program, submodules
+from graphprune.program import Fact, Program, submodules
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Runner:
         check_order(pipeline, program)
         if program is not self._checked:
             # the module was checked when it was made
-            check(program, "before the pipeline", replace(program, dependencies=None, scores=None, selection=None))
+            check(program, "before the pipeline", program.with_module(program.module))
         for transformation in pipeline:
             program = self._run_one(transformation, program)
         self._checked = program
@@ -95,12 +95,12 @@ def check_order(pipeline: Sequence[Pass], program: Program) -> None:
     Raises:
         InternalError: with every violation.
     """
-    present = {name for name in ANALYSES if getattr(program, name) is not None}
+    present = frozenset(program.facts)
     problems = []
     for transformation in pipeline:
-        missing = transformation.needs - present
+        missing = _names(transformation.needs - present)
         if missing:
-            problems.append(f"{transformation.name} needs {', '.join(sorted(missing))}, which no earlier pass provides")
+            problems.append(f"{transformation.name} needs {', '.join(missing)}, which no earlier pass provides")
         present = (present - transformation.drops) | transformation.provides
     _raise_if(problems, "order of passes")
 
@@ -122,11 +122,15 @@ def _claims(transformation: Pass, before: Program, given: object, result: PassRe
     if _contents(before) != given:
         problems.append("changes the module of the program that it was given; work on a copy")
     if result.modified:
-        present = {name for name in ANALYSES if getattr(result.program, name) is not None}
+        present = frozenset(result.program.facts)
         missing, stale = transformation.provides - present, present & transformation.drops - transformation.provides
-        problems += [f"says that it provides {name}, but does not" for name in sorted(missing)]
-        problems += [f"says that it drops {name}, but keeps it" for name in sorted(stale)]
+        problems += [f"says that it provides {name}, but does not" for name in _names(missing)]
+        problems += [f"says that it drops {name}, but keeps it" for name in _names(stale)]
     return problems
+
+
+def _names(kinds: Iterable[type[Fact]]) -> list[str]:
+    return sorted(kind.__name__ for kind in kinds)
 
 
 def _contents(program: Program) -> object:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
+from graphprune.program import Fact
+
 
 @dataclass(frozen=True)
-class Scores:
+class Scores(Fact):
     """What a criterion found.
 
     Attributes:
@@ -19,6 +22,8 @@ class Scores:
         samples: Number of sensitivity samples.
         is_squared: Whether importances are squares of sensitivities, so that they add up over channels.
     """
+
+    provided_by: ClassVar[tuple[str, ...]] = ("score-channels",)
 
     importance: Tensor
     criterion: str

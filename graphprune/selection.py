@@ -6,22 +6,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from math import ceil, gcd, lcm
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from graphprune.budget import Budget, Measure
-from graphprune.costs import CostModel
+from graphprune.budget import MEASURES, Budget, Measure
+from graphprune.costs import CostModel, costs_of
 from graphprune.coupling.dependencies import Dependencies
 from graphprune.coupling.groups import Group
 from graphprune.errors import BudgetError, OptionError
+from graphprune.program import Fact, Program
 
 Dims = frozenset[tuple[str, int]]
 """Names and dims of a group's members."""
 
 
 @dataclass(frozen=True)
-class Selection:
+class Selection(Fact):
     """Channels to keep.
 
     Attributes:
@@ -30,9 +32,26 @@ class Selection:
         masks: Weights to keep, by parameter, bool, of its shape; parameters that are missing keep all.
     """
 
+    provided_by: ClassVar[tuple[str, ...]] = (
+        "select-channels", "select-weights", "select-jointly", "select-widths", "remove-dead-paths",
+    )  # fmt: skip
+
     keep: Tensor
     bound: tuple[str, ...] = ()
     masks: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def weights_left(selected: Program) -> int:
+    """Weights that are left and live once a selection is carried out."""
+    selection = selected[Selection]
+    return CostModel(selected.masked(selection.masks), selected[Dependencies]).weights(selection.keep)
+
+
+def costs_under(selected: Program) -> dict[Measure, int]:
+    """All costs of a program once its selection is carried out."""
+    keep, costs = selected[Selection].keep, costs_of(selected)
+    counted: dict[Measure, int] = {name: getattr(costs, name)(keep) for name in MEASURES if name != "weights"}
+    return counted | {"weights": weights_left(selected)}
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -10,13 +11,13 @@ from torch import Tensor, fx
 
 from graphprune.coupling.analysis import analyse
 from graphprune.coupling.dependencies import Dependencies
-from graphprune.coupling.shapes import propagate_shapes, shapes_of
+from graphprune.coupling.shapes import RecordedShapes, propagate_shapes, shapes_of
 from graphprune.equivalence import run_program
 from graphprune.errors import InputError, RewriteError
 from graphprune.example import Example
 from graphprune.ops.operand import Operand
 from graphprune.pass_protocol import Pass, PassResult
-from graphprune.program import Layers, Program
+from graphprune.program import Fact, FirstAnalysis, Layers, Program
 from graphprune.rewrite.channel_sizes import with_fixed_channel_sizes
 from graphprune.rewrite.compact import as_many, copy_sharing_tensors, foretold_shapes, resize_nodes, slice_tensors
 from graphprune.rewrite.sizeless import is_sizeless
@@ -30,27 +31,29 @@ class BuildDependencies(Pass):
 
     The first time it also tries out a prune: where a node cannot follow (a size hidden in Python, say), its labels are
     frozen and the reason is kept.
+
+    Attributes:
+        choices: What op rules decide, by node, where they shall not decide by themselves.
     """
 
-    provides: ClassVar[frozenset[str]] = frozenset({"dependencies"})
+    choices: Mapping[str, bool] = field(default_factory=dict)
+    provides: ClassVar[frozenset[type[Fact]]] = frozenset({Dependencies, FirstAnalysis, RecordedShapes})
 
     def run(self, program: Program) -> PassResult:
         """Fills in dependencies, recorded shapes, and the nodes that cannot be rewritten."""
-        if program.pins is None:
-            program, dependencies, pins = _first_analysis(program)
+        if (first := program.get(FirstAnalysis)) is None:
+            program, dependencies, pins = _first_analysis(program, self.choices)
+            classes, choices = dependencies.classes(), dependencies.choices
+            first = FirstAnalysis(pins, classes, choices, dependencies.channels)
         else:
-            dependencies, pins = analyse(program, program.pins), program.pins
-        shapes = {name: shapes_of(value) for name, value in dependencies.values.items()}
-        left = dependencies.channels if program.channels_left is None else program.channels_left
+            dependencies = analyse(program, first.pins)
+        shapes = RecordedShapes({name: shapes_of(value) for name, value in dependencies.values.items()})
         remarks = [f"{len(dependencies.groups)} groups, {dependencies.channels} channels"]
-        remarks += [f"%{name} frozen: {reason}" for name, reason in pins]
-        result = replace(program, dependencies=dependencies, pins=pins, shapes=shapes, channels_left=left)
-        if program.classes is None:
-            result = replace(result, classes=dependencies.classes(), choices=dependencies.choices)
-        return PassResult(result, True, tuple(remarks))
+        remarks += [f"%{name} frozen: {reason}" for name, reason in first.pins]
+        return PassResult(program.knowing(dependencies, shapes, first), True, tuple(remarks))
 
 
-def _first_analysis(program: Program) -> tuple[Program, Dependencies, Pins]:
+def _first_analysis(program: Program, choices: Mapping[str, bool]) -> tuple[Program, Dependencies, Pins]:
     """The program with two samples as its example, for a batch dim of size 1 could not be told from any other.
 
     Where the model takes the example's batch size only, its example stays.
@@ -58,9 +61,9 @@ def _first_analysis(program: Program) -> tuple[Program, Dependencies, Pins]:
     small = replace(program, example=program.example.resized(2))
     try:
         _check_positions(program.example, small)
-        return small, *_with_pins_for_what_cannot_follow(small)
+        return small, *_with_pins_for_what_cannot_follow(small, choices)
     except InputError:
-        return program, *_with_pins_for_what_cannot_follow(program)
+        return program, *_with_pins_for_what_cannot_follow(program, choices)
 
 
 def _check_positions(example: Example, small: Program) -> None:
@@ -78,11 +81,11 @@ def _check_positions(example: Example, small: Program) -> None:
         raise InputError(str(error)) from error
 
 
-def _with_pins_for_what_cannot_follow(program: Program) -> tuple[Dependencies, Pins]:
+def _with_pins_for_what_cannot_follow(program: Program, choices: Mapping[str, bool]) -> tuple[Dependencies, Pins]:
     """Analyses until a trial prune of every group gives the shapes that were foretold."""
     pins: Pins = ()
     while True:
-        dependencies = analyse(program, pins)
+        dependencies = analyse(program, pins, choices)
         found = _trial(program, dependencies)
         if not found:
             return dependencies, pins

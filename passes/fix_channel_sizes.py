@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from graphprune.coupling.dependencies import Dependencies
+from graphprune.coupling.shapes import RecordedShapes
 from graphprune.pass_protocol import Pass, PassResult
-from graphprune.program import Program
+from graphprune.program import Fact, FirstAnalysis, Program
 from graphprune.rewrite.channel_sizes import with_fixed_channel_sizes
 
 
@@ -18,13 +20,13 @@ class FixChannelSizes(Pass):
     shrink are rewritten from the labels. Batch and spatial sizes stay dynamic.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"dependencies"})
+    needs: ClassVar[frozenset[type[Fact]]] = frozenset({Dependencies})
 
     def run(self, program: Program) -> PassResult:
         """Rewrites size reads, and folds arithmetic on the literals."""
-        assert program.dependencies is not None
-        module, fixed = with_fixed_channel_sizes(program.module, program.dependencies)
+        module, fixed = with_fixed_channel_sizes(program.module, program[Dependencies])
         if not fixed:
             return PassResult(program, False, ("no channel sizes read",))
-        changed = program.with_module(module, dependencies=program.dependencies, shapes=program.shapes)
+        still_true = (program[Dependencies], program[RecordedShapes], program[FirstAnalysis])
+        changed = program.with_module(module).knowing(*still_true)
         return PassResult(changed, True, (f"{fixed} sizes became literals",))

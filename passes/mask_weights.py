@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from graphprune.coupling.dependencies import Dependencies
 from graphprune.pass_protocol import Pass, PassResult
-from graphprune.program import Program, stored_parameters
+from graphprune.program import Fact, Origin, Program, stored_parameters
 from graphprune.rewrite.compact import copy_sharing_tensors, replace_tensors
+from graphprune.selection import Selection
 from graphprune.weights.pool import full_weights
 
 
@@ -20,14 +22,13 @@ class MaskWeights(Pass):
     """
 
     resurrect: bool = False
-    needs: ClassVar[frozenset[str]] = frozenset({"dependencies", "selection"})
-    provides: ClassVar[frozenset[str]] = frozenset({"origin"})
+    needs: ClassVar[frozenset[type[Fact]]] = frozenset({Dependencies, Selection})
+    provides: ClassVar[frozenset[type[Fact]]] = frozenset({Origin})
 
     def run(self, program: Program) -> PassResult:
         """Gives a program whose module has zeros in place of dead weights; other tensors are shared."""
-        assert program.selection is not None
-        masks, full = dict(program.selection.masks), full_weights(program)
-        touched = masks.keys() | program.masks.keys()
+        masks, full = dict(program[Selection].masks), full_weights(program)
+        touched = masks.keys() | program.history.masks.keys()
         if not touched:
             return PassResult(program, False)
         module = copy_sharing_tensors(program.module)
@@ -37,7 +38,8 @@ class MaskWeights(Pass):
         }
         replace_tensors(module, values)
         dormant = full if self.resurrect else {}
-        masked = replace(program, module=module, masks=masks, dormant=dormant, origin=replace(program, origin=None))
+        history, origin = replace(program.history, masks=masks, dormant=dormant), Origin(program.without(Origin))
+        masked = replace(program, module=module, history=history).knowing(origin)
         zeros = sum(mask.numel() - int(mask.count_nonzero()) for mask in masks.values())
         return PassResult(masked, True, (f"{zeros} weights are zero",))
 
@@ -45,8 +47,8 @@ class MaskWeights(Pass):
         """Dead weights are zero, and live ones that were live before are what they were."""
         now, then = stored_parameters(result.program.module), stored_parameters(before.module)
         problems = []
-        for name, mask in result.program.masks.items():
-            same = mask & before.masks[name] if name in before.masks else mask
+        for name, mask in result.program.history.masks.items():
+            same = mask & before.history.masks[name] if name in before.history.masks else mask
             # comparisons, not indexing: that would copy most of a large parameter
             if bool(((now[name] != 0) & ~mask).any()) or bool(((now[name] != then[name]) & same).any()):
                 problems.append(f"{name}: dead weights are not zero, or live ones changed")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from graphprune.criteria.criterion import Criterion, Sensitivity
 from graphprune.latency.model import LatencyModel
@@ -23,9 +23,13 @@ from graphprune.selection import Goal, Limits
 from graphprune.weights.criteria import WeightCriterion
 
 
-def analysis() -> Sequence[Pass]:
-    """What precedes the first round."""
-    return (BuildDependencies(), FixChannelSizes())
+def analysis(choices: Mapping[str, bool] | None = None) -> Sequence[Pass]:
+    """What precedes the first round.
+
+    Args:
+        choices: See `BuildDependencies`.
+    """
+    return (BuildDependencies(choices or {}), FixChannelSizes())
 
 
 def reanalysis() -> Sequence[Pass]:

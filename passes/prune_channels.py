@@ -2,41 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 from graphprune.costs import costs_of, count_parameters
+from graphprune.coupling.dependencies import Dependencies
+from graphprune.coupling.shapes import RecordedShapes
 from graphprune.pass_protocol import Pass, PassResult
-from graphprune.program import Program
+from graphprune.program import Fact, Origin, Program
 from graphprune.rewrite.compact import compact_module, foretold_shapes
+from graphprune.scores import Scores
+from graphprune.selection import Selection
+from graphprune.weights.criteria.criterion import WeightScores
 
 
 @dataclass(frozen=True)
 class PruneChannels(Pass):
     """Makes parameters, buffers, module attributes and literal sizes smaller as the selection says."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"dependencies", "selection"})
-    provides: ClassVar[frozenset[str]] = frozenset({"origin"})
-    drops: ClassVar[frozenset[str]] = frozenset({"dependencies", "scores", "weight_scores", "selection"})
+    needs: ClassVar[frozenset[type[Fact]]] = frozenset({Dependencies, Selection})
+    provides: ClassVar[frozenset[type[Fact]]] = frozenset({Origin})
+    drops: ClassVar[frozenset[type[Fact]]] = frozenset({Dependencies, Scores, WeightScores, Selection})
 
     def run(self, program: Program) -> PassResult:
         """Gives the compact program; nothing changes where the selection keeps everything."""
-        dependencies, selection = program.dependencies, program.selection
-        assert dependencies is not None and selection is not None and program.channels_left is not None
+        dependencies, selection = program[Dependencies], program[Selection]
         removed = int((~selection.keep).sum())
         module = compact_module(program, dependencies, selection.keep)
-        compact = program.pruned(
-            module,
-            dependencies.kept(selection.keep),
-            shapes=foretold_shapes(dependencies, selection.keep),
-            channels_left=program.channels_left - removed,
-            origin=program.origin or replace(program, origin=None),
-        )
+        compact = program.pruned(module, dependencies.kept(selection.keep), removed)
+        shapes = RecordedShapes(foretold_shapes(dependencies, selection.keep))
+        compact = compact.knowing(shapes, program.get(Origin) or Origin(program))
         return PassResult(compact, True, (f"{removed} channels removed",))
 
     def ensures(self, before: Program, result: PassResult) -> list[str]:
         """Parameters are as many as the cost model foretold."""
-        assert before.selection is not None
-        foretold = costs_of(before).params(before.selection.keep)
+        foretold = costs_of(before).params(before[Selection].keep)
         found = count_parameters(result.program.module)
         return [] if found == foretold else [f"{found} parameters, foretold {foretold}"]

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from graphprune.coupling.dependencies import Dependencies
 from graphprune.equivalence import TOLERANCES, MaskedProgram, difference, scale_of
 from graphprune.pass_protocol import Pass, PassResult
 from graphprune.paths.connectivity import connectivity_of, useful_masks
 from graphprune.paths.dead import dead_paths_of, without_dead_paths
-from graphprune.program import Program
+from graphprune.program import Fact, Program
 from graphprune.randomness import private_random_state
+from graphprune.scores import Scores
 from graphprune.selection import Limits, Selection
 
 
@@ -34,23 +36,22 @@ class RemoveDeadPaths(Pass):
     limits: Limits | None = None
     verify: bool = True
     seed: int = 0
-    needs: ClassVar[frozenset[str]] = frozenset({"dependencies", "selection"})
-    provides: ClassVar[frozenset[str]] = frozenset({"selection"})
+    needs: ClassVar[frozenset[type[Fact]]] = frozenset({Dependencies, Selection})
+    provides: ClassVar[frozenset[type[Fact]]] = frozenset({Selection})
 
     def requires(self, program: Program) -> list[str]:
         """Channels are scored where floors may have to choose among dead ones."""
-        return ["channels are not scored"] if self.limits is not None and program.scores is None else []
+        return ["channels are not scored"] if self.limits is not None and Scores not in program else []
 
     def run(self, program: Program) -> PassResult:
         """Gives a selection without dead paths; nothing changes where there are none."""
-        selection = program.selection
-        assert selection is not None
+        selection = program[Selection]
         dead, live = dead_paths_of(program), without_dead_paths(program, self.limits)
         channels = int((selection.keep & ~live.keep).sum())
         if not dead.weights and not channels:
             return PassResult(program, False)
         remark = f"{dead.weights} weights and {channels} channels on no path go"
-        return PassResult(replace(program, selection=live), True, (remark,))
+        return PassResult(program.knowing(live), True, (remark,))
 
     def ensures(self, before: Program, result: PassResult) -> list[str]:
         """No live weight is on no path, and outputs are the same without what they do not depend on."""
@@ -62,10 +63,9 @@ class RemoveDeadPaths(Pass):
 
     def _changes_of_outputs(self, before: Program, after: Program) -> list[str]:
         """Compares the masked program with the one without what no output depends on, on a fresh input."""
-        assert before.selection is not None and after.selection is not None
-        selection = before.selection
-        masked = replace(before, masks=dict(selection.masks))
-        keep = selection.keep & (connectivity_of(masked).useful | after.selection.keep)
+        selection = before[Selection]
+        masked = before.masked(selection.masks)
+        keep = selection.keep & (connectivity_of(masked).useful | after[Selection].keep)
         useful = Selection(keep, masks=useful_masks(masked))
         for expected, found in zip(self._outputs(before, selection), self._outputs(before, useful), strict=True):
             error, scale = difference(expected, found), scale_of(expected)
@@ -75,8 +75,7 @@ class RemoveDeadPaths(Pass):
         return []
 
     def _outputs(self, program: Program, selection: Selection) -> list[Tensor]:
-        assert program.dependencies is not None
-        masked = MaskedProgram.of(program, program.dependencies, selection.keep, selection.masks)
+        masked = MaskedProgram.of(program, program[Dependencies], selection.keep, selection.masks)
         example = program.example.fresh(program.example.batch_size, torch.Generator().manual_seed(self.seed))
         with private_random_state(self.seed), torch.no_grad():
             leaves = tree_leaves(masked.run(example))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
+from graphprune.coupling.dependencies import Dependencies
 from graphprune.criteria.criterion import Criterion, Sensitivity, scores_of
 from graphprune.pass_protocol import Pass, PassResult
-from graphprune.program import Program
-from graphprune.scores import remark
+from graphprune.program import Fact, Program
+from graphprune.scores import Scores, remark
 
 log = logging.getLogger(__name__)
 
@@ -20,8 +21,8 @@ class ScoreChannels(Pass):
 
     criterion: Criterion
     sensitivity: Sensitivity
-    needs: ClassVar[frozenset[str]] = frozenset({"dependencies"})
-    provides: ClassVar[frozenset[str]] = frozenset({"scores"})
+    needs: ClassVar[frozenset[type[Fact]]] = frozenset({Dependencies})
+    provides: ClassVar[frozenset[type[Fact]]] = frozenset({Scores})
 
     def run(self, program: Program) -> PassResult:
         """Fills in scores.
@@ -29,10 +30,9 @@ class ScoreChannels(Pass):
         Raises:
             OptionError: the criterion does not give one finite number per channel.
         """
-        assert program.dependencies is not None
         scores = scores_of(self.criterion, program, self.sensitivity)
-        channels = program.dependencies.channels
+        channels = program[Dependencies].channels
         if len(scores.importance.unique()) == 1 < channels:
             log.warning("all %d channels have the same %s: their ranking is arbitrary", channels, scores.criterion)
         told = remark(scores.criterion, scores.samples, scores.loss)
-        return PassResult(replace(program, scores=scores), True, (told,))
+        return PassResult(program.knowing(scores), True, (told,))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
+from graphprune.coupling.dependencies import Dependencies
 from graphprune.criteria.criterion import Sensitivity
 from graphprune.pass_protocol import Pass, PassResult
-from graphprune.program import Program
+from graphprune.program import Fact, Program
 from graphprune.scores import remark
 from graphprune.weights.criteria import WeightCriterion, weight_scores_of
+from graphprune.weights.criteria.criterion import WeightScores
 
 
 @dataclass(frozen=True)
@@ -18,8 +20,8 @@ class ScoreWeights(Pass):
 
     criterion: WeightCriterion
     sensitivity: Sensitivity
-    needs: ClassVar[frozenset[str]] = frozenset({"dependencies"})
-    provides: ClassVar[frozenset[str]] = frozenset({"weight_scores"})
+    needs: ClassVar[frozenset[type[Fact]]] = frozenset({Dependencies})
+    provides: ClassVar[frozenset[type[Fact]]] = frozenset({WeightScores})
 
     def run(self, program: Program) -> PassResult:
         """Fills in the scores of weights.
@@ -29,4 +31,4 @@ class ScoreWeights(Pass):
         """
         scores = weight_scores_of(self.criterion, program, self.sensitivity)
         told = remark(scores.criterion, scores.samples, scores.loss)
-        return PassResult(replace(program, weight_scores=scores), True, (told,))
+        return PassResult(program.knowing(scores), True, (told,))

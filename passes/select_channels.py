@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 from graphprune.costs import costs_of
+from graphprune.coupling.dependencies import Dependencies
 from graphprune.pass_protocol import Pass, PassResult
-from graphprune.program import Program
-from graphprune.selection import Goal, Limits, select, violations
+from graphprune.program import Fact, Program
+from graphprune.scores import Scores
+from graphprune.selection import Goal, Limits, Selection, select, violations
 
 
 @dataclass(frozen=True)
@@ -17,8 +19,8 @@ class SelectChannels(Pass):
 
     goal: Goal
     limits: Limits
-    needs: ClassVar[frozenset[str]] = frozenset({"dependencies", "scores"})
-    provides: ClassVar[frozenset[str]] = frozenset({"selection"})
+    needs: ClassVar[frozenset[type[Fact]]] = frozenset({Dependencies, Scores})
+    provides: ClassVar[frozenset[type[Fact]]] = frozenset({Selection})
 
     def run(self, program: Program) -> PassResult:
         """Fills in the selection.
@@ -26,13 +28,11 @@ class SelectChannels(Pass):
         Raises:
             BudgetError: the goal cannot be met under the limits.
         """
-        assert program.dependencies is not None and program.scores is not None
-        selection = select(costs_of(program), program.scores.importance, self.goal, self.limits)
+        selection = select(costs_of(program), program[Scores].importance, self.goal, self.limits)
         removed = int((~selection.keep).sum())
         remarks = (f"{removed} of {len(selection.keep)} channels go", *selection.bound)
-        return PassResult(replace(program, selection=selection), True, remarks)
+        return PassResult(program.knowing(selection), True, remarks)
 
     def ensures(self, before: Program, result: PassResult) -> list[str]:
         """The goal is met, and every group respects its floor and alignment."""
-        assert result.program.selection is not None
-        return violations(costs_of(result.program), result.program.selection.keep, self.goal, self.limits)
+        return violations(costs_of(result.program), result.program[Selection].keep, self.goal, self.limits)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
-from graphprune.costs import costs_of, weights_left
+from graphprune.costs import costs_of
+from graphprune.coupling.dependencies import Dependencies
 from graphprune.pass_protocol import Pass, PassResult
 from graphprune.paths.dead import wrong_number
 from graphprune.paths.within_budget import select_on_paths
-from graphprune.program import Program
-from graphprune.selection import Goal, Limits, violations
+from graphprune.program import Fact, Program
+from graphprune.scores import Scores
+from graphprune.selection import Goal, Limits, Selection, violations, weights_left
+from graphprune.weights.criteria.criterion import WeightScores
 from graphprune.weights.selection import select_jointly
 
 
@@ -28,14 +31,14 @@ class SelectJointly(Pass):
     allowed: int
     limits: Limits
     on_paths: bool = False
-    needs: ClassVar[frozenset[str]] = frozenset({"dependencies", "scores", "weight_scores"})
-    provides: ClassVar[frozenset[str]] = frozenset({"selection"})
+    needs: ClassVar[frozenset[type[Fact]]] = frozenset({Dependencies, Scores, WeightScores})
+    provides: ClassVar[frozenset[type[Fact]]] = frozenset({Selection})
 
     def run(self, program: Program) -> PassResult:
         """Fills in the selection."""
         choose = partial(select_jointly, program, limits=self.limits)
         selection = select_on_paths(program, self.allowed, choose) if self.on_paths else choose(self.allowed)
-        selected = replace(program, selection=selection)
+        selected = program.knowing(selection)
         removed = int((~selection.keep).sum())
         remark = f"{removed} of {len(selection.keep)} channels go, {weights_left(selected)} weights stay"
         return PassResult(selected, True, (remark,))
@@ -43,6 +46,5 @@ class SelectJointly(Pass):
     def ensures(self, before: Program, result: PassResult) -> list[str]:
         """As many weights are left as should be, on paths no more; every group respects its floor and alignment."""
         program = result.program
-        assert program.selection is not None
         wrong = wrong_number(program, self.allowed, on_paths=self.on_paths)
-        return wrong + violations(costs_of(program), program.selection.keep, Goal({}), self.limits)
+        return wrong + violations(costs_of(program), program[Selection].keep, Goal({}), self.limits)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
-from graphprune.costs import weights_left
+from graphprune.coupling.dependencies import Dependencies
 from graphprune.pass_protocol import Pass, PassResult
 from graphprune.paths.dead import wrong_number
 from graphprune.paths.within_budget import select_on_paths
-from graphprune.program import Program
+from graphprune.program import Fact, Program
+from graphprune.selection import Selection, weights_left
+from graphprune.weights.criteria.criterion import WeightScores
 from graphprune.weights.selection import select_weights
 
 
@@ -25,14 +27,14 @@ class SelectWeights(Pass):
 
     allowed: int
     on_paths: bool = False
-    needs: ClassVar[frozenset[str]] = frozenset({"dependencies", "weight_scores"})
-    provides: ClassVar[frozenset[str]] = frozenset({"selection"})
+    needs: ClassVar[frozenset[type[Fact]]] = frozenset({Dependencies, WeightScores})
+    provides: ClassVar[frozenset[type[Fact]]] = frozenset({Selection})
 
     def run(self, program: Program) -> PassResult:
         """Fills in the selection."""
         choose = partial(select_weights, program)
         selection = select_on_paths(program, self.allowed, choose) if self.on_paths else choose(self.allowed)
-        selected = replace(program, selection=selection)
+        selected = program.knowing(selection)
         return PassResult(selected, True, (f"{weights_left(selected)} weights stay",))
 
     def ensures(self, before: Program, result: PassResult) -> list[str]:

@@ -9,11 +9,13 @@ import numpy as np
 import torch
 
 from graphprune.costs import costs_of
+from graphprune.coupling.dependencies import Dependencies
 from graphprune.errors import BudgetError
 from graphprune.latency.choice import Keeping, choose_widths
 from graphprune.latency.model import LatencyModel
 from graphprune.pass_protocol import Pass, PassResult
-from graphprune.program import Program
+from graphprune.program import Fact, Program
+from graphprune.scores import Scores
 from graphprune.selection import Goal, Limits, Selection, select, violations
 from graphprune.widths import Counts
 
@@ -31,8 +33,8 @@ class SelectWidths(Pass):
     model: LatencyModel
     limit_ms: float
     at_least: bool = True
-    needs: ClassVar[frozenset[str]] = frozenset({"dependencies", "scores"})
-    provides: ClassVar[frozenset[str]] = frozenset({"selection"})
+    needs: ClassVar[frozenset[type[Fact]]] = frozenset({Dependencies, Scores})
+    provides: ClassVar[frozenset[type[Fact]]] = frozenset({Selection})
 
     def run(self, program: Program) -> PassResult:
         """Fills in the selection.
@@ -40,15 +42,14 @@ class SelectWidths(Pass):
         Raises:
             BudgetError: latency or goal cannot be met under the limits.
         """
-        assert program.dependencies is not None and program.scores is not None
-        importance, groups = program.scores.importance, program.dependencies.groups
+        importance, groups = program[Scores].importance, program[Dependencies].groups
         keeping, costs = Keeping.of(groups, importance), costs_of(program)
 
         def is_enough(counts: Counts, ms: float) -> bool:
             return ms <= self.limit_ms and self.goal.is_met(costs, keeping.keep(counts))
 
         permitted = [self.limits.counts(group) for group in groups]
-        sensitivity = importance.sqrt() if program.scores.is_squared else importance
+        sensitivity = importance.sqrt() if program[Scores].is_squared else importance
         counts = choose_widths(self.model, sensitivity, is_enough, permitted, at_least=self.at_least)
         predicted_ms = float(self.model.ms(counts))
         if self.at_least and predicted_ms > self.limit_ms * (1 + _ROUNDING):
@@ -64,16 +65,15 @@ class SelectWidths(Pass):
             found = select(costs, torch.where(keep, importance, float("-inf")), self.goal, self.limits)
             selection = replace(found, keep=found.keep & keep)
         removed = int((~selection.keep).sum())
-        return PassResult(replace(program, selection=selection), True, (f"{removed} of {len(keep)} channels go",))
+        return PassResult(program.knowing(selection), True, (f"{removed} of {len(keep)} channels go",))
 
     def ensures(self, before: Program, result: PassResult) -> list[str]:
         """The predicted latency is within the limit, the goal is met, and every group respects the limits."""
         program = result.program
-        assert program.dependencies is not None and program.selection is not None
-        keep = program.selection.keep
+        keep = program[Selection].keep
         goal = self.goal if self.at_least else Goal({})
         problems = violations(costs_of(program), keep, goal, self.limits)
-        predicted_ms = float(self.model.ms(np.array(program.dependencies.left_of_groups(keep))))
+        predicted_ms = float(self.model.ms(np.array(program[Dependencies].left_of_groups(keep))))
         if self.at_least and predicted_ms > self.limit_ms * (1 + _ROUNDING):
             problems.append(f"{predicted_ms} ms predicted, {self.limit_ms} allowed")
         return problems

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
-from graphprune.equivalence import MaskedProgram, verify_compact
+from graphprune.coupling.dependencies import Dependencies
+from graphprune.equivalence import MaskedProgram, Verification, verify_compact
 from graphprune.pass_protocol import Pass, PassResult
-from graphprune.program import Program
+from graphprune.program import Fact, Origin, Program
+from graphprune.selection import Selection
 
 
 @dataclass(frozen=True)
@@ -15,8 +17,9 @@ class VerifyPrune(Pass):
     """Compares the program with the masked program that it came from, then lets that one go."""
 
     seed: int = 0
-    needs: ClassVar[frozenset[str]] = frozenset({"origin"})
-    drops: ClassVar[frozenset[str]] = frozenset({"origin"})
+    needs: ClassVar[frozenset[type[Fact]]] = frozenset({Origin})
+    provides: ClassVar[frozenset[type[Fact]]] = frozenset({Verification})
+    drops: ClassVar[frozenset[type[Fact]]] = frozenset({Origin})
 
     def run(self, program: Program) -> PassResult:
         """Verifies.
@@ -24,9 +27,9 @@ class VerifyPrune(Pass):
         Raises:
             VerificationError: the programs differ.
         """
-        origin = program.origin
-        assert origin is not None and origin.dependencies is not None and origin.selection is not None
-        masked = MaskedProgram.of(origin, origin.dependencies, origin.selection.keep, origin.selection.masks)
+        origin = program[Origin].program
+        selection = origin[Selection]
+        masked = MaskedProgram.of(origin, origin[Dependencies], selection.keep, selection.masks)
         verification = verify_compact(masked, program, self.seed)
         remark = f"max abs error {verification.max_abs_error:.2g} at scale {verification.scale:.2g}"
-        return PassResult(replace(program, origin=None, verification=verification), True, (remark,))
+        return PassResult(program.without(Origin).knowing(verification), True, (remark,))

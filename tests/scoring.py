@@ -51,7 +51,7 @@ def with_dead_weights(program: Program, *, dormant: bool = False, share: float =
     with torch.no_grad():
         for name, weight in pool.items():
             weight.mul_(masks[name])
-    return replace(program, masks=masks, dormant=kept)
+    return replace(program, history=replace(program.history, masks=masks, dormant=kept))
 
 
 def mean_loss(program: Program, batches: Batches) -> Tensor:

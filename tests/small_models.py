@@ -24,8 +24,7 @@ ModelT = TypeVar("ModelT", bound=nn.Module)
 def analysed(model: nn.Module, example: object, protect: tuple[str, ...] = ()) -> tuple[Program, Dependencies]:
     """The captured program and its dependencies."""
     program = Runner().run(pipelines.analysis(), capture(model, example, protect))
-    assert program.dependencies is not None
-    return program, program.dependencies
+    return program, program[Dependencies]
 
 
 def group_of(dependencies: Dependencies, name: str, dim: int = 0) -> Group:

@@ -10,9 +10,10 @@ import torch
 from torch import fx, nn
 
 from graphprune.coupling.dependencies import Dependencies
+from graphprune.coupling.shapes import RecordedShapes
 from graphprune.errors import InvariantError
 from graphprune.invariants import violations
-from graphprune.program import Program
+from graphprune.program import FirstAnalysis, Program
 from graphprune.rewrite.compact import copy_sharing_tensors
 from graphprune.runner import check
 from graphprune.scores import Scores
@@ -26,8 +27,7 @@ def sound() -> Program:
 
 
 def dependencies_of(program: Program) -> Dependencies:
-    assert program.dependencies is not None
-    return program.dependencies
+    return program[Dependencies]
 
 
 def node_of(program: Program, name: str) -> fx.Node:
@@ -66,32 +66,32 @@ def unresolved_tensor() -> Program:
 
 def kept_out_of_order() -> Program:
     program = sound()
-    return replace(program, kept={("stem.weight", 0): torch.tensor([0, 2, 1, 3, 4, 5])})
+    return replace(program, history=replace(program.history, kept={("stem.weight", 0): torch.tensor([0, 2, 1, 3, 4, 5])}))
 
 
 def kept_negative() -> Program:
-    return replace(sound(), kept={("stem.weight", 0): torch.arange(-1, 5)})
+    return replace(sound(), history=replace(sound().history, kept={("stem.weight", 0): torch.arange(-1, 5)}))
 
 
 def kept_of_another_length() -> Program:
-    return replace(sound(), kept={("stem.weight", 0): torch.arange(4)})
+    return replace(sound(), history=replace(sound().history, kept={("stem.weight", 0): torch.arange(4)}))
 
 
 def kept_of_nothing() -> Program:
-    return replace(sound(), kept={("stam.weight", 0): torch.arange(4)})
+    return replace(sound(), history=replace(sound().history, kept={("stam.weight", 0): torch.arange(4)}))
 
 
 def overlapping_groups() -> Program:
     program = sound()
     found = dependencies_of(program)
     groups = (found.groups[0], replace(found.groups[1], start=found.groups[1].start - 1), *found.groups[2:])
-    return replace(program, dependencies=replace(found, groups=groups))
+    return program.knowing(replace(found, groups=groups))
 
 
 def too_few_groups() -> Program:
     program = sound()
     found = dependencies_of(program)
-    return replace(program, dependencies=replace(found, groups=found.groups[:-1]))
+    return program.knowing(replace(found, groups=found.groups[:-1]))
 
 
 def tensor_of_another_size() -> Program:
@@ -101,35 +101,33 @@ def tensor_of_another_size() -> Program:
 
 
 def too_few_scores() -> Program:
-    return replace(sound(), scores=Scores(torch.zeros(5), "test"))
+    return sound().knowing(Scores(torch.zeros(5), "test"))
 
 
 def scores_that_are_not_finite() -> Program:
     program = sound()
-    return replace(program, scores=Scores(torch.full((dependencies_of(program).channels,), torch.nan), "test"))
+    return program.knowing(Scores(torch.full((dependencies_of(program).channels,), torch.nan), "test"))
 
 
 def selection_of_another_length() -> Program:
-    return replace(sound(), selection=Selection(torch.ones(5, dtype=torch.bool)))
+    return sound().knowing(Selection(torch.ones(5, dtype=torch.bool)))
 
 
 def selection_that_empties_a_group() -> Program:
     program = sound()
     keep = torch.ones(dependencies_of(program).channels, dtype=torch.bool)
     keep[: dependencies_of(program).groups[0].stop] = False
-    return replace(program, selection=Selection(keep))
+    return program.knowing(Selection(keep))
 
 
 def other_shapes_than_recorded() -> Program:
     program = sound()
-    assert program.shapes is not None
-    return replace(program, shapes=program.shapes | {"relu": ((2, 5, 6, 6),)})
+    return program.knowing(RecordedShapes(program[RecordedShapes].by_node | {"relu": ((2, 5, 6, 6),)}))
 
 
 def classes_of_another_length() -> Program:
     program = sound()
-    assert program.classes is not None
-    return replace(program, classes=program.classes | {("stem.weight", 0): torch.arange(4)})
+    return program.knowing(replace(program[FirstAnalysis], classes=program[FirstAnalysis].classes | {("stem.weight", 0): torch.arange(4)}))
 
 
 def shapes_that_cannot_be_found() -> Program:
@@ -167,9 +165,7 @@ def test_each_invariant_finds_what_breaks_it(broken: Callable[[], Program]) -> N
 
 
 def test_every_violation_is_named_at_once() -> None:
-    program = replace(
-        kept_of_another_length(), scores=Scores(torch.zeros(5), "test"), selection=Selection(torch.ones(5).bool())
-    )
+    program = kept_of_another_length().knowing(Scores(torch.zeros(5), "test"), Selection(torch.ones(5).bool()))
     del program.module._modules["conv1"]
     with pytest.raises(InvariantError) as caught:
         check(program, "after test")

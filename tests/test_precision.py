@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from graphprune import equivalence
+from graphprune.coupling.dependencies import Dependencies
 from graphprune.equivalence import MaskedProgram, verify_compact
 from graphprune.errors import VerificationError
 from graphprune.precision import in_double
@@ -28,7 +29,7 @@ def casting() -> nn.Module:
 def pruned() -> tuple[MaskedProgram, Program]:
     program, dependencies = analysed(casting(), torch.randn(2, 5))
     keep = torch.arange(dependencies.channels) % 3 > 0
-    compact = replace(program, module=compact_module(program, dependencies, keep), dependencies=None)
+    compact = replace(program, module=compact_module(program, dependencies, keep)).without(Dependencies)
     return MaskedProgram.of(program, dependencies, keep), compact
 
 

@@ -11,15 +11,17 @@ from typing import ClassVar
 import pytest
 import torch
 
+from graphprune.coupling.dependencies import Dependencies
 from graphprune.errors import InternalError, InvariantError
 from graphprune.pass_protocol import Pass, PassResult
 from graphprune.passes.build_dependencies import BuildDependencies
 from graphprune.passes.prune_channels import PruneChannels
 from graphprune.passes.select_channels import SelectChannels
 from graphprune.passes.verify_prune import VerifyPrune
-from graphprune.program import Program
+from graphprune.program import Fact, Program
 from graphprune.runner import Runner
-from graphprune.selection import Goal, Limits
+from graphprune.scores import Scores
+from graphprune.selection import Goal, Limits, Selection
 from tests.small_models import Chain, analysed, images
 
 
@@ -43,10 +45,10 @@ class Custom(Pass):
 
 @dataclass(frozen=True)
 class Promises(Custom):
-    """Says that it provides scores and drops the selection."""
+    """Says that it provides scores and drops the dependencies."""
 
-    provides: ClassVar[frozenset[str]] = frozenset({"scores"})
-    drops: ClassVar[frozenset[str]] = frozenset({"dependencies"})
+    provides: ClassVar[frozenset[type[Fact]]] = frozenset({Scores})
+    drops: ClassVar[frozenset[type[Fact]]] = frozenset({Dependencies})
 
 
 def program() -> Program:
@@ -71,14 +73,14 @@ def test_a_wrong_order_is_refused_before_anything_runs() -> None:
     assert not ran
     message = str(caught.value)
     assert "order of passes" in message
-    assert "prune-channels needs selection, which no earlier pass provides" in message
-    assert "select-channels needs dependencies, scores, which no earlier pass provides" in message
+    assert "prune-channels needs Selection, which no earlier pass provides" in message
+    assert "select-channels needs Dependencies, Scores, which no earlier pass provides" in message
 
 
 def test_a_pass_drops_what_it_invalidates() -> None:
     pipeline = [PruneChannels(), PruneChannels()]
-    keep = replace(program(), selection=object())  # type: ignore[arg-type]
-    with pytest.raises(InternalError, match="prune-channels needs dependencies, selection"):
+    keep = program().knowing(Selection(torch.ones(6, dtype=torch.bool)))
+    with pytest.raises(InternalError, match="prune-channels needs Dependencies, Selection"):
         Runner().run(pipeline, keep)
 
 
@@ -117,8 +119,8 @@ def test_a_pass_that_lies_about_what_it_changed(act: Callable[[Program], PassRes
 def test_a_pass_that_lies_about_its_analyses() -> None:
     with pytest.raises(InternalError) as caught:
         Runner().run([Promises(lambda given: PassResult(replace(given), True))], program())
-    assert "says that it provides scores, but does not" in str(caught.value)
-    assert "says that it drops dependencies, but keeps it" in str(caught.value)
+    assert "says that it provides Scores, but does not" in str(caught.value)
+    assert "says that it drops Dependencies, but keeps it" in str(caught.value)
 
 
 def test_the_program_is_verified_after_a_pass_that_changed_it() -> None:

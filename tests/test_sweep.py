@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from graphprune import Budget, Sweep, sweep, top_one
+from graphprune.coupling.dependencies import Dependencies
 from graphprune.criteria import Sensitivity
 from graphprune.errors import BudgetError, OptionError, UserError
 from graphprune.program import Program
@@ -38,8 +39,7 @@ class ByIndex:
 
     def __call__(self, program: Program, sensitivity: Sensitivity) -> Tensor:
         type(self).calls += 1
-        assert program.dependencies is not None
-        groups = program.dependencies.groups
+        groups = program[Dependencies].groups
         return torch.cat([torch.arange(1, g.channels + 1) * (9 if g is groups[0] else 1) for g in groups])
 
 

@@ -16,10 +16,12 @@ import graphprune.ops
 import graphprune.rewrite
 from graphprune.capture import capture
 from graphprune.coupling.dependencies import Dependencies
+from graphprune.coupling.shapes import RecordedShapes
 from graphprune.equivalence import MaskedProgram, verify_compact
 from graphprune.errors import InvariantError, VerificationError
 from graphprune.ops.registry import RULES
 from graphprune.passes import pipelines
+from graphprune.program import FirstAnalysis
 from graphprune.rewrite import compact
 from graphprune.rewrite.literals import RESIZERS
 from graphprune.runner import Runner, check
@@ -35,16 +37,15 @@ def prune_and_verify(model: nn.Module, example: Tensor) -> None:
     """Analyses, removes about half of each group, checks the invariants and verifies."""
     torch.manual_seed(0)
     program = Runner().run(pipelines.analysis(), capture(randomised(model), example))
-    assert program.dependencies is not None
-    dependencies: Dependencies = program.dependencies
+    dependencies: Dependencies = program[Dependencies]
     generator = torch.Generator().manual_seed(0)
     keep = torch.rand(dependencies.channels, generator=generator) < 0.5
     for group in dependencies.groups:
         keep[group.start + 1 : group.start + 2] = True
         keep[group.start] = group.channels == 1
     module = compact.compact_module(program, dependencies, keep)
-    shapes = compact.foretold_shapes(dependencies, keep)
-    smaller = program.pruned(module, dependencies.kept(keep), shapes=shapes)
+    shapes = RecordedShapes(compact.foretold_shapes(dependencies, keep))
+    smaller = program.pruned(module, dependencies.kept(keep), int((~keep).sum())).knowing(shapes)
     check(smaller, "after a prune")
     verify_compact(MaskedProgram.of(program, dependencies, keep), smaller)
     assert not bool(keep.all()), "nothing was removed, so nothing was proved"
@@ -87,6 +88,5 @@ def test_a_size_that_no_rule_rewrites_freezes_instead(monkeypatch: pytest.Monkey
         lambda self, x: self.head(self.a(x).view(-1, 128)), a=nn.Conv2d(3, 8, 3), head=nn.Linear(128, 4)
     )
     program = Runner().run(pipelines.analysis(), capture(model, IMAGE))
-    assert program.dependencies is not None
-    assert not program.dependencies.groups
-    assert program.pins and "view" in program.pins[0][0]
+    assert not program[Dependencies].groups
+    assert program[FirstAnalysis].pins and "view" in program[FirstAnalysis].pins[0][0]

@@ -24,8 +24,7 @@ SHARES = {
 def analysed(name: str) -> tuple[Program, Dependencies]:
     model, example = make(f"torchvision:{name}")
     program = Runner().run(pipelines.analysis(), capture(model, example))
-    assert program.dependencies is not None
-    return program, program.dependencies
+    return program, program[Dependencies]
 
 
 def frozen_and_all_rows(name: str) -> tuple[int, int]:

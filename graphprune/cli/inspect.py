@@ -80,12 +80,11 @@ def command(
     named = build_model(model, input_shape, weights, seed, device="meta" if meta else "cpu")
     captured = capture(named.module, named.example, tuple(protect or ()), attention_of(attention))
     program = Runner().run(pipelines.analysis(), captured)
-    assert program.dependencies is not None
     if why:
         for name in why:
             typer.echo("\n".join(explanation(program, name)))
     else:
-        _print_tables(model, program, program.dependencies)
+        _print_tables(model, program, program[Dependencies])
     if cost:
         _print_costs(program, Profile.here(provider, threads, Example.of(named.example).batch_size))
     if strict:
@@ -158,8 +157,7 @@ def explanation(program: Program, text: str) -> list[str]:
     Raises:
         OptionError: the program has no such dim.
     """
-    dependencies = program.dependencies
-    assert dependencies is not None
+    dependencies = program[Dependencies]
     owner = _owner(dependencies, text)
     title, frozen = f"{owner.name}[{owner.dim}]", dependencies.frozen_indices(owner)
     lines = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,14 +16,16 @@ from graphprune.coupling.labels import PINNED, Cause, LabelSpace, look_up, merge
 from graphprune.coupling.planes import channel_planes, squash, thin, varying
 from graphprune.coupling.protection import protected_dims
 from graphprune.errors import WRITES, CaptureError
-from graphprune.program import Program, device_of, source_line, stored_parameters
+from graphprune.program import FirstAnalysis, Program, device_of, source_line, stored_parameters
 from graphprune.rewrite.literals import can_resize
 
 CHOICES = ("more of what is flattened", "outer of what is broadcast", "whole entries", "whole groups of a convolution")
 """Kinds of choices of op rules, in the order in which the other side is tried."""
 
 
-def analyse(program: Program, pins: Sequence[tuple[str, str]] = ()) -> Dependencies:
+def analyse(
+    program: Program, pins: Sequence[tuple[str, str]] = (), choices: Mapping[str, bool] | None = None
+) -> Dependencies:
     """Runs a program on labels and solves the unions.
 
     Where a choice turns out to be in vain (no whole head can go, but the same indices of every one might), the other
@@ -32,10 +34,11 @@ def analyse(program: Program, pins: Sequence[tuple[str, str]] = ()) -> Dependenc
     Args:
         program: The program; it is not changed.
         pins: Names of nodes whose labels are frozen besides, each with the reason.
+        choices: What op rules decide, by node, in a first analysis; later ones keep to what the first one decided.
     """
-    found, in_vain = _analyse(program, pins, program.choices)
-    if program.classes is not None:
-        return found
+    if (first := program.get(FirstAnalysis)) is not None:
+        return _analyse(program, pins, first.choices)[0]
+    found, in_vain = _analyse(program, pins, choices or {})
     for kind in CHOICES:
         changed = {choice: not found.choices[choice] for choice in in_vain if choice.endswith(kind)}
         if changed:
@@ -46,7 +49,7 @@ def analyse(program: Program, pins: Sequence[tuple[str, str]] = ()) -> Dependenc
 
 
 def _analyse(
-    program: Program, pins: Sequence[tuple[str, str]], choices: dict[str, bool]
+    program: Program, pins: Sequence[tuple[str, str]], choices: Mapping[str, bool]
 ) -> tuple[Dependencies, list[str]]:
     """Dependencies under some choices, and those choices that were in vain: what they hoped for cannot go."""
     run = LabelRun(LabelSpace(), device=device_of(program), choices=dict(choices), attention=program.attention)
@@ -102,11 +105,11 @@ def _freeze_protected(program: Program, run: LabelRun) -> None:
 
 def _tie_first_classes(program: Program, run: LabelRun) -> None:
     """What went together in the user's model still does, also where a layer has become so small that it need not."""
-    if program.classes is None:
+    if (first := program.get(FirstAnalysis)) is None:
         return
     owners = [owner for owner in run.space.owners if owner.stored]
     labels = torch.cat([owner.labels for owner in owners])
-    classes = torch.cat([program.classes[owner.name, owner.dim] for owner in owners])
+    classes = torch.cat([first.classes[owner.name, owner.dim] for owner in owners])
     cause = Cause("", "round", "was so in the user's model")
     run.space.pin(labels[classes == NOT_PRUNABLE], cause)
     labels, classes = labels[classes != NOT_PRUNABLE], classes[classes != NOT_PRUNABLE]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,11 +14,11 @@ from graphprune.coupling.labels import LabelSpace, Owner
 from graphprune.coupling.loops import Contraction
 from graphprune.coupling.planes import KnownSizes
 from graphprune.ops.operand import Operand
-from graphprune.program import Kept
+from graphprune.program import Fact, Kept
 
 
 @dataclass(frozen=True)
-class Dependencies:
+class Dependencies(Fact):
     """What running the program on labels found.
 
     Attributes:
@@ -32,6 +32,8 @@ class Dependencies:
         rewritten: Nodes that write to the memory of a node's result in place, by its name.
         views: Nodes that only show an input in another way, in the same memory.
     """
+
+    provided_by: ClassVar[tuple[str, ...]] = ("build-dependencies",)
 
     space: LabelSpace
     channel_of: Tensor

@@ -49,8 +49,7 @@ def why_frozen(dependencies: Dependencies, name: str, dim: int) -> list[Step]:
 
 def path_to_cause(program: Program, name: str, dim: int) -> list[Step]:
     """`why_frozen`, and where it ends at an operand that cannot shrink, why that one cannot."""
-    assert program.dependencies is not None
-    steps = why_frozen(program.dependencies, name, dim)
+    steps = why_frozen(program[Dependencies], name, dim)
     if not steps or steps[-1].cause.origin != "operand":
         return steps
     return steps + [Step(f"%{cause.node}", cause) for cause in behind(program, steps[-1].cause)[:1]]
@@ -70,8 +69,7 @@ def told(steps: Sequence[Step]) -> tuple[str, ...]:
 
 def behind(program: Program, cause: Cause) -> list[Cause]:
     """Why the operand that a cause speaks of cannot shrink: where channels end before it, the nearest place first."""
-    dependencies = program.dependencies
-    assert dependencies is not None
+    dependencies = program[Dependencies]
     pins = pinning_causes(dependencies.space)
     found: dict[Cause, None] = {}
     queue = [node for node in program.module.graph.nodes if node.name == cause.node]

@@ -69,8 +69,7 @@ def gaps(program: Program) -> tuple[Gap, ...]:
 
     A tensor that cannot shrink because its channels end at such a gap further up counts as frozen by that gap.
     """
-    assert program.dependencies is not None
-    dependencies, freezes = program.dependencies, _freezes_by_gaps(program)
+    dependencies, freezes = program[Dependencies], _freezes_by_gaps(program)
     costly = {freeze.gap for freeze in freezes}
     while True:
         root = _solved_without(dependencies.space, {freeze.index for freeze in freezes if freeze.gap in costly})
@@ -99,8 +98,7 @@ class _Freeze:
 
 
 def _freezes_by_gaps(program: Program) -> list[_Freeze]:
-    assert program.dependencies is not None
-    space = program.dependencies.space
+    space = program[Dependencies].space
     if not any(cause.origin == "gap" for cause in space.causes):
         return []
     first, second, why = space.edges()

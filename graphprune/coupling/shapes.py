@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, fx
 from torch.fx.experimental._config import patch  # type: ignore[attr-defined]
@@ -17,8 +18,21 @@ from graphprune.coupling.labels import LabelSpace
 from graphprune.ops.likeness import result_like
 from graphprune.ops.operand import Operand
 from graphprune.ops.schema import bind
-from graphprune.program import Program, device_of, stored_tensors
+from graphprune.program import Fact, Program, device_of, stored_tensors
 from graphprune.rewrite.literals import op_name
+
+
+@dataclass(frozen=True)
+class RecordedShapes(Fact):
+    """Shapes of each node's result as they were recorded or, after a prune, foretold.
+
+    Attributes:
+        by_node: The shapes of the tensors in the node's result, in order, by the node's name.
+    """
+
+    provided_by: ClassVar[tuple[str, ...]] = ("build-dependencies", "prune-channels")
+
+    by_node: dict[str, Any]
 
 
 class ShapeInterpreter(LabelInterpreter):

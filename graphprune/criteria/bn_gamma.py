@@ -11,6 +11,7 @@ from torch import fx, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from graphprune.coupling.dependencies import Dependencies
 from graphprune.criteria.criterion import CRITERIA, Sensitivity
 from graphprune.criteria.unrated import put_last
 from graphprune.program import Layers, Program, stored_parameters
@@ -38,8 +39,7 @@ class BatchNormGamma:
         Raises:
             OptionError: no group goes through a batch norm with scales.
         """
-        dependencies = program.dependencies
-        assert dependencies is not None
+        dependencies = program[Dependencies]
         read = {id(gamma) for gamma in _gammas(program)}
         gammas = {name: each for name, each in stored_parameters(program.module).items() if id(each) in read}
         total = torch.zeros(dependencies.channels + 1, dtype=torch.float64)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graphprune.coupling.dependencies import Dependencies
 from graphprune.coupling.groups import Group
 from graphprune.criteria.criterion import Sensitivity, name_of
 from graphprune.criteria.members import member_indices
@@ -41,8 +42,7 @@ class ByGroup:
         Raises:
             OptionError: the function gives something else than a number per channel.
         """
-        dependencies = program.dependencies
-        assert dependencies is not None
+        dependencies = program[Dependencies]
         tensors = stored_tensors(program.module)
         importance = torch.zeros(dependencies.channels, dtype=torch.float64)
         for group, indices in zip(dependencies.groups, member_indices(dependencies), strict=True):

@@ -69,9 +69,8 @@ def scores_of(criterion: Criterion, program: Program, sensitivity: Sensitivity) 
     Raises:
         OptionError: it is not one finite number per channel.
     """
-    assert program.dependencies is not None
     found = criterion(program, sensitivity)
-    expected = (program.dependencies.channels,)
+    expected = (program[Dependencies].channels,)
     if isinstance(found, Tensor):
         found = Scores(found.detach().cpu().double(), name_of(criterion))
     if not isinstance(found, Scores):
@@ -84,7 +83,7 @@ def scores_of(criterion: Criterion, program: Program, sensitivity: Sensitivity) 
             f"criterion {found.criterion}: expected importances of shape {expected}, one for each channel, got "
             f"shape {tuple(found.importance.shape)}"
         )
-    _check_finite(found, program.dependencies)
+    _check_finite(found, program[Dependencies])
     return found
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from graphprune.coupling.dependencies import Dependencies
 from graphprune.criteria.criterion import CRITERIA, Accumulate, Sensitivity
 from graphprune.data import Batch, evaluate_loss
 from graphprune.errors import LossError, is_out_of_memory
@@ -94,8 +95,7 @@ def mean_gate_gradient(
         InputError: the data is empty or does not fit the model.
         LossError: the loss or its gradient is not finite.
     """
-    dependencies = program.dependencies
-    assert dependencies is not None
+    dependencies = program[Dependencies]
     sites = find_sites(program, dependencies, passed)
     signed = sensitivity.accumulate == "signed"
     separable = all(map(can_be_per_sample, sites))

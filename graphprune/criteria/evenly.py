@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from graphprune.coupling.dependencies import Dependencies
 from graphprune.criteria.criterion import Sensitivity, name_of, scores_of
 from graphprune.criteria.given import Given, criterion_of
 from graphprune.program import Program
@@ -32,10 +33,9 @@ class Evenly:
 
     def __call__(self, program: Program, sensitivity: Sensitivity) -> Tensor:
         """Importances in (0, 1], float64, shape ``(channels,)``."""
-        assert program.dependencies is not None
         importance = scores_of(criterion_of(self.by), program, sensitivity).importance
         places = torch.empty_like(importance, dtype=torch.float64)
-        for group in program.dependencies.groups:
+        for group in program[Dependencies].groups:
             order = importance[group.start : group.stop].argsort(stable=True)
             places[group.start + order] = torch.arange(1, group.channels + 1, dtype=torch.float64) / group.channels
         return places

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from graphprune.budget import Measure
 from graphprune.costs import costs_of
+from graphprune.coupling.dependencies import Dependencies
 from graphprune.criteria.criterion import CRITERIA, Sensitivity, name_of, scores_of
 from graphprune.criteria.given import Given, criterion_of
 from graphprune.criteria.unrated import put_last
@@ -56,8 +57,7 @@ class PerCost:
         Raises:
             OptionError: an importance is negative, or no group saves anything.
         """
-        dependencies = program.dependencies
-        assert dependencies is not None
+        dependencies = program[Dependencies]
         scores = scores_of(criterion_of(self.by), program, sensitivity)
         importance = scores.importance.double().clone()
         lowest = float(importance.min()) if len(importance) else 0.0
@@ -77,8 +77,7 @@ class PerCost:
 
 def savings_of(program: Program, measure: Measure) -> list[int]:
     """What the program saves when one channel of a group goes, for each group: MACs per sample, or parameters."""
-    dependencies, costs = program.dependencies, costs_of(program)
-    assert dependencies is not None
+    dependencies, costs = program[Dependencies], costs_of(program)
     cost: Callable[[Tensor], int] = getattr(costs, measure)
     all_kept = torch.ones(dependencies.channels, dtype=torch.bool)
     before, savings = cost(all_kept), []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from graphprune.coupling.dependencies import Dependencies
 from graphprune.criteria.criterion import CRITERIA, Sensitivity
 from graphprune.program import Program
 from graphprune.scores import Scores
@@ -12,7 +13,6 @@ from graphprune.scores import Scores
 @CRITERIA.register("random")
 def random(program: Program, sensitivity: Sensitivity) -> Scores:
     """Uniform in [0, 1), from the seed; a later round draws other numbers."""
-    dependencies = program.dependencies
-    assert dependencies is not None
-    generator = torch.Generator().manual_seed(sensitivity.seed + len(program.kept) + dependencies.channels)
+    dependencies = program[Dependencies]
+    generator = torch.Generator().manual_seed(sensitivity.seed + len(program.history.kept) + dependencies.channels)
     return Scores(torch.rand(dependencies.channels, generator=generator, dtype=torch.float64), "random")

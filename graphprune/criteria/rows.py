@@ -34,8 +34,7 @@ def channel_scores(program: Program, of_weights: Mapping[str, Tensor], criterion
     Raises:
         OptionError: no group has such weights.
     """
-    dependencies = program.dependencies
-    assert dependencies is not None
+    dependencies = program[Dependencies]
     total = torch.zeros(dependencies.channels + 1, dtype=torch.float64)
     rated = torch.zeros(dependencies.channels + 1, dtype=torch.bool)
     making = making_dims(program)
@@ -57,8 +56,7 @@ def making_dims(program: Program) -> dict[str, set[int]]:
     Where the same channels are made and summed over (a layer whose result is added to its input) the layer's type says
     which dim is which.
     """
-    dependencies = program.dependencies
-    assert dependencies is not None
+    dependencies = program[Dependencies]
     names = {id(parameter): name for name, parameter in stored_parameters(program.module).items()}
     found: dict[str, set[int]] = {}
     for node, weights in weights_by_node(program):

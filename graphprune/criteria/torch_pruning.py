@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from graphprune.coupling.dependencies import Dependencies
 from graphprune.coupling.groups import Group
 from graphprune.criteria.criterion import Sensitivity
 from graphprune.criteria.gradients import Differentiated, differentiate, private_copy
@@ -67,8 +68,7 @@ class TorchPruning:
                 f"criterion {self.__name__}: it collects statistics through hooks of torch-pruning's own pruners; give "
                 "another importance, such as TaylorImportance or HessianImportance"
             )
-        dependencies = program.dependencies
-        assert dependencies is not None
+        dependencies = program[Dependencies]
         with private_random_state(sensitivity.seed + dependencies.channels):
             run = self._differentiated(program, sensitivity)
             rated = self._rate(run, program)
@@ -94,10 +94,9 @@ class TorchPruning:
         """Importance of the channels of each group, float64, shape ``(channels,)``; None where it has none."""
         from graphprune.criteria.torch_pruning_groups import homes_of, rated_group
 
-        assert program.dependencies is not None
         homes, types = homes_of(run.module), tuple(getattr(self.importance, "target_types", ())) or (object,)
         found: list[Tensor | None] = []
-        for group, indices in zip(program.dependencies.groups, member_indices(program.dependencies), strict=True):
+        for group, indices in zip(program[Dependencies].groups, member_indices(program[Dependencies]), strict=True):
             rated = rated_group(indices, homes, types)
             scores = None if rated is None else self._called(rated, group)
             if rated is not None and scores is not None:

@@ -72,8 +72,7 @@ class LatencyModel:
     """
 
     def __init__(self, program: Program, profile: Profile, calibration: Calibration | None = None) -> None:
-        assert program.dependencies is not None
-        self.dependencies: Dependencies = program.dependencies
+        self.dependencies: Dependencies = program[Dependencies]
         self.widths = Widths(self.dependencies)
         self.profile = profile
         self.calibration = calibration or Calibration()

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from graphprune.budget import Budget, Measure
+from graphprune.coupling.dependencies import Dependencies
 from graphprune.criteria import Sensitivity
 from graphprune.deploy import TimingResult
 from graphprune.errors import BudgetError, OptionError
@@ -20,6 +21,7 @@ from graphprune.latency.stopwatch import Stopwatch
 from graphprune.passes import pipelines
 from graphprune.program import Program
 from graphprune.rounds import ByRank, Rounds, Run
+from graphprune.selection import Selection
 
 log = logging.getLogger(__name__)
 
@@ -203,8 +205,7 @@ class ByLatency:
 
 
 def _predicted_ms(model: LatencyModel, selected: Program) -> float:
-    assert selected.dependencies is not None and selected.selection is not None
-    return float(model.ms(np.array(selected.dependencies.left_of_groups(selected.selection.keep))))
+    return float(model.ms(np.array(selected[Dependencies].left_of_groups(selected[Selection].keep))))
 
 
 def _corrected(
@@ -253,8 +254,7 @@ def _next_limit_ms(tries: Sequence[Try]) -> float:
 
 
 def _keeps_the_same(first: Program, second: Program) -> bool:
-    assert first.selection is not None and second.selection is not None
-    return torch.equal(first.selection.keep, second.selection.keep)
+    return torch.equal(first[Selection].keep, second[Selection].keep)
 
 
 def rounds_for(
@@ -292,8 +292,7 @@ def rounds_for(
 
 
 def _with_steps(how: ByRank, program: Program, model: LatencyModel) -> ByRank:
-    assert program.dependencies is not None
-    return replace(how, limits=how.limits.with_steps(program.dependencies, model.steps()))
+    return replace(how, limits=how.limits.with_steps(program[Dependencies], model.steps()))
 
 
 def _by_profile(how: ByRank, program: Program, dense_ms: float, profile: Profile) -> tuple[ByRank, Calibration]:

@@ -69,8 +69,7 @@ def connectivity_of(program: Program) -> Connectivity:
 
     Normalisations and softmaxes over channels are paths too: what goes into one of their channels gets into all.
     """
-    dependencies = program.dependencies
-    assert dependencies is not None
+    dependencies = program[Dependencies]
     walk, channels = _walk(program, dependencies), dependencies.channels
     outputs = walk.paths.outputs
     cut_outputs, cut = outputs.cut(reached_rows(walk.paths.steps, walk.hits))
@@ -83,15 +82,13 @@ def connected_masks(program: Program) -> Masks:
     What is missing of ``program.masks`` afterwards is dead: it brings nothing from the input to an output. Where its
     channel is not reached it passes on a constant, of biases, that the layers behind it may be used to.
     """
-    assert program.dependencies is not None
-    walk = _walk(program, program.dependencies)
+    walk = _walk(program, program[Dependencies])
     return _between(program, walk.paths, walk.before, walk.after)
 
 
 def useful_masks(program: Program) -> Masks:
     """Live weights of the pool that an output depends on: without the others every output is exactly what it was."""
-    assert program.dependencies is not None
-    walk = _walk(program, program.dependencies)
+    walk = _walk(program, program[Dependencies])
     return _between(program, walk.paths, [torch.ones_like(before) for before in walk.before], walk.after)
 
 

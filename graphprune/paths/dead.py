@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from graphprune.costs import weights_left
+from graphprune.coupling.dependencies import Dependencies
 from graphprune.paths.connectivity import connected_masks, connectivity_of
 from graphprune.program import Program
-from graphprune.selection import Limits, Selection
+from graphprune.scores import Scores
+from graphprune.selection import Limits, Selection, weights_left
 from graphprune.weights.selection import held_back
 
 
@@ -54,7 +55,7 @@ def dead_paths_of(selected: Program) -> DeadPaths:
     """
     selection, masked = _masked(selected)
     found = connectivity_of(masked)
-    on_paths = replace(selected, selection=replace(selection, masks=connected_masks(masked)))
+    on_paths = selected.knowing(replace(selection, masks=connected_masks(masked)))
     return DeadPaths(
         weights_left(selected) - weights_left(on_paths),
         int((selection.keep & ~found.reached).sum()),
@@ -93,15 +94,14 @@ def without_dead_paths(selected: Program, limits: Limits | None) -> Selection:
     masks = {name: mask for name, mask in joined.items() if not bool(mask.all())}
     if limits is None:
         return replace(selection, masks=masks)
-    assert selected.dependencies is not None and selected.scores is not None
     # a channel may be reached in one tensor and seen in another, and lose both with weights that are dead
-    keep = selection.keep & connectivity_of(replace(masked, masks=joined)).alive
-    importance = torch.where(selection.keep, selected.scores.importance.double(), float("-inf"))
-    keep[held_back(selected.dependencies.groups, ~keep, importance, limits)] = True
+    keep = selection.keep & connectivity_of(masked.masked(joined)).alive
+    importance = torch.where(selection.keep, selected[Scores].importance.double(), float("-inf"))
+    keep[held_back(selected[Dependencies].groups, ~keep, importance, limits)] = True
     return replace(selection, keep=keep, masks=masks)
 
 
 def _masked(selected: Program) -> tuple[Selection, Program]:
     """The selection, and the program with its masks as if they were carried out."""
-    assert selected.selection is not None
-    return selected.selection, replace(selected, masks=dict(selected.selection.masks))
+    selection = selected[Selection]
+    return selection, selected.masked(selection.masks)

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import fx
 
+from graphprune.coupling.dependencies import Dependencies
 from graphprune.coupling.interpret import interpret, meta_tensors
 from graphprune.coupling.labels import ReplayedSpace
 from graphprune.paths.outputs import Outputs, outputs_of, ties_without_pins
@@ -37,8 +38,7 @@ class Paths:
 
 def paths_of(program: Program) -> Paths:
     """All that leads from channel to channel in an analysed program, in its order."""
-    dependencies = program.dependencies
-    assert dependencies is not None
+    dependencies = program[Dependencies]
     finder = WeightFinder(program, dependencies)
     names = {contraction.node for contraction in dependencies.contractions}
     of_nodes = {node.name: finder.steps(node) for node in program.module.graph.nodes if node.name in names}

@@ -88,7 +88,7 @@ class _Pool:
 
     def on_paths(self, live: Tensor) -> Tensor:
         """Those that are on paths if so many are live; both bool, shape ``(weights,)``."""
-        return self.ranks.row(connected_masks(replace(self.program, masks=self.ranks.masks(~live))))
+        return self.ranks.row(connected_masks(self.program.masked(self.ranks.masks(~live))))
 
     def selected(self, live: Tensor) -> Selection:
         """The selection of these."""
@@ -148,12 +148,12 @@ def _count(row: Tensor) -> int:
 
 
 def _on_paths(program: Program, selection: Selection) -> int:
-    return sum(map(_count, connected_masks(replace(program, masks=dict(selection.masks))).values()))
+    return sum(map(_count, connected_masks(program.masked(selection.masks)).values()))
 
 
 def _can_stay(program: Program) -> int:
     """Weights of the pool that are live or can come back."""
     return sum(
-        weight.numel() if name in program.dormant else _count(live_of(program, name, weight))
+        weight.numel() if name in program.history.dormant else _count(live_of(program, name, weight))
         for name, weight in pool_of(program).items()
     )

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, fx, nn
 
+from graphprune.coupling.dependencies import Dependencies
 from graphprune.coupling.protection import protected_dims
 from graphprune.program import Layers, Program, stored_parameters
 
@@ -49,8 +50,7 @@ def not_in_pool(program: Program) -> dict[str, nn.Parameter]:
 
 def weights_by_node(program: Program) -> Iterator[tuple[fx.Node, list[nn.Parameter]]]:
     """Nodes that contract, in the order of the graph, with the weights of the layer, or those that a function takes."""
-    assert program.dependencies is not None
-    names = {contraction.node for contraction in program.dependencies.contractions}
+    names = {contraction.node for contraction in program[Dependencies].contractions}
     layers = Layers(program.module)
     for node in program.module.graph.nodes:
         if node.name in names:
@@ -100,15 +100,15 @@ def _unsuited(parametrized: nn.utils.parametrize.ParametrizationList) -> set[int
 
 def live_of(program: Program, name: str, weight: Tensor) -> Tensor:
     """Which of a parameter's weights are live, bool, of its shape."""
-    mask = program.masks.get(name)
+    mask = program.history.masks.get(name)
     return torch.ones_like(weight, dtype=torch.bool) if mask is None else mask.to(weight.device)
 
 
 def full_weights(program: Program) -> dict[str, Tensor]:
     """The pool's values; where weights can come back, dead ones with the value that they had when they went."""
     return {
-        name: torch.where(live_of(program, name, weight), weight.detach(), program.dormant[name].to(weight))
-        if name in program.dormant
+        name: torch.where(live_of(program, name, weight), weight.detach(), program.history.dormant[name].to(weight))
+        if name in program.history.dormant
         else weight.detach()
         for name, weight in pool_of(program).items()
     }

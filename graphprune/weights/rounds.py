@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from graphprune.budget import Budget, Measure
+from graphprune.coupling.dependencies import Dependencies
 from graphprune.criteria.criterion import Sensitivity
 from graphprune.deploy import TimingResult
 from graphprune.errors import NothingToPruneError, OptionError
@@ -128,11 +129,10 @@ class Jointly:
     def score(self, run: Run, program: Program, sensitivity: Sensitivity) -> Program:
         """Channels and weights on the same samples; see `Rounds`."""
         same = sensitivity.drawn(device_of(program))
-        assert program.dependencies is not None
-        if program.dependencies.channels:
+        if program[Dependencies].channels:
             channels = self.rank.score(run, program, same)
         else:  # one is left of each group, and stays
-            channels = replace(program, scores=Scores(torch.empty(0, dtype=torch.float64), "none"))
+            channels = program.knowing(Scores(torch.empty(0, dtype=torch.float64), "none"))
         return self.weights.score(run, channels, same)
 
     def prune(self, run: Run, scored: Program, budget: Budget, seed: int) -> tuple[Program, Program]:

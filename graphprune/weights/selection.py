@@ -12,7 +12,9 @@ from graphprune.coupling.dependencies import Dependencies
 from graphprune.coupling.groups import Group
 from graphprune.errors import BudgetError
 from graphprune.program import Program
+from graphprune.scores import Scores
 from graphprune.selection import Limits, Selection
+from graphprune.weights.criteria.criterion import WeightScores
 from graphprune.weights.norms import best_of_empty, norms_of
 from graphprune.weights.pool import Masks, live_of, pool_of
 from graphprune.weights.threshold import kth_lowest
@@ -33,8 +35,7 @@ def select_weights(program: Program, allowed: int) -> Selection:
     Raises:
         BudgetError: more have to stay.
     """
-    assert program.dependencies is not None
-    dependencies, ranks = program.dependencies, Ranks.of(program)
+    dependencies, ranks = program[Dependencies], Ranks.of(program)
     everything = torch.ones(dependencies.channels, dtype=torch.bool)
     while True:  # ends: every time round at least one weight more stays
         dead, _ = ranks.lowest(ranks.own, len(ranks.own) - allowed)
@@ -60,9 +61,8 @@ def select_jointly(program: Program, allowed: int, limits: Limits) -> Selection:
     Raises:
         BudgetError: more have to stay.
     """
-    assert program.dependencies is not None and program.scores is not None
-    dependencies, ranks = program.dependencies, Ranks.of(program)
-    groups, importance = dependencies.groups, program.scores.importance.double().clone()
+    dependencies, ranks = program[Dependencies], Ranks.of(program)
+    groups, importance = dependencies.groups, program[Scores].importance.double().clone()
     for group in groups:
         importance[_most_important(importance, group, limits.floor(group))] = _STAYS
     count = len(ranks.own) - allowed
@@ -125,8 +125,7 @@ class Ranks:
     @classmethod
     def of(cls, program: Program) -> Ranks:
         """Of a program with its weights scored; what is dead for good ranks lowest."""
-        scores, pool = program.weight_scores, pool_of(program)
-        assert scores is not None
+        scores, pool = program[WeightScores], pool_of(program)
         shapes = {name: weight.shape for name, weight in pool.items()}
         device = scores.importance[next(iter(pool))].device if pool else None
         # filled in place: the row is the largest thing there is here
@@ -134,7 +133,7 @@ class Ranks:
         ranks = cls(shapes, own, norms_of(program))
         for part, (name, weight) in zip(ranks._split(own), pool.items(), strict=True):
             of_name = part.view(weight.shape).copy_(scores.importance[name].detach())
-            if name not in program.dormant:
+            if name not in program.history.dormant:
                 of_name.masked_fill_(~live_of(program, name, weight).to(device), _GONE)
         return ranks
 

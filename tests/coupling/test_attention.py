@@ -12,6 +12,7 @@ from torch.nn import functional
 
 import graphprune
 from graphprune.capture import capture
+from graphprune.coupling.dependencies import Dependencies
 from graphprune.deploy.attention import plain_attention
 from graphprune.errors import OptionError
 from graphprune.passes import pipelines
@@ -61,10 +62,9 @@ QUERIES = {"fused": "attention.in_proj_weight", "windowed": "qkv.weight", "rotar
 def test_what_goes_together(name: str, attention: Attention) -> None:
     make, shape = MODELS[name]
     program = Runner().run(pipelines.analysis(), capture(make(), torch.randn(shape), attention=attention))
-    assert program.dependencies is not None
     queries = [
         group
-        for group in program.dependencies.groups
+        for group in program[Dependencies].groups
         if (QUERIES[name], 0) in {(member.name, member.dim) for member in group.members}
     ]
     # by index the values may be a group of their own, unless a block of queries, keys and values has to stay one
@@ -88,8 +88,7 @@ def test_compact_equals_masked_and_the_plan_replays(name: str, attention: Attent
 
 def test_rotary_heads_by_index_take_their_frequencies_along() -> None:
     program = Runner().run(pipelines.analysis(), capture(rotary(), torch.randn(2, 7, 6), attention="head_dim"))
-    assert program.dependencies is not None
-    group = group_of(program.dependencies, "frequencies")
+    group = group_of(program[Dependencies], "frequencies")
     assert {(member.name, member.dim): member.per_channel for member in group.members} == {
         ("q.weight", 0): 8, ("q.bias", 0): 8, ("k.weight", 0): 4, ("k.bias", 0): 4, ("frequencies", 0): 1,
     }  # fmt: skip

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import graphprune
+from graphprune.coupling.dependencies import Dependencies
 from graphprune.criteria import CRITERIA, criterion_of
 from graphprune.criteria.criterion import scores_of
 from graphprune.errors import InputError
@@ -30,8 +31,7 @@ def test_one_finite_number_for_each_channel_and_no_trace(name: str, model: str) 
     options = sensitivity(batches_like(images(), 3, 2))
     with leaving_no_trace(program):
         found = scores_of(criterion_of(name), program, options)
-    assert program.dependencies is not None
-    assert found.importance.shape == (program.dependencies.channels,)
+    assert found.importance.shape == (program[Dependencies].channels,)
     assert found.importance.dtype == torch.float64
     assert found.importance.device.type == "cpu"
     assert not found.importance.requires_grad

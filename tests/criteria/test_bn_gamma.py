@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import graphprune
+from graphprune.coupling.dependencies import Dependencies
 from graphprune.criteria import BatchNormGamma
 from graphprune.errors import OptionError
 from graphprune.program import Program
@@ -34,8 +35,7 @@ def gamma(program: Program, norm: str) -> Tensor:
 
 
 def of_group(program: Program, member: str) -> Tensor:
-    assert program.dependencies is not None
-    group = group_of(program.dependencies, member)
+    group = group_of(program[Dependencies], member)
     return BatchNormGamma()(program, NO_DATA).importance[group.start : group.stop]
 
 
@@ -64,8 +64,7 @@ def test_the_mean_of_those_that_read_concatenated_channels() -> None:
 
 def test_depthwise_convolutions_and_groups_without_batch_norm(caplog: pytest.LogCaptureFixture) -> None:
     program, criterion = prepared(Inverted()), BatchNormGamma()
-    dependencies = program.dependencies
-    assert dependencies is not None
+    dependencies = program[Dependencies]
     with caplog.at_level(logging.WARNING, logger="graphprune"):
         importance = criterion(program, NO_DATA).importance
         criterion(program, NO_DATA)

@@ -26,6 +26,7 @@ from graphprune.gates.placement import find_sites
 from graphprune.passes.score_channels import ScoreChannels
 from graphprune.program import Program
 from graphprune.runner import Runner
+from graphprune.scores import Scores
 from tests.small_models import (
     CLASSES,
     IMAGES,
@@ -444,7 +445,7 @@ def test_a_ranking_without_differences_is_said_to_be_arbitrary(caplog: pytest.Lo
     options = Sensitivity(SampleStream(None, example), cross_entropy, 4, "absolute", 0)
     with caplog.at_level(logging.WARNING, logger="graphprune"):
         scored = Runner().run([ScoreChannels(Elasticity(), options)], program)
-    assert scored.scores is not None and not bool(scored.scores.importance.any())
+    assert Scores in scored and not bool(scored[Scores].importance.any())
     assert "ranking is arbitrary" in caplog.text
     assert str(dependencies.channels) in caplog.text
 

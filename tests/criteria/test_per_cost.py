@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import graphprune
 from graphprune.budget import Budget, Measure
 from graphprune.costs import count_macs, count_parameters
+from graphprune.coupling.dependencies import Dependencies
 from graphprune.criteria import CRITERIA, Evenly, PerCost
 from graphprune.criteria.criterion import Sensitivity, scores_of
 from graphprune.criteria.per_cost import savings_of
@@ -34,8 +35,7 @@ MODELS: dict[str, Shape] = {
 
 def counted(program: Program, keep: Tensor, measure: Measure) -> int:
     """Costs of the network that is left, which is built and run (on the meta device, by torch's counter)."""
-    assert program.dependencies is not None
-    module = compact_module(program, program.dependencies, keep)
+    module = compact_module(program, program[Dependencies], keep)
     if measure == "params":
         return count_parameters(module)
     return count_macs(module, program.inputs(), program.example.batch_size)
@@ -46,8 +46,7 @@ def counted(program: Program, keep: Tensor, measure: Measure) -> int:
 def test_savings_are_those_of_really_smaller_networks(name: str, measure: Measure) -> None:
     factory, example = MODELS[name]
     program = prepared(factory(), example)
-    dependencies = program.dependencies
-    assert dependencies is not None
+    dependencies = program[Dependencies]
     keep = torch.ones(dependencies.channels, dtype=torch.bool)
     before, expected = counted(program, keep, measure), []
     for group in dependencies.groups:
@@ -69,7 +68,6 @@ def test_of_the_present_program() -> None:
     seen: list[list[int]] = []
 
     def note(program: Program, sensitivity: Sensitivity) -> Tensor:
-        assert program.dependencies is not None
         seen.append(savings_of(program, "macs"))
         return PerCost("l1-norm")(program, sensitivity).importance
 
@@ -92,8 +90,7 @@ def test_names_and_registered_ones() -> None:
 
 
 def all_alike(program: Program, sensitivity: Sensitivity) -> Tensor:
-    assert program.dependencies is not None
-    return torch.ones(program.dependencies.channels)
+    return torch.ones(program[Dependencies].channels)
 
 
 def test_a_budget_of_macs_costs_fewer_channels() -> None:
@@ -123,8 +120,7 @@ class Pooled(nn.Module):
 def test_channels_that_save_nothing_go_last(caplog: pytest.LogCaptureFixture) -> None:
     example = Example((torch.randn(2, 5), torch.randint(7, (2, 4))), {})
     program = graphprune.Pruner(Pooled(), example, sparsity=0.5)._original
-    dependencies = program.dependencies
-    assert dependencies is not None
+    dependencies = program[Dependencies]
     savings = savings_of(program, "macs")
     assert sorted(savings) == [0, 5 + CLASSES]
     with caplog.at_level(logging.WARNING, logger="graphprune"):
@@ -140,8 +136,7 @@ def test_negative_importances_and_other_measures_are_refused() -> None:
     program = prepared(Mlp(), torch.randn(2, 5))
 
     def negative(program: Program, sensitivity: Sensitivity) -> Tensor:
-        assert program.dependencies is not None
-        return torch.linspace(-1, 1, program.dependencies.channels)
+        return torch.linspace(-1, 1, program[Dependencies].channels)
 
     with pytest.raises(OptionError, match="negative-per-mac: the importances of negative go down to -1; a quotient"):
         PerCost(negative)(program, sensitivity(None))

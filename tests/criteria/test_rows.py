@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import graphprune
+from graphprune.coupling.dependencies import Dependencies
 from graphprune.criteria import CRITERIA, GraspOfChannels, SynflowOfChannels
 from graphprune.criteria.criterion import scores_of
 from graphprune.criteria.rows import channel_scores, making_dims
@@ -23,8 +24,7 @@ from tests.weights.test_pool import TOKENS, Attention, Functional, Grouped, Recu
 
 
 def of_group(program: Program, importance: Tensor, member: str, dim: int = 0) -> Tensor:
-    assert program.dependencies is not None
-    group = group_of(program.dependencies, member, dim)
+    group = group_of(program[Dependencies], member, dim)
     return importance[group.start : group.stop]
 
 

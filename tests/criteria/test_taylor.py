@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from graphprune.coupling.dependencies import Dependencies
 from graphprune.criteria import CRITERIA
 from graphprune.criteria.criterion import scores_of
 from graphprune.program import Program
@@ -43,10 +44,9 @@ def test_closed_form(
 ) -> None:
     example = torch.randn(2, *shape)
     program = prepared(factory(), example)
-    assert program.dependencies is not None
     batches = batches_like(example.double(), 3, 2)
     scores = scores_of(CRITERIA["taylor"], program, sensitivity(batches, accumulate="absolute"))
-    group = group_of(program.dependencies, member)
+    group = group_of(program[Dependencies], member)
     expected = squared_sum(program, batches, parts)
     torch.testing.assert_close(scores.importance[group.start : group.stop], expected, rtol=1e-8, atol=1e-18)
     assert (scores.criterion, scores.samples) == ("taylor", 5)

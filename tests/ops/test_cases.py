@@ -42,8 +42,7 @@ class Analysed:
         self.model = randomised(case.model()).eval()
         self.example = Example.of(case.inputs())
         self.program = Runner().run(pipelines.analysis(), capture(self.model, self.example))
-        assert self.program.dependencies is not None
-        self.dependencies: Dependencies = self.program.dependencies
+        self.dependencies: Dependencies = self.program[Dependencies]
 
 
 @functools.cache
@@ -91,10 +90,9 @@ def test_a_second_round_verifies(case: Case) -> None:
     found = analysed(case)
     first = compare(case, found, random_keep(found.dependencies, seed=7))
     again = Runner().run(pipelines.reanalysis(), first)
-    assert again.dependencies is not None
-    keep = random_keep(again.dependencies, seed=8)
-    second = again.with_module(compact_module(again, again.dependencies, keep))
-    verify_compact(MaskedProgram.of(again, again.dependencies, keep), second)
+    keep = random_keep(again[Dependencies], seed=8)
+    second = again.with_module(compact_module(again, again[Dependencies], keep))
+    verify_compact(MaskedProgram.of(again, again[Dependencies], keep), second)
 
 
 @rows
@@ -152,7 +150,7 @@ def compare(case: Case, found: Analysed, keep: Tensor) -> Program:
     model."""
     module = compact_module(found.program, found.dependencies, keep)
     kept = found.dependencies.kept(keep)
-    compact = found.program.pruned(module, kept)
+    compact = found.program.pruned(module, kept, int((~keep).sum()))
     verify_compact(MaskedProgram.of(found.program, found.dependencies, keep), compact)
     assert bool(kept) == (not bool(keep.all()))
     if case.mixing:

@@ -7,36 +7,36 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.capture import capture
+from graphprune.coupling.dependencies import Dependencies
+from graphprune.coupling.shapes import RecordedShapes
 from graphprune.passes.build_dependencies import BuildDependencies
+from graphprune.program import FirstAnalysis
 from graphprune.runner import Runner
 from tests.small_models import CLASSES, Chain, Residual, analysed, images
 
 
 def test_groups_and_their_members() -> None:
     program = Runner().run([BuildDependencies()], capture(Chain(), images()))
-    assert program.dependencies is not None
-    (group,) = program.dependencies.groups
+    (group,) = program[Dependencies].groups
     members = {(member.name, member.dim) for member in group.members}
     norm = {(f"norm.{name}", 0) for name in ("weight", "bias", "running_mean", "running_var")}
     assert members == {("conv.weight", 0), ("conv.bias", 0), ("fc.weight", 1)} | norm
     assert (group.start, group.stop) == (0, 6)
-    assert program.channels_left == 6 and program.pins == ()
+    assert program[FirstAnalysis].channels_left == 6 and program[FirstAnalysis].pins == ()
 
 
 def test_shapes_are_recorded_for_every_node() -> None:
     program, _ = analysed(Residual(), images())
-    assert program.shapes is not None
-    assert program.shapes.keys() == {node.name for node in program.module.graph.nodes}
-    assert program.shapes["conv3"][0][1:] == (8, 3, 3)
+    assert program[RecordedShapes].by_node.keys() == {node.name for node in program.module.graph.nodes}
+    assert program[RecordedShapes].by_node["conv3"][0][1:] == (8, 3, 3)
 
 
 def test_a_second_run_finds_the_same() -> None:
     program, dependencies = analysed(Residual(), images())
     again = Runner().run([BuildDependencies()], program)
-    assert again.dependencies is not None
-    assert again.dependencies.groups == dependencies.groups
-    assert torch.equal(again.dependencies.channel_of, dependencies.channel_of)
-    assert again.module is program.module and again.shapes == program.shapes
+    assert again[Dependencies].groups == dependencies.groups
+    assert torch.equal(again[Dependencies].channel_of, dependencies.channel_of)
+    assert again.module is program.module and again[RecordedShapes].by_node == program[RecordedShapes].by_node
 
 
 def test_the_module_is_not_changed() -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 
 from graphprune.passes.mask_weights import MaskWeights
-from graphprune.program import Program
+from graphprune.program import Origin, Program
 from graphprune.runner import Runner
 from graphprune.selection import Selection
 from graphprune.weights.pool import pool_of
@@ -20,19 +18,18 @@ def selected(live: float = 0.5, seed: int = 0) -> Program:
     masks = {name: torch.rand(w.shape, generator=generator) < live for name, w in pool_of(program).items()}
     masks["head.weight"] = torch.ones_like(masks["head.weight"])
     everything = torch.ones(dependencies.channels, dtype=torch.bool)
-    return replace(program, selection=Selection(everything, masks={n: m for n, m in masks.items() if not m.all()}))
+    return program.knowing(Selection(everything, masks={n: m for n, m in masks.items() if not m.all()}))
 
 
 def test_dead_weights_become_zero() -> None:
     program = selected()
-    assert program.selection is not None
     before = {name: value.clone() for name, value in program.module.state_dict().items()}
     masked = Runner().run((MaskWeights(),), program)
     for name, value in masked.module.state_dict().items():
-        mask = program.selection.masks.get(name, torch.ones_like(value, dtype=torch.bool))
+        mask = program[Selection].masks.get(name, torch.ones_like(value, dtype=torch.bool))
         assert torch.equal(value, torch.where(mask, before[name], 0)), name
         assert torch.equal(program.module.state_dict()[name], before[name]), "the program that it came from"
-    assert masked.masks.keys() == {"fc1.weight", "fc2.weight"} and not masked.dormant
+    assert masked.history.masks.keys() == {"fc1.weight", "fc2.weight"} and not masked.history.dormant
     assert masked.module.head.weight is program.module.head.weight  # type: ignore[union-attr]
 
 
@@ -53,10 +50,10 @@ def test_values_wait_where_weights_can_come_back() -> None:
     program = selected()
     dead = Runner().run((MaskWeights(resurrect=True),), program)
     everything = Selection(torch.ones(14, dtype=torch.bool))
-    back = Runner().run((MaskWeights(resurrect=True),), replace(dead, selection=everything, origin=None))
+    back = Runner().run((MaskWeights(resurrect=True),), dead.knowing(everything).without(Origin))
     for name, parameter in program.module.named_parameters():
         assert torch.equal(back.module.get_parameter(name), parameter), name
-    assert not back.masks
+    assert not back.history.masks
 
 
 def test_a_result_that_is_wrong_is_noticed() -> None:
@@ -65,7 +62,7 @@ def test_a_result_that_is_wrong_is_noticed() -> None:
     result = masking.run(program)
     assert masking.ensures(program, result) == []
     weight = result.program.module.get_parameter("fc1.weight")
-    dead = ~result.program.masks["fc1.weight"]
+    dead = ~result.program.history.masks["fc1.weight"]
     with torch.no_grad():
         weight[dead] = 1.0
     assert masking.ensures(program, result) == ["fc1.weight: dead weights are not zero, or live ones changed"]

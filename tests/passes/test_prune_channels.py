@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import nn
 
+from graphprune.coupling.dependencies import Dependencies
 from graphprune.errors import InternalError
 from graphprune.pass_protocol import PassResult
 from graphprune.passes.build_dependencies import BuildDependencies
 from graphprune.passes.prune_channels import PruneChannels
-from graphprune.program import Program
+from graphprune.program import FirstAnalysis, Origin, Program
 from graphprune.runner import Runner
+from graphprune.scores import Scores
 from graphprune.selection import Selection
 from tests.small_models import Residual, Transformer, analysed, group_of, images
 
@@ -23,7 +23,7 @@ def selected(model: nn.Module, example: torch.Tensor, removed: dict[str, list[in
     keep = torch.ones(dependencies.channels, dtype=torch.bool)
     for name, channels in removed.items():
         keep[group_of(dependencies, name).start + torch.tensor(channels)] = False
-    return replace(program, selection=Selection(keep))
+    return program.knowing(Selection(keep))
 
 
 def test_parameters_and_buffers_lose_the_selected_slices() -> None:
@@ -36,8 +36,8 @@ def test_parameters_and_buffers_lose_the_selected_slices() -> None:
     assert torch.equal(tensors["conv1.weight"], model.conv1.weight[inner][:, stream])
     assert torch.equal(tensors["norm2.running_var"], model.get_buffer("norm2.running_var")[stream])
     assert torch.equal(tensors["short.weight"], model.short.weight[:, stream])
-    assert torch.equal(compact.kept["conv1.weight", 1], stream) and torch.equal(compact.kept["conv1.weight", 0], inner)
-    assert ("fc.weight", 1) not in compact.kept
+    assert torch.equal(compact.history.kept["conv1.weight", 1], stream) and torch.equal(compact.history.kept["conv1.weight", 0], inner)
+    assert ("fc.weight", 1) not in compact.history.kept
 
 
 def test_tensors_keep_their_memory_format() -> None:
@@ -60,7 +60,6 @@ def test_attributes_follow() -> None:
 
 def test_literals_follow() -> None:
     program = selected(Transformer(), torch.randn(2, 5, 4), {"proj.weight": [0]})
-    assert program.selection is not None
     compact = Runner().run([PruneChannels()], program)
     assert compact.module(torch.randn(3, 7, 4)).shape == (3, 3)
 
@@ -68,9 +67,9 @@ def test_literals_follow() -> None:
 def test_analyses_of_the_larger_program_are_dropped_and_it_is_kept_for_the_proof() -> None:
     program = selected(Residual(), images(), {"stem.weight": [1, 4]})
     compact = Runner().run([PruneChannels()], program)
-    assert compact.dependencies is None and compact.scores is None and compact.selection is None
-    assert compact.origin is not None and compact.origin.module is program.module
-    assert compact.channels_left == 16
+    assert Dependencies not in compact and Scores not in compact and Selection not in compact
+    assert Origin in compact and compact[Origin].program.module is program.module
+    assert compact[FirstAnalysis].channels_left == 16
 
 
 def test_the_program_given_is_not_changed() -> None:
@@ -83,7 +82,7 @@ def test_the_program_given_is_not_changed() -> None:
 def test_a_selection_of_everything_leaves_every_tensor_as_it_is() -> None:
     program = selected(Residual(), images(), {})
     compact = Runner().run([PruneChannels()], program)
-    assert compact.kept == {} and compact.channels_left == 18
+    assert compact.history.kept == {} and compact[FirstAnalysis].channels_left == 18
     for before, after in zip(program.module.parameters(), compact.module.parameters(), strict=True):
         assert before is after
 
@@ -91,17 +90,16 @@ def test_a_selection_of_everything_leaves_every_tensor_as_it_is() -> None:
 def test_two_prunes_compose() -> None:
     program = selected(Residual(), images(), {"stem.weight": [1, 4]})
     once = Runner().run([PruneChannels(), BuildDependencies()], program)
-    assert once.dependencies is not None
-    keep = torch.ones(once.dependencies.channels, dtype=torch.bool)
-    keep[group_of(once.dependencies, "stem.weight").start + 1] = False
-    twice = Runner().run([PruneChannels()], replace(once, selection=Selection(keep)))
-    assert twice.kept["stem.weight", 0].tolist() == [0, 3, 5]
-    assert twice.channels_left == 15
+    keep = torch.ones(once[Dependencies].channels, dtype=torch.bool)
+    keep[group_of(once[Dependencies], "stem.weight").start + 1] = False
+    twice = Runner().run([PruneChannels()], once.knowing(Selection(keep)))
+    assert twice.history.kept["stem.weight", 0].tolist() == [0, 3, 5]
+    assert twice[FirstAnalysis].channels_left == 15
 
 
 def test_without_a_selection_it_is_refused() -> None:
     program, _ = analysed(Residual(), images())
-    with pytest.raises(InternalError, match="prune-channels needs selection"):
+    with pytest.raises(InternalError, match="prune-channels needs Selection"):
         Runner().run([PruneChannels()], program)
 
 

@@ -38,12 +38,11 @@ def selected(model: nn.Module, example: Tensor, masks: Masks | None = None, shar
     importance = torch.arange(dependencies.channels, dtype=torch.float64)
     masks = masked_at_random(program, share, seed=1) if masks is None else masks
     selection = Selection(torch.ones(dependencies.channels, dtype=torch.bool), masks=masks)
-    return replace(program, scores=Scores(importance, "index"), selection=selection)
+    return program.knowing(Scores(importance, "index"), selection)
 
 
 def selection_of(program: Program) -> Selection:
-    assert program.selection is not None
-    return program.selection
+    return program[Selection]
 
 
 def by_hand(model: nn.Module, masks: Masks) -> nn.Module:
@@ -81,7 +80,8 @@ def test_without_constants_the_function_is_exactly_the_same(name: str, limits: L
     expected = by_hand(model, dict(selection_of(program).masks))
     after = carried_out(program, limits)
     zeroed = sum(int((~mask).sum()) for mask in selection_of(program).masks.values())
-    left = sum(int(after.masks[n].sum()) if n in after.masks else w.numel() for n, w in pool_of_any(after).items())
+    masks = after.history.masks
+    left = sum(int(masks[name].sum()) if name in masks else w.numel() for name, w in pool_of_any(after).items())
     assert left < sum(w.numel() for w in pool_of(program).values()) - zeroed, "some were dead"
     inputs = images(5).double()
     torch.testing.assert_close(after.module.eval()(inputs), expected(inputs), rtol=TOLERANCE, atol=TOLERANCE)
@@ -155,7 +155,7 @@ def test_channels_that_were_removed_before_do_not_come_back() -> None:
     program = selected(Mlp(), torch.randn(4, 5), {"fc2.weight": torch.zeros(6, 8, dtype=torch.bool)})
     keep = torch.ones(14, dtype=torch.bool)
     keep[7] = False
-    program = replace(program, selection=replace(selection_of(program), keep=keep))
+    program = program.knowing(replace(selection_of(program), keep=keep))
     assert selection_of(RemoveDeadPaths(Limits()).run(program).program).keep.nonzero().flatten().tolist() == [6, 13]
 
 
@@ -186,11 +186,11 @@ def test_a_wrong_walk_is_found_by_running(monkeypatch: pytest.MonkeyPatch) -> No
     program = selected(randomised(Residual()), images(), share=0.6)
     with pytest.raises(InternalError, match="what no output should depend on changes one by"):
         Runner().run([RemoveDeadPaths()], program)
-    assert Runner().run([RemoveDeadPaths(verify=False)], program).selection is not None
+    assert Selection in Runner().run([RemoveDeadPaths(verify=False)], program)
 
 
 def test_channels_have_to_be_scored() -> None:
-    program = replace(selected(Residual(), images()), scores=None)
+    program = selected(Residual(), images()).without(Scores)
     with pytest.raises(InternalError, match="channels are not scored"):
         Runner().run([RemoveDeadPaths(Limits())], program)
-    assert Runner().run([RemoveDeadPaths()], program).selection is not None
+    assert Selection in Runner().run([RemoveDeadPaths()], program)

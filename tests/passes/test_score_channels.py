@@ -26,8 +26,7 @@ SENSITIVITY = Sensitivity(SampleStream(None, Example.of(torch.zeros(1))), cross_
 
 def score(program: Program, criterion: Any) -> Scores:
     scored = Runner().run([ScoreChannels(criterion, SENSITIVITY)], program)
-    assert scored.scores is not None
-    return scored.scores
+    return scored[Scores]
 
 
 def constant(importance: Tensor) -> Any:
@@ -38,8 +37,8 @@ def test_scores_are_filled_in_and_nothing_else_changes() -> None:
     program, dependencies = analysed(Residual(), images())
     importance = torch.arange(float(dependencies.channels))
     result = ScoreChannels(constant(importance), SENSITIVITY).run(program)
-    assert result.modified and result.program.module is program.module and program.scores is None
-    assert result.program.scores is not None and torch.equal(result.program.scores.importance, importance)
+    assert result.modified and result.program.module is program.module and Scores not in program
+    assert Scores in result.program and torch.equal(result.program[Scores].importance, importance)
     assert result.remarks == ("constant, 0 samples",)
 
 
@@ -73,7 +72,7 @@ def test_a_criterion_that_gives_no_scores() -> None:
 def test_without_dependencies_it_is_refused() -> None:
     program, _ = analysed(Residual(), images())
     bare = program.with_module(program.module)
-    with pytest.raises(InternalError, match="score-channels needs dependencies"):
+    with pytest.raises(InternalError, match="score-channels needs Dependencies"):
         score(bare, constant(torch.ones(18)))
 
 

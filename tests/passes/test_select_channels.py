@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -21,15 +19,14 @@ IMPORTANCE = torch.arange(18.0)
 
 def scored() -> Program:
     program, _ = analysed(Residual(), images())
-    return replace(program, scores=Scores(IMPORTANCE, "test"))
+    return program.knowing(Scores(IMPORTANCE, "test"))
 
 
 def test_the_selection_is_filled_in_and_nothing_else_changes() -> None:
     program = scored()
     result = SelectChannels(Goal({"channels": 14}), Limits()).run(program)
-    assert result.modified and result.program.module is program.module and program.selection is None
-    assert result.program.selection is not None
-    assert result.program.selection.keep.tolist() == [False] * 4 + [True] * 14
+    assert result.modified and result.program.module is program.module and Selection not in program
+    assert result.program[Selection].keep.tolist() == [False] * 4 + [True] * 14
     assert result.remarks == ("4 of 18 channels go",)
 
 
@@ -43,14 +40,13 @@ def test_what_a_floor_held_back_is_remarked() -> None:
 
 def test_a_goal_that_is_met_keeps_everything() -> None:
     result = SelectChannels(Goal({"channels": 18}), Limits()).run(scored())
-    assert result.program.selection is not None and bool(result.program.selection.keep.all())
+    assert Selection in result.program and bool(result.program[Selection].keep.all())
 
 
 def test_a_second_run_selects_the_same() -> None:
     once = Runner().run([SelectChannels(Goal({"channels": 9}), Limits())], scored())
     twice = Runner().run([SelectChannels(Goal({"channels": 9}), Limits())], once)
-    assert once.selection is not None and twice.selection is not None
-    assert torch.equal(once.selection.keep, twice.selection.keep)
+    assert torch.equal(once[Selection].keep, twice[Selection].keep)
 
 
 def test_a_goal_out_of_reach() -> None:
@@ -60,7 +56,7 @@ def test_a_goal_out_of_reach() -> None:
 
 def test_without_scores_it_is_refused() -> None:
     program, _ = analysed(Residual(), images())
-    with pytest.raises(InternalError, match="select-channels needs scores"):
+    with pytest.raises(InternalError, match="select-channels needs Scores"):
         Runner().run([SelectChannels(Goal({"channels": 9}), Limits())], program)
 
 
@@ -68,7 +64,7 @@ def test_a_selection_that_breaks_its_promise_is_caught() -> None:
     program = scored()
     keep = torch.ones(18, dtype=torch.bool)
     keep[1:6] = False
-    claim = PassResult(replace(program, selection=Selection(keep)), True)
+    claim = PassResult(program.knowing(Selection(keep)), True)
     transformation = SelectChannels(Goal({"channels": 9}), Limits(min_channels=2))
     assert transformation.ensures(program, claim) == [
         "the goal is not met",

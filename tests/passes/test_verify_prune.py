@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
+from graphprune.coupling.dependencies import Dependencies
+from graphprune.equivalence import Verification
 from graphprune.errors import InternalError, VerificationError
 from graphprune.passes.prune_channels import PruneChannels
 from graphprune.passes.verify_prune import VerifyPrune
-from graphprune.program import Program
+from graphprune.program import Origin, Program
 from graphprune.runner import Runner
 from graphprune.selection import Selection
 from tests.small_models import Residual, analysed, images, randomised
@@ -21,21 +22,21 @@ from tests.small_models import Residual, analysed, images, randomised
 def pruned() -> Program:
     program, dependencies = analysed(randomised(Residual()), images())
     keep = torch.arange(dependencies.channels) % 3 != 0
-    return Runner().run([PruneChannels()], replace(program, selection=Selection(keep)))
+    return Runner().run([PruneChannels()], program.knowing(Selection(keep)))
 
 
 def test_a_right_prune_is_proved_and_its_origin_let_go() -> None:
     program = Runner().run([VerifyPrune()], pruned())
-    assert program.origin is None and program.verification is not None
-    assert program.verification.relative_error <= program.verification.tolerance
-    assert program.verification.inputs_tried == 2 and len(program.verification.batch_sizes) == 2
+    assert Origin not in program and Verification in program
+    assert program[Verification].relative_error <= program[Verification].tolerance
+    assert program[Verification].inputs_tried == 2 and len(program[Verification].batch_sizes) == 2
 
 
 def test_the_module_is_not_changed() -> None:
     before = pruned()
     after = Runner().run([VerifyPrune()], before)
     assert after.module is before.module
-    assert after.dependencies is before.dependencies and after.kept is before.kept
+    assert after.get(Dependencies) is before.get(Dependencies) and after.history.kept is before.history.kept
 
 
 @pytest.mark.parametrize("name", ["conv2.weight", "norm3.bias", "stem_norm.running_mean"])
@@ -57,17 +58,17 @@ def test_that_undefined_values_prove_nothing_is_said(caplog: pytest.LogCaptureFi
     program, dependencies = analysed(randomised(PartlyUndefined()), images())
     keep = torch.arange(dependencies.channels) % 3 != 0
     with caplog.at_level(logging.WARNING, logger="graphprune"):
-        Runner().run([PruneChannels(), VerifyPrune()], replace(program, selection=Selection(keep)))
+        Runner().run([PruneChannels(), VerifyPrune()], program.knowing(Selection(keep)))
     (message,) = caplog.messages  # of two batches, of two and three samples
     assert message.startswith("the network gives 5 values that are not a number")
 
 
 def test_without_a_prune_it_is_refused() -> None:
     program, _ = analysed(Residual(), images())
-    with pytest.raises(InternalError, match="verify-prune needs origin"):
+    with pytest.raises(InternalError, match="verify-prune needs Origin"):
         Runner().run([VerifyPrune()], program)
 
 
 def test_a_second_run_is_refused() -> None:
-    with pytest.raises(InternalError, match="verify-prune needs origin"):
+    with pytest.raises(InternalError, match="verify-prune needs Origin"):
         Runner().run([VerifyPrune(), VerifyPrune()], pruned())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -343,7 +342,7 @@ def test_against_gradients(name: str, share: float) -> None:
     found_dead = 0
     for seed in range(6):
         masks = random_masks(program, share, seed)
-        masked = replace(program, masks=masks)
+        masked = program.masked(masks)
         found = connectivity_of(masked)
         reached, useful, cut = oracle(model, masks, inputs, dependencies)
         if name == "products":  # its first weight is no layer, so the gradient is looked at only behind the second
@@ -391,25 +390,25 @@ def test_nothing_is_called_dead_that_is_not(name: str) -> None:
     for seed in range(8):
         generator = torch.Generator().manual_seed(seed)
         masks = {key: torch.rand(w.shape, generator=generator) >= 0.7 for key, w in pool_of(program).items()}
-        found = connectivity_of(replace(program, masks=masks))
+        found = connectivity_of(program.masked(masks))
         reached, useful, cut = oracle(model, masks, inputs, dependencies)
         assert not bool((reached & ~found.reached).any()) and not bool((useful & ~found.useful).any())
         assert set(found.cut) <= cut
-        check_that_nothing_changes(model, masks, connected_masks(replace(program, masks=masks)), inputs)
+        check_that_nothing_changes(model, masks, connected_masks(program.masked(masks)), inputs)
 
 
 def test_every_weight_that_is_left_matters() -> None:
     """Of a network without activations, each weight on a path changes an output, and each other one none."""
     model = positive(Mlp(activation=lambda x: x))
     program, _ = analysed(model, torch.randn(2, 5).double())
-    masked = replace(program, masks=random_masks(program, 0.4, 3))
+    masked = program.masked(random_masks(program, 0.4, 3))
     connected = connected_masks(masked)
     with torch.no_grad():
-        for name, mask in masked.masks.items():
+        for name, mask in masked.history.masks.items():
             model.get_parameter(name).mul_(mask)
             model.get_parameter(name.replace("weight", "bias")).zero_()
     model(torch.rand(2, 5).double()).sum().backward()
-    for name, mask in masked.masks.items():
+    for name, mask in masked.history.masks.items():
         slope = model.get_parameter(name).grad
         assert slope is not None
         assert torch.equal((slope != 0) & mask, connected[name])
@@ -418,14 +417,14 @@ def test_every_weight_that_is_left_matters() -> None:
 def test_a_chain_that_is_cut_loses_all_channels_and_outputs() -> None:
     program, dependencies = analysed(Mlp(), torch.randn(2, 5))
     masks = {"fc2.weight": torch.zeros(6, 8, dtype=torch.bool)}
-    found = connectivity_of(replace(program, masks=masks))
+    found = connectivity_of(program.masked(masks))
     first, second = (dependencies.classes()[f"{name}.weight", 0] for name in ("fc1", "fc2"))
     assert bool(found.reached[first].all()) and not bool(found.useful[first].any())
     assert not bool(found.reached[second].any()) and bool(found.useful[second].all())
     assert found.cut == tuple(("head.weight", index) for index in range(CLASSES)) and not found.connected
     told = found.to_dict()
     assert told["unreachable"] == second.tolist() and told["useless"] == first.tolist() and told["channels"] == 14
-    assert not any(bool(mask.any()) for mask in connected_masks(replace(program, masks=masks)).values())
+    assert not any(bool(mask.any()) for mask in connected_masks(program.masked(masks)).values())
 
 
 def test_a_dead_depthwise_filter_passes_its_channel_on_and_dies_with_it() -> None:
@@ -433,11 +432,11 @@ def test_a_dead_depthwise_filter_passes_its_channel_on_and_dies_with_it() -> Non
     channels = dependencies.classes()["expand.weight", 0]
     depth = torch.ones(8, 1, 3, 3, dtype=torch.bool)
     depth[2] = False
-    assert bool(connectivity_of(replace(program, masks={"depth.weight": depth})).alive.all())
+    assert bool(connectivity_of(program.masked({"depth.weight": depth})).alive.all())
     masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in pool_of(program).items()}
     for name in ("project.weight", "squeeze.weight"):
         masks[name][:, 5] = False
-    program = replace(program, masks=masks)
+    program = program.masked(masks)
     assert (~connectivity_of(program).useful).nonzero().flatten().tolist() == [int(channels[5])]
     connected = connected_masks(program)
     assert not bool(connected["depth.weight"][5].any()) and bool(connected["depth.weight"][4].all())
@@ -448,7 +447,7 @@ def test_channels_of_a_table_come_from_the_input() -> None:
     program, dependencies = analysed(Words(), torch.randint(7, (3, 5)))
     dead = torch.ones(4, 6, dtype=torch.bool)
     dead[:, 2] = False
-    found = connectivity_of(replace(program, masks={"fc.weight": dead}))
+    found = connectivity_of(program.masked({"fc.weight": dead}))
     table = dependencies.classes()["table.weight", 1]
     assert bool(found.reached.all()) and (~found.useful).nonzero().flatten().tolist() == [int(table[2])]
 
@@ -456,11 +455,11 @@ def test_channels_of_a_table_come_from_the_input() -> None:
 def test_protected_weights_are_paths_that_stay() -> None:
     program, _ = analysed(Mlp(), torch.randn(2, 5), protect=("fc2.weight",))
     masks = {"fc1.weight": torch.zeros(8, 5, dtype=torch.bool)}
-    found = connectivity_of(replace(program, masks=masks))
-    assert "fc2.weight" not in connected_masks(replace(program, masks=masks))
+    found = connectivity_of(program.masked(masks))
+    assert "fc2.weight" not in connected_masks(program.masked(masks))
     assert not found.connected and found.cut_outputs == CLASSES
     masks["fc1.weight"][3, 2] = True
-    assert connectivity_of(replace(program, masks=masks)).connected
+    assert connectivity_of(program.masked(masks)).connected
 
 
 def test_two_outputs_and_a_sum_of_heads() -> None:
@@ -478,9 +477,9 @@ def test_two_outputs_and_a_sum_of_heads() -> None:
     dead = torch.zeros(2, 6, dtype=torch.bool)
     other = torch.ones(4, 6, dtype=torch.bool)
     other[3] = False
-    found = connectivity_of(replace(program, masks={"one.weight": dead, "other.weight": other}))
+    found = connectivity_of(program.masked({"one.weight": dead, "other.weight": other}))
     assert found.outputs == 6 and found.cut == (("other.weight", 3),)
-    found = connectivity_of(replace(program, masks={"one.weight": dead, "two.weight": dead}))
+    found = connectivity_of(program.masked({"one.weight": dead, "two.weight": dead}))
     assert {name for name, _ in found.cut} == {"one.weight", "two.weight"} and len(found.cut) == 4
     assert found.cut_outputs == 2, "each of them is a sum of two rows"
 
@@ -490,7 +489,7 @@ def test_one_output_alone(tail: nn.Module) -> None:
     model = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 1), tail)
     program, _ = analysed(model, torch.randn(2, 5))
     assert connectivity_of(program).outputs == 1 and connectivity_of(program).connected
-    found = connectivity_of(replace(program, masks={"2.weight": torch.zeros(1, 6, dtype=torch.bool)}))
+    found = connectivity_of(program.masked({"2.weight": torch.zeros(1, 6, dtype=torch.bool)}))
     assert found.cut == (("2.weight", 0),) and found.cut_outputs == 1
     assert bool(found.reached.all()) and not bool(found.useful.any())
 
@@ -506,9 +505,9 @@ def test_one_output_made_of_two_heads() -> None:
 
     program, _ = analysed(Heads(), torch.randn(2, 5))
     dead = torch.zeros(1, 5, dtype=torch.bool)
-    found = connectivity_of(replace(program, masks={"one.weight": dead}))
+    found = connectivity_of(program.masked({"one.weight": dead}))
     assert found.outputs == 4 and found.connected
-    found = connectivity_of(replace(program, masks={"one.weight": dead, "two.weight": dead}))
+    found = connectivity_of(program.masked({"one.weight": dead, "two.weight": dead}))
     assert found.cut_outputs == 1 and set(found.cut) == {("one.weight", 0), ("two.weight", 0)}
 
 
@@ -545,7 +544,7 @@ def test_what_else_gets_into_an_output(
 ) -> None:
     program, _ = analysed(Beside(end), torch.randn(2, 5))
     assert connectivity_of(program).outputs == outputs and connectivity_of(program).connected
-    found = connectivity_of(replace(program, masks={"head.weight": torch.zeros(5, 4, dtype=torch.bool)}))
+    found = connectivity_of(program.masked({"head.weight": torch.zeros(5, 4, dtype=torch.bool)}))
     assert (found.outputs, found.cut_outputs) == (outputs, cut)
     assert found.cut == tuple(("head.weight", index) for index in range(5 if cut else 0))
 
@@ -564,9 +563,9 @@ def written(out: Tensor, one: Tensor) -> Tensor:
 def test_outputs_that_get_into_each_other_are_cut_together(end: Callable[[Tensor, int], Tensor]) -> None:
     program, _ = analysed(Beside(lambda out, one: end(out, 1)), torch.randn(2, 5))
     masks = {"head.weight": torch.zeros(5, 4, dtype=torch.bool)}
-    assert connectivity_of(replace(program, masks=masks)).cut_outputs == 5
+    assert connectivity_of(program.masked(masks)).cut_outputs == 5
     masks["head.weight"][2, 1] = True
-    assert connectivity_of(replace(program, masks=masks)).connected
+    assert connectivity_of(program.masked(masks)).connected
 
 
 @pytest.mark.parametrize(
@@ -591,7 +590,7 @@ def test_a_layer_that_is_not_followed_reaches_an_output(layer: Callable[[], nn.M
 
     program, _ = analysed(Added(), torch.randn(2, 4, 5))
     masks = {"head.weight": torch.zeros(3, 5, dtype=torch.bool)}
-    assert connectivity_of(replace(program, masks=masks)).connected
+    assert connectivity_of(program.masked(masks)).connected
 
 
 @pytest.mark.parametrize(
@@ -600,7 +599,7 @@ def test_a_layer_that_is_not_followed_reaches_an_output(layer: Callable[[], nn.M
 )  # fmt: skip
 def test_collapse_is_told_through_what_all_channels_share(norm: Callable[[Tensor], Tensor]) -> None:
     program, _ = analysed(Between(lambda model, hidden, x: norm(hidden)), torch.randn(2, 5))
-    found = connectivity_of(replace(program, masks={"fc.weight": torch.zeros(6, 5, dtype=torch.bool)}))
+    found = connectivity_of(program.masked({"fc.weight": torch.zeros(6, 5, dtype=torch.bool)}))
     assert not bool(found.reached.any()) and found.cut_outputs == CLASSES
 
 
@@ -617,7 +616,7 @@ def test_outputs_that_the_input_skips_to_are_not_cut(skip: Callable[[Tensor], Te
 
     program, _ = analysed(Skipped(), torch.randn(2, 5))
     masks = {"head.weight": torch.zeros(5, 4, dtype=torch.bool)}
-    assert connectivity_of(replace(program, masks=masks)).connected
+    assert connectivity_of(program.masked(masks)).connected
 
 
 def test_a_report_of_outputs_that_are_not_looked_at_says_so() -> None:
@@ -640,4 +639,4 @@ def test_what_is_written_in_place_depends_on_both() -> None:
             return out
 
     program, _ = analysed(Added(), torch.randn(2, 5))
-    assert connectivity_of(replace(program, masks={"one.weight": torch.zeros(1, 5, dtype=torch.bool)})).connected
+    assert connectivity_of(program.masked({"one.weight": torch.zeros(1, 5, dtype=torch.bool)})).connected

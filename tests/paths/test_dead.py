@@ -72,7 +72,7 @@ def test_figures_are_those_of_the_result() -> None:
         figures = compiled.report.dead_paths
         assert figures is not None
         program = Runner().run(pipelines.analysis(), graphprune.capture.capture(compiled.module, images(2)))
-        program = type(program)(**{**vars(program), "masks": compiled.plan.masks})
+        program = program.masked(compiled.plan.masks)
         found = connectivity_of(program)
         assert figures.cut == len(found.cut) and figures.outputs == found.outputs == CLASSES
         # a group of one channel is frozen when it is analysed anew, and counts as joined

@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from graphprune.capture import capture
 from graphprune.coupling.dependencies import Dependencies
 from graphprune.coupling.explain import why_frozen
 from graphprune.coupling.interpret import evaluating
+from graphprune.coupling.shapes import RecordedShapes
 from graphprune.deploy.onnx_export import export_onnx
 from graphprune.errors import ExportError
 from graphprune.example import Example
@@ -82,7 +83,7 @@ def check(model: RandomProgram, below: Below, rounds: int, *, onnx: bool = False
     first = analysed(model, below)
     program, removed, steps = pruned_in_rounds(first, below, rounds)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-    assert not {name for name, _ in program.kept}.intersection(program.protect)
+    assert not {name for name, _ in program.history.kept}.intersection(program.protect)
     zeroed, onnx = bool(steps) and not model.mixing, bool(steps) and onnx
     if steps:
         check_replay(model, program, steps)
@@ -127,8 +128,7 @@ def pruned_in_rounds(program: Program, below: Below, rounds: int) -> tuple[Progr
 
 def dependencies_of(program: Program) -> Dependencies:
     """The channels of a program that was analysed."""
-    assert program.dependencies is not None
-    return program.dependencies
+    return program[Dependencies]
 
 
 def randomise(model: nn.Module) -> None:
@@ -167,7 +167,7 @@ def random_keep(dependencies: Dependencies, below: Below) -> Tensor:
 
 def pruned(program: Program, keep: Tensor) -> Program:
     """The verified compact program, analysed again."""
-    selected = replace(program, selection=Selection(keep))
+    selected = program.knowing(Selection(keep))
     return Runner().run((PruneChannels(), VerifyPrune(), *pipelines.reanalysis()), selected)
 
 
@@ -196,7 +196,7 @@ def assert_equal(expected: nn.Module, found: nn.Module, example: Example, what: 
 
 def check_replay(model: nn.Module, program: Program, steps: Sequence[Kept]) -> None:
     """The plan, through its JSON, gives a module that computes the same."""
-    kept = program.kept, tuple(steps)
+    kept = program.history.kept, tuple(steps)
     plan = Plan(type(model).__name__, program.example, *kept, program.protect, attention=program.attention)
     replayed = Plan.from_json(plan.to_json()).apply(model)
     assert_equal(program.module, replayed, program.example, "the replayed plan")
@@ -217,7 +217,7 @@ def zeroed_equals_compact(model: nn.Module, program: Program) -> None:
     zeroed = copy.deepcopy(model)
     stored = dict(zeroed.named_parameters(remove_duplicate=False)) | dict(zeroed.named_buffers())
     with torch.no_grad():
-        for (name, dim), indices in program.kept.items():
+        for (name, dim), indices in program.history.kept.items():
             if name in stored:  # else it is a constant in the code of forward, which zero weights make irrelevant
                 removed = torch.ones(stored[name].shape[dim], dtype=torch.bool)
                 removed[indices] = False
@@ -269,12 +269,12 @@ def export(program: Program) -> None:
 
 def shrunk_ops(first: Program, last: Program) -> frozenset[str]:
     """Names of the ops of which a result is smaller than it was."""
-    if first.shapes is None or last.shapes is None:
+    if RecordedShapes not in first or RecordedShapes not in last:
         return frozenset()
     names = set()
     for node in first.module.graph.nodes:
-        before = first.shapes.get(node.name)
-        if node.op != "get_attr" and before != last.shapes.get(node.name, before):
+        before = first[RecordedShapes].by_node.get(node.name)
+        if node.op != "get_attr" and before != last[RecordedShapes].by_node.get(node.name, before):
             layer = node.op == "call_module"
             target = type(first.module.get_submodule(str(node.target))) if layer else node.target
             names.add(str(getattr(target, "__name__", target)).partition(".")[0])

@@ -149,7 +149,7 @@ def test_a_zero_of_a_weight_norm_is_a_zero_of_the_weight() -> None:
     name = "1.parametrizations.weight.original1"
     weight = program.module.get_submodule("1").weight
     assert isinstance(weight, Tensor)
-    assert torch.equal(weight != 0, dead.masks[name])
+    assert torch.equal(weight != 0, dead.history.masks[name])
 
 
 def test_full_weights_are_the_present_ones_or_those_that_were() -> None:
@@ -164,6 +164,6 @@ def test_full_weights_are_the_present_ones_or_those_that_were() -> None:
         live = live_of(dead, name, full)
         assert torch.equal(full[~live], before[name][~live])
         assert torch.equal(full[live], pool_of(dead)[name][live])
-    held = full_weights(replace(dead, dormant={}))
+    held = full_weights(replace(dead, history=replace(dead.history, dormant={})))
     assert all(torch.equal(full, pool_of(dead)[name]) for name, full in held.items())
-    assert bool(live_of(replace(dead, masks={}), "fc.weight", before["fc.weight"]).all())
+    assert bool(live_of(dead.masked({}), "fc.weight", before["fc.weight"]).all())

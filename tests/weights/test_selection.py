@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from graphprune.costs import costs_of, weights_left
+from graphprune.costs import costs_of
+from graphprune.coupling.dependencies import Dependencies
 from graphprune.program import Program
 from graphprune.scores import Scores
-from graphprune.selection import Goal, Limits, violations
+from graphprune.selection import Goal, Limits, Selection, violations, weights_left
 from graphprune.weights.criteria import WeightScores
 from graphprune.weights.pool import pool_of
 from graphprune.weights.selection import select_jointly, select_weights
@@ -32,23 +33,18 @@ def scored(name: str, seed: int, levels: int = 0) -> Program:
 
     weights = {name: draw(*weight.shape) for name, weight in pool_of(program).items()}
     # a channel counts as much as some of its weights together, so that both kinds come in turns
-    return replace(
-        program,
-        scores=Scores(draw(dependencies.channels) * (1 if levels else 0.7), "test"),
-        weight_scores=WeightScores(weights, "test"),
-    )
+    return program.knowing(Scores(draw(dependencies.channels) * (1 if levels else 0.7), "test"), WeightScores(weights, "test"))
 
 
 def walked(program: Program, allowed: int, floor: int) -> tuple[Tensor, dict[str, Tensor]]:
     """Channels and live weights after a walk along the ranking, in which whatever does not fit is passed over."""
-    assert program.dependencies is not None and program.scores is not None and program.weight_scores is not None
-    classes, groups = program.dependencies.classes(), program.dependencies.groups
+    classes, groups = program[Dependencies].classes(), program[Dependencies].groups
     live = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in pool_of(program).items()}
-    keep = torch.ones(program.dependencies.channels, dtype=torch.bool)
+    keep = torch.ones(program[Dependencies].channels, dtype=torch.bool)
     entries: list[tuple[float, str, int]] = [
-        (float(value), "", index) for index, value in enumerate(program.scores.importance)
+        (float(value), "", index) for index, value in enumerate(program[Scores].importance)
     ]
-    for name, importance in program.weight_scores.importance.items():
+    for name, importance in program[WeightScores].importance.items():
         entries += [(float(value), name, index) for index, value in enumerate(importance.flatten())]
     left = sum(mask.numel() for mask in live.values()) - allowed
     for _, name, index in sorted(entries):
@@ -76,9 +72,8 @@ def test_exactly_as_many_weights_stay(name: str, share: float) -> None:
     total = sum(weight.numel() for weight in pool_of(program).values())
     allowed = total - int(total * share)
     selection = select_weights(program, allowed)
-    assert weights_left(replace(program, selection=selection)) == allowed and bool(selection.keep.all())
-    assert program.weight_scores is not None
-    rows = program.weight_scores.importance
+    assert weights_left(program.knowing(selection)) == allowed and bool(selection.keep.all())
+    rows = program[WeightScores].importance
     live = torch.cat([selection.masks.get(n, torch.ones_like(v, dtype=torch.bool)).flatten() for n, v in rows.items()])
     every = torch.cat([value.flatten() for value in rows.values()])
     assert share == 0 or every[~live].max() < every[live].min()
@@ -97,7 +92,7 @@ def test_jointly_is_a_walk_along_the_ranking(name: str, floor: int, seed: int) -
         assert torch.equal(selection.keep, keep)
         for weight, mask in live.items():
             assert torch.equal(selection.masks.get(weight, torch.ones_like(mask)), mask), weight
-        assert weights_left(replace(program, selection=selection)) == allowed
+        assert weights_left(program.knowing(selection)) == allowed
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -108,27 +103,26 @@ def test_ties_and_alignment_do_not_spoil_the_number(name: str, align: int, level
     total = sum(weight.numel() for weight in pool_of(program).values())
     for share in (0.3, 0.6, 0.9):
         allowed = total - int(total * share)
-        selected = replace(program, selection=select_jointly(program, allowed, limits))
-        assert selected.selection is not None and weights_left(selected) == allowed
-        assert not violations(costs_of(selected), selected.selection.keep, Goal({}), limits)
+        selected = program.knowing(select_jointly(program, allowed, limits))
+        assert Selection in selected and weights_left(selected) == allowed
+        assert not violations(costs_of(selected), selected[Selection].keep, Goal({}), limits)
 
 
 def test_dead_weights_stay_dead_unless_they_can_come_back() -> None:
     program = scored("mlp", seed=3)
     first = select_weights(program, 40)
-    masked = replace(program, masks=dict(first.masks))
+    masked = program.masked(dict(first.masks))
     turned = {name: 1 - value for name, value in _importance(program).items()}
-    turned_round = replace(masked, weight_scores=WeightScores(turned, "test"))
+    turned_round = masked.knowing(WeightScores(turned, "test"))
     again = select_weights(turned_round, 30).masks
     assert all(not bool((mask & ~first.masks[name]).any()) for name, mask in again.items())
     dormant = {name: weight.detach() for name, weight in pool_of(program).items()}
-    back = select_weights(replace(turned_round, dormant=dormant), 30).masks
+    back = select_weights(replace(turned_round, history=replace(turned_round.history, dormant=dormant)), 30).masks
     assert any(bool((mask & ~first.masks[name]).any()) for name, mask in back.items())
 
 
 def _importance(program: Program) -> dict[str, Tensor]:
-    assert program.weight_scores is not None
-    return dict(program.weight_scores.importance)
+    return dict(program[WeightScores].importance)
 
 
 def test_tied_weights_count_once() -> None:

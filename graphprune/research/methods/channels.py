@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.capture import capture
+from graphprune.coupling.dependencies import Dependencies
 from graphprune.criteria import Given, Sensitivity
 from graphprune.passes import pipelines
 from graphprune.program import Program
@@ -48,8 +49,7 @@ def of_channels(program: Program, values: Values, combine: Literal["sum", "amax"
     Returns:
         float64, shape ``(channels,)``.
     """
-    dependencies = program.dependencies
-    assert dependencies is not None
+    dependencies = program[Dependencies]
     total = torch.zeros(dependencies.channels + 1, dtype=torch.float64)
     found = torch.zeros(dependencies.channels + 1, dtype=torch.bool)
     for owner in dependencies.stored:
@@ -71,10 +71,9 @@ def under(program: Program, scores: Tensor, threshold: float) -> int:
         scores: Shape ``(channels,)``.
         threshold: Channels above it stay.
     """
-    assert program.dependencies is not None
     return sum(
         min(int((scores[group.start : group.stop] <= threshold).sum()), group.channels - 1)
-        for group in program.dependencies.groups
+        for group in program[Dependencies].groups
     )
 
 
@@ -93,8 +92,7 @@ def remove_under(
         scores: Shape ``(channels,)``.
         threshold: Channels above it stay.
     """
-    assert program.dependencies is not None
-    count, channels = under(program, scores, threshold), program.dependencies.channels
+    count, channels = under(program, scores, threshold), program[Dependencies].channels
     if count == 0:
         log.warning("none of %d channels is under the threshold %g (lowest: %g): the network stays as it is",
                     channels, threshold, float(scores.min()) if channels else 0.0)  # fmt: skip

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from graphprune.coupling.dependencies import Dependencies
 from graphprune.errors import OptionError
 from graphprune.gates.placement import find_sites
 from graphprune.program import Program
@@ -40,9 +41,8 @@ def places_of(program: Program) -> list[Place]:
     Raises:
         OptionError: a gate would have to act on something else than the output of such a layer.
     """
-    assert program.dependencies is not None
     nodes = {node.name: node for node in program.module.graph.nodes}
-    sites = find_sites(program, program.dependencies)
+    sites = find_sites(program, program[Dependencies])
     places = [_place(program, nodes[site.node]) for site in sites]
     return list({place.path: place for place in places}.values())
 

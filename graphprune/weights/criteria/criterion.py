@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from graphprune.criteria.criterion import Sensitivity, name_of
 from graphprune.errors import OptionError
-from graphprune.program import Program
+from graphprune.program import Fact, Program
 from graphprune.registry import Registry
 from graphprune.weights.pool import pool_of
 
 
 @dataclass(frozen=True)
-class WeightScores:
+class WeightScores(Fact):
     """What a criterion found.
 
     Attributes:
@@ -28,6 +28,8 @@ class WeightScores:
         loss: Mean loss over the sensitivity samples; None for criteria that use no data.
         samples: Number of sensitivity samples.
     """
+
+    provided_by: ClassVar[tuple[str, ...]] = ("score-weights",)
 
     importance: Mapping[str, Tensor]
     criterion: str

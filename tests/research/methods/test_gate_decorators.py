@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from graphprune.coupling.dependencies import Dependencies
 from graphprune.errors import OptionError
 from graphprune.research.methods import GateDecorators
 from graphprune.research.methods.channels import analysed
@@ -90,11 +91,10 @@ def test_coupled_gates_add_up() -> None:
         scores.sums[path] = torch.arange(len(gate.gate)) + (100.0 if path == "norm" else 1000.0)
     remove_gates(model, gated)
     program = analysed(model, few_digits().train.inputs[:2])
-    assert program.dependencies is not None
     found = scores(program, None)  # type: ignore[arg-type]  # it looks at no data
-    stream = group_of(program.dependencies, "stem.weight")
+    stream = group_of(program[Dependencies], "stem.weight")
     assert found[stream.start : stream.stop].tolist() == [1100.0 + 2 * channel for channel in range(6)]
-    inner = group_of(program.dependencies, "block1.conv1.weight")
+    inner = group_of(program[Dependencies], "block1.conv1.weight")
     assert found[inner.start : inner.stop].tolist() == [1000.0 + channel for channel in range(6)]
 
 

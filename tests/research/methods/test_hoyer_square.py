@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from graphprune.coupling.dependencies import Dependencies
 from graphprune.errors import OptionError
 from graphprune.research.methods import GroupHoyerSquare, HoyerSquare
 from graphprune.research.methods.channels import analysed
@@ -120,9 +121,8 @@ def test_a_channel_is_as_large_as_the_smaller_of_what_makes_and_what_reads_it() 
             conv.weight[:, 2] = size
         model.block2.shortcut.get_parameter("conv.weight")[:, 2] = 0.006
     program = analysed(model, few_digits().train.inputs[:2])
-    assert program.dependencies is not None
     found = largest_weights(program)
-    stream = group_of(program.dependencies, "stem.weight")
+    stream = group_of(program[Dependencies], "stem.weight")
     values = found[stream.start : stream.stop].tolist()
     # float32 numbers as they were written
     assert values[1] == pytest.approx(0.03, rel=1e-6) and values[2] == pytest.approx(0.006, rel=1e-6)

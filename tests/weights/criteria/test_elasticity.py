@@ -76,7 +76,7 @@ def test_a_loop_over_samples(accumulate: Accumulate, dormant: bool) -> None:
         value = before[name] if dormant else weight.detach()
         expected = (value * mean[accumulate]).abs() / loss
         torch.testing.assert_close(found.importance[name], expected, rtol=1e-9, atol=1e-14)
-        dead = found.importance[name][~program.masks[name]]
+        dead = found.importance[name][~program.history.masks[name]]
         assert bool((dead > 0).any()) if dormant else bool((dead == 0).all())
 
 
