@@ -46,7 +46,6 @@ TRIES = 7
 """Of the bisection for torch-pruning's ratio."""
 
 
-
 @dataclass(frozen=True)
 class Job:
     """A dense network that is to be pruned to a latency.

@@ -61,9 +61,7 @@ def one_run() -> dict[str, Any]:
     """Seconds of all rounds, and of the passes that they are compared with."""
     data, runner = batches(), Runner()
     started = time.perf_counter()
-    pruner = graphprune.Pruner(
-        network(), data[0][0][:2], sparsity=SPARSITY, data=data, samples=SAMPLES, runner=runner
-    )
+    pruner = graphprune.Pruner(network(), data[0][0][:2], sparsity=SPARSITY, data=data, samples=SAMPLES, runner=runner)
     compile_s, needed_s = time.perf_counter() - started, 0.0
     while pruner.rounds_left:
         needed_s += forward_and_backward(pruner.module.eval(), data)

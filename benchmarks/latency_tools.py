@@ -78,9 +78,7 @@ def export(module: nn.Module, path: Path) -> Path:
     return path
 
 
-def searched(
-    prune: Callable[[float], _Pruned], left: Callable[[_Pruned], float], wanted: float, tries: int
-) -> _Pruned:
+def searched(prune: Callable[[float], _Pruned], left: Callable[[_Pruned], float], wanted: float, tries: int) -> _Pruned:
     """The result whose ratio leaves what is nearest to the share that should be left."""
     low, high = 0.0, 0.98
     found: tuple[float, _Pruned] | None = None

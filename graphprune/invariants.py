@@ -108,7 +108,9 @@ def kept_indices_are_valid(program: Program) -> list[str]:
     tensors = stored_tensors(program.module)
     problems = [
         f"kept indices of {name} dim {dim} are empty, negative, or not ascending"
-        for (name, dim), ascending in zip(program.history.kept, _ascend(list(program.history.kept.values())), strict=True)
+        for (name, dim), ascending in zip(
+            program.history.kept, _ascend(list(program.history.kept.values())), strict=True
+        )
         if not ascending
     ]
     for (name, dim), indices in program.history.kept.items():

@@ -124,9 +124,7 @@ _OWN = ("sparsity", "budget", "schedule", "granularity")
 """Options of `graphprune.compile` that a sweep decides itself."""
 
 
-def _checked(
-    latencies: Sequence[float], functions: dict[str, object], options: dict[str, Any]
-) -> tuple[float, ...]:
+def _checked(latencies: Sequence[float], functions: dict[str, object], options: dict[str, Any]) -> tuple[float, ...]:
     """The shares, each once."""
     for name, function in functions.items():
         if function is not None and not callable(function):

@@ -99,8 +99,7 @@ def _trial(program: Program, dependencies: Dependencies) -> Pins:
     """Prunes half of every group and runs the result on shapes; names the first node that does not fit."""
     layers = Layers(program.module)
     if not dependencies.groups or all(
-        is_sizeless(layers, node) or _returns_its_argument(node, dependencies)
-        for node in program.module.graph.nodes
+        is_sizeless(layers, node) or _returns_its_argument(node, dependencies) for node in program.module.graph.nodes
     ):
         return ()
     keep = _every_second(dependencies)

@@ -25,9 +25,7 @@ Batches = list[tuple[Tensor, Tensor]]
 
 def batches_like(inputs: Tensor, *sizes: int) -> Batches:
     """Random batches of those sizes, each sample of the shape of one of the inputs."""
-    return [
-        (torch.randn(size, *inputs.shape[1:]).to(inputs.dtype), torch.randint(CLASSES, (size,))) for size in sizes
-    ]
+    return [(torch.randn(size, *inputs.shape[1:]).to(inputs.dtype), torch.randint(CLASSES, (size,))) for size in sizes]
 
 
 def sensitivity(

@@ -67,8 +67,11 @@ OPTIONS: list[tuple[Options, type[UserError], str]] = [
     ({"samples": 2.5}, OptionError, "samples=2.5: expected a whole number"),
     ({"sparsity": "0.5"}, OptionError, r"sparsity=0.5: .* of channels to remove, in \[0, 1\); got a str"),
     ({"resurrect": "yes", "granularity": "weight"}, OptionError, "resurrect='yes': expected True or False"),
-    ({"criterion": lambda weights: weights["conv"]}, OptionError,
-     r"fails for group g\d+ \(.+\): KeyError: 'conv'\nIt was given the weights '"),
+    (
+        {"criterion": lambda weights: weights["conv"]},
+        OptionError,
+        r"fails for group g\d+ \(.+\): KeyError: 'conv'\nIt was given the weights '",
+    ),
     ({"verify": "no"}, OptionError, "verify='no': expected True or False"),
     ({"strict": 2}, OptionError, "strict=2: expected True or False"),
     ({"runner": 3}, OptionError, "runner: expected a graphprune.runner.Runner, got int"),
@@ -185,8 +188,12 @@ class Lazy(nn.Module):
 
 
 MODELS: list[tuple[Callable[[], Any], Any, type[UserError], str]] = [
-    (ByValue, torch.rand(2, 5), CaptureError,
-     "cannot be captured.\n  torch.fx: .+\n  .+ sizes: .+\n  torch.export: .+\nMove"),
+    (
+        ByValue,
+        torch.rand(2, 5),
+        CaptureError,
+        "cannot be captured.\n  torch.fx: .+\n  .+ sizes: .+\n  torch.export: .+\nMove",
+    ),
     (Parts, images(), LossError, r"output is dict of 1 tensors, not a tensor; pass loss=lambda output, target"),
     (Sparse, torch.randn(5, 4), InputError, r"node %\w+ .* works on a sparse tensor, which analysis cannot follow"),
     (Lazy, torch.randn(2, 5), InputError, "parameter 'fc.weight' has no shape yet; run the model once"),

@@ -66,7 +66,9 @@ def unresolved_tensor() -> Program:
 
 def kept_out_of_order() -> Program:
     program = sound()
-    return replace(program, history=replace(program.history, kept={("stem.weight", 0): torch.tensor([0, 2, 1, 3, 4, 5])}))
+    return replace(
+        program, history=replace(program.history, kept={("stem.weight", 0): torch.tensor([0, 2, 1, 3, 4, 5])})
+    )
 
 
 def kept_negative() -> Program:
@@ -127,7 +129,9 @@ def other_shapes_than_recorded() -> Program:
 
 def classes_of_another_length() -> Program:
     program = sound()
-    return program.knowing(replace(program[FirstAnalysis], classes=program[FirstAnalysis].classes | {("stem.weight", 0): torch.arange(4)}))
+    return program.knowing(
+        replace(program[FirstAnalysis], classes=program[FirstAnalysis].classes | {("stem.weight", 0): torch.arange(4)})
+    )
 
 
 def shapes_that_cannot_be_found() -> Program:

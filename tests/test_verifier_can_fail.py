@@ -84,9 +84,7 @@ def test_every_file_that_rewrites_is_broken_by_a_test() -> None:
 
 def test_a_size_that_no_rule_rewrites_freezes_instead(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(RESIZERS, "view", nothing)
-    model = net(
-        lambda self, x: self.head(self.a(x).view(-1, 128)), a=nn.Conv2d(3, 8, 3), head=nn.Linear(128, 4)
-    )
+    model = net(lambda self, x: self.head(self.a(x).view(-1, 128)), a=nn.Conv2d(3, 8, 3), head=nn.Linear(128, 4))
     program = Runner().run(pipelines.analysis(), capture(model, IMAGE))
     assert not program[Dependencies].groups
     assert program[FirstAnalysis].pins and "view" in program[FirstAnalysis].pins[0][0]

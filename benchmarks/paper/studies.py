@@ -258,8 +258,11 @@ FOLDERS = "needs Imagenette's folders of pictures, which are not to be had here"
 
 SHOWN: dict[str, tuple[str | None, str]] = {
     "Table 1": ("imagenette", f"structured, VGG16 and AlexNet on Imagenette; {FOLDERS}"),
-    "Table 2": ("unstructured", "CIFAR-10 (at scale cpu by --datasets cifar10, LeNet5 and MLP5), best harmonic means; "
-                "its lower half is of the study imagenette"),
+    "Table 2": (
+        "unstructured",
+        "CIFAR-10 (at scale cpu by --datasets cifar10, LeNet5 and MLP5), best harmonic means; "
+        "its lower half is of the study imagenette",
+    ),
     "Table 3": ("unstructured", "MLP5 on MNIST, best harmonic means"),
     "Table 4": ("cifar", "structured, VGG16 and AlexNet on CIFAR-10, best harmonic means and costs"),
     "Figure 1": ("cifar", "structured, accuracy against sparsity"),

@@ -34,9 +34,7 @@ def command(
     model: options.Model,
     latency: Annotated[
         list[float] | None,
-        typer.Option(
-            metavar="SHARE", help=f"Share of the latency to remove; may be repeated. Default: {_SHARES}."
-        ),
+        typer.Option(metavar="SHARE", help=f"Share of the latency to remove; may be repeated. Default: {_SHARES}."),
     ] = None,
     data: options.Data = None,
     loss: options.Loss = None,

@@ -171,10 +171,7 @@ def _tie(graph: nx.Graph[str], first: str, second: str, cause: str) -> None:
 def _distinct_ties(space: LabelSpace) -> list[tuple[str, str, int]]:
     first, second, cause = space.edges()
     rows = torch.stack([_owners_at(space, first), _owners_at(space, second), cause]).unique(dim=1)
-    return [
-        (_owner_key(space, low), _owner_key(space, high), why)
-        for low, high, why in rows.t().tolist()
-    ]
+    return [(_owner_key(space, low), _owner_key(space, high), why) for low, high, why in rows.t().tolist()]
 
 
 def _owners_at(space: LabelSpace, labels: Tensor) -> Tensor:

@@ -55,9 +55,7 @@ class Group:
         return self.members[0].name
 
 
-def number_channels(
-    space: LabelSpace, root: Tensor, moved: Sequence[Tensor]
-) -> tuple[Tensor, tuple[Group, ...]]:
+def number_channels(space: LabelSpace, root: Tensor, moved: Sequence[Tensor]) -> tuple[Tensor, tuple[Group, ...]]:
     """Numbers the channels group by group; groups are classes with the same count of labels in the same owners.
 
     They are also in the same parts: a split must not be left with an empty part, which some ops refuse.

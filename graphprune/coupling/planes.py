@@ -141,11 +141,7 @@ def _aligned(old: tuple[int, ...], new: tuple[int, ...]) -> tuple[tuple[range, r
 
 def same(first: Tensor, second: Tensor) -> bool:
     """True where two planes are the same memory, hence need no union."""
-    return (
-        first.data_ptr() == second.data_ptr()
-        and first.shape == second.shape
-        and first.stride() == second.stride()
-    )
+    return first.data_ptr() == second.data_ptr() and first.shape == second.shape and first.stride() == second.stride()
 
 
 def kept_indices(plane: Tensor, dim: int, keep: Tensor) -> Tensor:

@@ -30,9 +30,7 @@ from graphprune.ops.operand import Operand
 from graphprune.program import Program, device_of
 
 
-def find_sites(
-    program: Program, dependencies: Dependencies, passed: frozenset[str] = frozenset()
-) -> tuple[Site, ...]:
+def find_sites(program: Program, dependencies: Dependencies, passed: frozenset[str] = frozenset()) -> tuple[Site, ...]:
     """The sites of all channels, in the order of the graph.
 
     Args:

@@ -208,9 +208,7 @@ def _predicted_ms(model: LatencyModel, selected: Program) -> float:
     return float(model.ms(np.array(selected[Dependencies].left_of_groups(selected[Selection].keep))))
 
 
-def _corrected(
-    tries: list[Try], attempt: Callable[[float], Try], narrowest_ms: float, widest_ms: float
-) -> list[Try]:
+def _corrected(tries: list[Try], attempt: Callable[[float], Try], narrowest_ms: float, widest_ms: float) -> list[Try]:
     """Tries again until a measurement fits, with limits between two predictions.
 
     Raises:

@@ -178,9 +178,7 @@ class OpCall:
         """Whether the program itself makes all that the plane labels: copies, zeros; no parameter, no pinned label."""
         return not is_sample(plane) and int(squash(plane).min()) >= self.run.space.stored_size
 
-    def collapse(
-        self, plane: Tensor, dims: Iterable[int], reason: str, origin: Origin = "program"
-    ) -> Tensor | None:
+    def collapse(self, plane: Tensor, dims: Iterable[int], reason: str, origin: Origin = "program") -> Tensor | None:
         """Ties the labels along ``dims``; what is left varies along other dims only.
 
         Returns:

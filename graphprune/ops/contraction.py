@@ -85,7 +85,9 @@ def _plain_linear(call: OpCall, source: Operand, weight: Operand, bias: Operand 
     """As `_plain`, for a linear layer."""
     last = len(source.shape) - 1
     inputs, outputs, meets = (
-        channels_along(source.planes, last), channels_along(weight.planes, 0), channels_along(weight.planes, 1)
+        channels_along(source.planes, last),
+        channels_along(weight.planes, 0),
+        channels_along(weight.planes, 1),
     )
     added = None if bias is None or len(bias.planes) != 1 else channels_along(bias.planes, 0)
     others = [plane for plane in source.planes if varying(plane) != {last}]

@@ -114,8 +114,11 @@ def _channels(call: OpCall, source: Operand, weight: Operand, positions: int, wi
     if call.arguments.get("transposed"):
         outer, weight_split, weight_loops = weight.shape[1], (groups, inner, weight.shape[1]), [1, 3, 2]
     else:
-        outer, weight_split, weight_loops = weight.shape[0] // groups, (groups, weight.shape[0] // groups, inner), [1,
-            2, 3]
+        outer, weight_split, weight_loops = (
+            weight.shape[0] // groups,
+            (groups, weight.shape[0] // groups, inner),
+            [1, 2, 3],
+        )
     sizes = (samples, groups, outer, inner, positions)
     source_split = (samples, groups, inner)
     if groups == 1:
@@ -147,5 +150,3 @@ def _tie_groups(call: OpCall, source: Operand, weight: Operand) -> tuple[Operand
     within = [dim for dim in (1, 2) if weight.shape[dim] > 1]
     reason = "a group goes as a whole"
     return call.collapsed(source, [2] if inner > 1 else [], reason), call.collapsed(weight, within, reason)
-
-

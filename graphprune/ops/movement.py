@@ -99,9 +99,7 @@ def _uncrowded(call: OpCall, planes: list[Tensor]) -> list[Tensor]:
     """
     channels = [plane for plane in planes if not is_sample(plane)]
     crowded = [
-        plane
-        for plane in channels
-        if any(other is not plane and varying(plane) & varying(other) for other in channels)
+        plane for plane in channels if any(other is not plane and varying(plane) & varying(other) for other in channels)
     ]
     if all(map(call.is_made_here, crowded)):
         return planes

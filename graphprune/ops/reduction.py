@@ -65,9 +65,7 @@ def loss(call: OpCall) -> list[Planes]:
     return [()]
 
 
-@rule(
-    aten._softmax, aten._log_softmax, aten.softmax, aten._safe_softmax, aten.cumsum, aten.cumprod, aten.logcumsumexp
-)
+@rule(aten._softmax, aten._log_softmax, aten.softmax, aten._safe_softmax, aten.cumsum, aten.cumprod, aten.logcumsumexp)
 def along_a_dim(call: OpCall) -> list[Planes]:
     """The result has the shape of the argument; along one dim its elements depend on each other."""
     operand = call.operand("self")

@@ -81,8 +81,10 @@ class Normalisation:
         return inputs * std + mean
 
     def _planes(self, like: Tensor) -> list[Tensor]:
-        return [torch.tensor(values, dtype=like.dtype, device=like.device).view(1, -1, 1, 1)
-                for values in (self.mean, self.std)]
+        return [
+            torch.tensor(values, dtype=like.dtype, device=like.device).view(1, -1, 1, 1)
+            for values in (self.mean, self.std)
+        ]
 
 
 @dataclass(frozen=True, eq=False)

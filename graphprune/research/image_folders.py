@@ -123,6 +123,7 @@ def _decode(samples: Sequence[tuple[Path, int]], side: int, target: Path) -> Non
 def _picture(path: Path, side: int) -> Tensor:
     """One picture, bytes ``(3, side, side)``; the shorter side comes to `FIRST_SIDE` on the way, as in the paper."""
     from PIL import Image
+
     functional = _torchvision().transforms.functional
 
     try:

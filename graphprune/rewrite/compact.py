@@ -102,9 +102,7 @@ def _own_modules(module: nn.Module, done: dict[int, nn.Module]) -> nn.Module:
         return done[id(module)]
     kind = type(module)
     own = done[id(module)] = kind.__new__(kind)
-    own.__dict__ = {
-        name: value.copy() if type(value) in _TABLES else value for name, value in module.__dict__.items()
-    }
+    own.__dict__ = {name: value.copy() if type(value) in _TABLES else value for name, value in module.__dict__.items()}
     own._modules = {
         name: child if child is None else _own_modules(child, done) for name, child in module._modules.items()
     }

@@ -84,8 +84,9 @@ def set_argument(node: fx.Node, position: int, name: str, value: Any) -> None:
 def _new_sizes(resize: Resize, result: Survivors, sizes: Iterable[Any], first_dim: int = 0) -> list[Any]:
     """Size arguments of the dims from ``first_dim`` on: new literals where something goes, the old ones elsewhere."""
     return [
-        _new_size(resize, result, size,
-            first_dim + offset) if size != -1 and result.shrinks(first_dim + offset) else size
+        _new_size(resize, result, size, first_dim + offset)
+        if size != -1 and result.shrinks(first_dim + offset)
+        else size
         for offset, size in enumerate(sizes)
     ]
 

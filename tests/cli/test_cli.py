@@ -27,7 +27,7 @@ from graphprune.equivalence import Verification
 from graphprune.errors import InternalError, OptionError
 from graphprune.research.networks import lenet5
 
-USER_CODE = '''
+USER_CODE = """
 import torch
 from torch import nn
 
@@ -64,7 +64,7 @@ def generated():
 def loss(output, target):
     print("the loss was computed")
     return nn.functional.cross_entropy(output, target)
-'''
+"""
 
 
 def run(*arguments: str | Path) -> Result:
@@ -460,7 +460,7 @@ def test_inspect_leads_to_the_cause_with_its_source_line(here: Path) -> None:
     assert "skip_nets.py:8" in out
 
 
-UNKNOWN_OP = '''
+UNKNOWN_OP = """
 import torch
 from torch import nn
 from tests.unknown_op import unknown
@@ -476,7 +476,7 @@ class Net(nn.Module):
 
 def net():
     return Net(), torch.ones(2, 6)
-'''
+"""
 
 
 def test_strict_fails_where_something_is_frozen_for_want_of_a_rule(here: Path) -> None:

@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 from graphprune.cli import app
 
-BATCHES = '''
+BATCHES = """
 import torch
 
 def train():
@@ -20,7 +20,7 @@ test = train()
 
 def fails():
     raise ValueError("no such data")
-'''
+"""
 
 
 @pytest.fixture

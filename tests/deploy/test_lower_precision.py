@@ -58,13 +58,9 @@ def test_int8_quantises_weights_and_activations(tmp_path: Path) -> None:
 
 def test_data_sets_the_ranges_and_the_last_batch_is_held_out(tmp_path: Path) -> None:
     bright = [Example.of(images(8, 10.0, seed)) for seed in range(4)]
-    on_data = export_onnx(
-        conv_net(), (images(2),), {}, tmp_path / "data.onnx", precision="int8", calibration=bright
-    )
+    on_data = export_onnx(conv_net(), (images(2),), {}, tmp_path / "data.onnx", precision="int8", calibration=bright)
     narrow = [*[Example.of(images(8))] * 3, bright[-1]]
-    clipped = export_onnx(
-        conv_net(), (images(2),), {}, tmp_path / "clipped.onnx", precision="int8", calibration=narrow
-    )
+    clipped = export_onnx(conv_net(), (images(2),), {}, tmp_path / "clipped.onnx", precision="int8", calibration=narrow)
     assert on_data.batch_sizes == clipped.batch_sizes == (8,)
     assert on_data.rms_rel_error < 0.1 < 0.5 < clipped.rms_rel_error  # ranges a tenth of the data's clip most of it
 

@@ -46,9 +46,7 @@ def _through_a_view(x: Tensor) -> Tensor:
 @pytest.mark.parametrize("middle", [_later, _parts, _into_zeros, _through_a_view])
 def test_a_closed_gate_is_a_removed_channel(middle: Callable[[Tensor], Tensor]) -> None:
     torch.manual_seed(0)
-    model = net(
-        lambda self, x: self.head(middle(self.a(x))), a=nn.Conv2d(3, 8, 3), head=nn.Conv2d(8, 4, 1)
-    )
+    model = net(lambda self, x: self.head(middle(self.a(x))), a=nn.Conv2d(3, 8, 3), head=nn.Conv2d(8, 4, 1))
     check_closed_is_masked(randomised(model), torch.randn(2, 3, 5, 5))
 
 

@@ -57,9 +57,7 @@ def test_near_the_best_of_all_widths(share: float, worse_than_none: float) -> No
     assert float(model.ms(counts)) <= limit_ms
     every = product(*([*each, group.channels] for each, group in
                       zip(permitted(model, 4), model.dependencies.groups, strict=True)))  # fmt: skip
-    best = min(
-        lost(model, importance, list(each)) for each in every if float(model.ms(np.array(each))) <= limit_ms
-    )
+    best = min(lost(model, importance, list(each)) for each in every if float(model.ms(np.array(each))) <= limit_ms)
     # greedy: at most one step of one group away from the best, which removes some tenths of all importance
     assert lost(model, importance, counts.tolist()) <= best + 0.15 * float(importance.square().sum())
 

@@ -18,9 +18,7 @@ STEPS = torch.tensor([0, 1, 1, 2, 2, 3, 3])
 
 
 def _with_mask(forward: Callable[[Any, Tensor, Tensor], Tensor]) -> Callable[[], nn.Module]:
-    return lambda: net(
-        forward, a=nn.Linear(5, 8), head=nn.Linear(8, 4), token=nn.Parameter(torch.randn(8))
-    )
+    return lambda: net(forward, a=nn.Linear(5, 8), head=nn.Linear(8, 4), token=nn.Parameter(torch.randn(8)))
 
 
 def _masked_tokens(self: Any, x: Tensor, hidden: Tensor) -> Tensor:

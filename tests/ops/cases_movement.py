@@ -24,9 +24,7 @@ def narrowing(middle: Any, channels: int, left: int) -> Any:
 
 def flattened(middle: Any, features: int) -> Any:
     """A convolution, something that flattens it, and a linear head."""
-    return lambda: net(
-        lambda self, x: self.head(middle(self.a(x))), a=nn.Conv2d(3, 8, 3), head=nn.Linear(features, 4)
-    )
+    return lambda: net(lambda self, x: self.head(middle(self.a(x))), a=nn.Conv2d(3, 8, 3), head=nn.Linear(features, 4))
 
 
 def _shuffle(x: Tensor) -> Tensor:

@@ -36,7 +36,9 @@ def test_parameters_and_buffers_lose_the_selected_slices() -> None:
     assert torch.equal(tensors["conv1.weight"], model.conv1.weight[inner][:, stream])
     assert torch.equal(tensors["norm2.running_var"], model.get_buffer("norm2.running_var")[stream])
     assert torch.equal(tensors["short.weight"], model.short.weight[:, stream])
-    assert torch.equal(compact.history.kept["conv1.weight", 1], stream) and torch.equal(compact.history.kept["conv1.weight", 0], inner)
+    assert torch.equal(compact.history.kept["conv1.weight", 1], stream) and torch.equal(
+        compact.history.kept["conv1.weight", 0], inner
+    )
     assert ("fc.weight", 1) not in compact.history.kept
 
 

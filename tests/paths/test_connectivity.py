@@ -539,9 +539,7 @@ class Beside(nn.Module):
     ],
     ids=["plain", "shown", "sum", "addcmul", "beside", "labels are lost", "stack", "scale", "added rows", "written"],
 )
-def test_what_else_gets_into_an_output(
-    end: Callable[[Tensor, Tensor], Tensor], outputs: int, cut: int
-) -> None:
+def test_what_else_gets_into_an_output(end: Callable[[Tensor, Tensor], Tensor], outputs: int, cut: int) -> None:
     program, _ = analysed(Beside(end), torch.randn(2, 5))
     assert connectivity_of(program).outputs == outputs and connectivity_of(program).connected
     found = connectivity_of(program.masked({"head.weight": torch.zeros(5, 4, dtype=torch.bool)}))

@@ -88,9 +88,7 @@ class Builder:
     def __post_init__(self) -> None:
         self.inputs = len(self.values)
 
-    def add(
-        self, text: str, inputs: Sequence[int], value: Value, compute: Callable[..., Tensor], *parts: str
-    ) -> int:
+    def add(self, text: str, inputs: Sequence[int], value: Value, compute: Callable[..., Tensor], *parts: str) -> int:
         """Adds an op; ``compute`` takes the parts, then the inputs."""
         self.steps.append(Step(text, tuple(inputs), compute, parts))
         self.values.append(value)

@@ -80,10 +80,13 @@ def test_one_shot_equals_zeroing_by_hand() -> None:
     functional.cross_entropy(model(data[0][0]), data[0][1]).backward()
     weights = [module.weight for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
     scores = torch.cat([(weight * weight.grad).abs().flatten() for weight in weights if weight.grad is not None])
-    live = torch.cat([
-        compiled.plan.masks.get(name, torch.ones_like(value, dtype=torch.bool)).flatten()
-        for name, value in model.named_parameters() if value.dim() > 1
-    ])
+    live = torch.cat(
+        [
+            compiled.plan.masks.get(name, torch.ones_like(value, dtype=torch.bool)).flatten()
+            for name, value in model.named_parameters()
+            if value.dim() > 1
+        ]
+    )
     # the order of modules is that of registration in both
     assert scores[~live].max() <= scores[live].min() * (1 + 1e-5)  # roundings of a sum in another order
 

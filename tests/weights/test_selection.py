@@ -33,7 +33,9 @@ def scored(name: str, seed: int, levels: int = 0) -> Program:
 
     weights = {name: draw(*weight.shape) for name, weight in pool_of(program).items()}
     # a channel counts as much as some of its weights together, so that both kinds come in turns
-    return program.knowing(Scores(draw(dependencies.channels) * (1 if levels else 0.7), "test"), WeightScores(weights, "test"))
+    return program.knowing(
+        Scores(draw(dependencies.channels) * (1 if levels else 0.7), "test"), WeightScores(weights, "test")
+    )
 
 
 def walked(program: Program, allowed: int, floor: int) -> tuple[Tensor, dict[str, Tensor]]:

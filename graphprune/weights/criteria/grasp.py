@@ -125,9 +125,7 @@ def _hessian_times(
     return totals
 
 
-def _product(
-    value: Tensor, direction: Sequence[Tensor], parameters: list[nn.Parameter]
-) -> tuple[Tensor | None, ...]:
+def _product(value: Tensor, direction: Sequence[Tensor], parameters: list[nn.Parameter]) -> tuple[Tensor | None, ...]:
     """Gradient of <gradient, direction>; None in parameters that the gradient does not depend on."""
     try:
         gradients: tuple[Tensor | None, ...] = torch.autograd.grad(

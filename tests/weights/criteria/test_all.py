@@ -90,7 +90,9 @@ def test_magnitude() -> None:
     before = {name: weight.detach().abs() for name, weight in pool_of(program).items()}
     dead = with_dead_weights(program, dormant=True)
     found = WEIGHT_CRITERIA["magnitude"](dead, sensitivity(None)).importance
-    held = WEIGHT_CRITERIA["magnitude"](replace(dead, history=replace(dead.history, dormant={})), sensitivity(None)).importance
+    held = WEIGHT_CRITERIA["magnitude"](
+        replace(dead, history=replace(dead.history, dormant={})), sensitivity(None)
+    ).importance
     for name, scores in found.items():
         assert torch.equal(scores, before[name])
         assert torch.equal(held[name], before[name] * dead.history.masks[name])

@@ -51,7 +51,7 @@ def gradients_of_samples(module: nn.Module, parameter: Tensor, batches: Batches)
 
 def test_a_sample_without_a_target_that_counts_says_nothing() -> None:
     program = prepared(Chain(), images())
-    (inputs, target), = batches_like(images().double(), 4)
+    ((inputs, target),) = batches_like(images().double(), 4)
     ignored = torch.cat([target[:3], torch.tensor([-100])])
     found = elasticity(program, sensitivity([(inputs, ignored)], accumulate="squared")).importance
     without = elasticity(program, sensitivity([(inputs[:3], target[:3])], accumulate="squared")).importance
@@ -119,7 +119,7 @@ def test_many_samples_add_up_in_half_precision() -> None:
     """Sums of a thousand terms in bfloat16, which has 8 bits, would stop growing after about 256."""
     program = prepared(Mlp(), torch.randn(2, 5))
     program.module.bfloat16()
-    (inputs, target), = batches_like(torch.randn(1, 5).bfloat16(), 1)
+    ((inputs, target),) = batches_like(torch.randn(1, 5).bfloat16(), 1)
     one = elasticity(program, sensitivity([(inputs, target)], accumulate="absolute"))
     many = elasticity(program, sensitivity([(inputs, target)] * 1000, samples=1000, accumulate="absolute"))
     for name, expected in one.importance.items():

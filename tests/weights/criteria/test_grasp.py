@@ -36,7 +36,9 @@ def explicit(program: Program, batches: Batches, temperature: float) -> dict[str
 
     point = torch.cat([weight.detach().flatten() for weight in pool.values()]).requires_grad_()
     gradient = torch.autograd.grad(loss(point), point)[0]
-    live = torch.cat([program.history.masks.get(name, torch.ones_like(weight)).flatten() for name, weight in pool.items()])
+    live = torch.cat(
+        [program.history.masks.get(name, torch.ones_like(weight)).flatten() for name, weight in pool.items()]
+    )
     product = hessian(loss, point.detach()) @ (gradient * live)
     return {name: part.view_as(pool[name]) for name, part in zip(pool, product.split(sizes), strict=True)}
 

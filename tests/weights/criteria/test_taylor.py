@@ -31,7 +31,7 @@ def test_a_loss_of_zero_has_importances() -> None:
     """Unlike elasticity it is not relative to the loss."""
     program = prepared(Inverted(), images())
     batches = batches_like(images().double(), 3)
-    (inputs, _), = batches
+    ((inputs, _),) = batches
     offset = program.module(inputs).sum().detach()
     found = WEIGHT_CRITERIA["taylor"](program, sensitivity(batches, loss=lambda out, _: out.sum() - offset))
     assert found.loss == pytest.approx(0, abs=1e-12)
