@@ -26,13 +26,13 @@ from torch import Tensor, nn
 from benchmarks.compile_time import all_models, build, time_limit
 from benchmarks.rows import read, record
 from graphprune.capture import capture
-from graphprune.coupling.dependencies import Dependencies
-from graphprune.criteria.members import member_indices
+from graphprune.criteria.group_members import member_indices
+from graphprune.labels.dependencies import Dependencies
 from graphprune.ops.convolution import WHOLE_GROUPS
+from graphprune.pass_manager.runner import Runner
 from graphprune.passes import pipelines
-from graphprune.program import Program
+from graphprune.program.program import Program
 from graphprune.rewrite.compact import compact_module
-from graphprune.runner import Runner
 
 Rows = dict[str, Tensor]
 """Rows to remove, by the name of the layer that makes them."""

@@ -26,7 +26,7 @@ from torch.nn import functional
 
 import graphprune
 from graphprune.deploy import describe_hardware, library_versions
-from graphprune.runner import Runner
+from graphprune.pass_manager.runner import Runner
 
 SAMPLES, BATCH, SIDE, CLASSES, SPARSITY = 2560, 128, 32, 10, 0.9
 

@@ -33,7 +33,7 @@ from benchmarks.rows import read, record
 from graphprune.deploy import TimingResult, describe_hardware, library_versions, onnx_feeds, time_interleaved
 from graphprune.deploy.sessions import choose_provider
 from graphprune.errors import UserError
-from graphprune.example import Example
+from graphprune.program.example import Example
 
 RESULTS = Path(__file__).resolve().parent / "results" / "latency.jsonl"
 MODELS = (

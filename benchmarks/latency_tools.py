@@ -30,7 +30,7 @@ from benchmarks.models import make
 from benchmarks.onnx_macs import count_macs
 from graphprune import Budget
 from graphprune.deploy import export_onnx, onnx_feeds, time_interleaved
-from graphprune.example import Example
+from graphprune.program.example import Example
 
 TRIES = {"macs": 9, "latency": 6}
 """Of the bisection. A latency takes an export each, and its noise is about what six halvings leave."""

@@ -4,23 +4,29 @@
 `Compiled.save` wrote.
 """
 
+import sys as _sys
+
+from graphprune import criteria as _criteria
 from graphprune import ops as _ops
-from graphprune.accuracy import top_one
-from graphprune.budget import Budget
 from graphprune.compile import compile
 from graphprune.compiled import Compiled
-from graphprune.equivalence import Verification
+from graphprune.criteria import scores as _scores
+from graphprune.criteria import weights as _weight_criteria
 from graphprune.errors import GraphPruneError, InternalError, UserError
-from graphprune.latency import Profile, profile
-from graphprune.plan import Plan
+from graphprune.latency import Profile
+from graphprune.pass_manager import runner as _runner
+from graphprune.pass_manager.runner import Runner
+from graphprune.plan.plan import Plan
+from graphprune.profile import profile
 from graphprune.pruner import Pruner
 from graphprune.report import Report
-from graphprune.runner import Runner
+from graphprune.request.budget import Budget
 from graphprune.saving.artifact import load
-from graphprune.sweep import sweep
-from graphprune.swept import Sweep
-
-__version__ = "0.1.0"
+from graphprune.sweep.accuracy import top_one
+from graphprune.sweep.result import Sweep
+from graphprune.sweep.run import sweep
+from graphprune.verification.record import Verification
+from graphprune.version import __version__ as __version__
 
 __all__ = [
     "Budget",
@@ -42,4 +48,12 @@ __all__ = [
     "top_one",
 ]
 
-del _ops
+# Where the code of users has these from: README and messages named them so before they moved.
+_sys.modules.update({
+    "graphprune.runner": _runner,
+    "graphprune.scores": _scores,
+    "graphprune.weights": _criteria,
+    "graphprune.weights.criteria": _weight_criteria,
+})  # fmt: skip
+
+del _criteria, _ops, _runner, _scores, _sys, _weight_criteria

@@ -7,14 +7,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from graphprune.budget import Budget
 from graphprune.compiled import Compiled
 from graphprune.criteria import Given
+from graphprune.criteria.weights import WeightCriterion
 from graphprune.latency.profiles import Profile
+from graphprune.pass_manager.runner import Runner
 from graphprune.pruner import Progress, Pruner
-from graphprune.runner import Runner
-from graphprune.schedule import Schedule
-from graphprune.weights.criteria import WeightCriterion
+from graphprune.request.budget import Budget
+from graphprune.request.schedule import Schedule
 
 
 def compile(
@@ -72,8 +72,9 @@ def compile(
             (``torch_pruning.importance``), which gets gradients where it needs them; or a function of your own: of the
             weights of a group, ``{"conv1.weight[0]": (channels, values), ...}``, that gives a tensor ``(channels,)``,
             or of ``(program, sensitivity)`` for all channels at once. Weights are ranked by a name or function of
-            `graphprune.weights.criteria`.
-        schedule: A name (see `graphprune.schedule`) or a function from the final sparsity to that of each round.
+            `graphprune.criteria.weights`.
+        schedule: A name (see `graphprune.request.schedule`) or a function from the final sparsity to that of each
+            round.
         protect: Name patterns (shell wildcards) of modules whose outputs, or parameters that as a whole, must stay.
         attention: What goes of attention: whole ``"heads"``, or as many indices of every head (``"head_dim"``).
         min_channels: Channels that stay in every group: a number, ``"safe"`` (two or 2 %), or a function of the group's

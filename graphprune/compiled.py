@@ -12,17 +12,20 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from graphprune.coupling.dependencies import Dependencies
-from graphprune.data import SampleStream
+from graphprune.criteria.samples import SampleStream
 from graphprune.deploy import ExportResult, TimingResult, export_onnx, onnx_feeds, time_interleaved
-from graphprune.equivalence import MaskedProgram, Verification, verify_compact
 from graphprune.errors import VerificationError
-from graphprune.example import Example
-from graphprune.options import check_counts
-from graphprune.plan import Plan, on_device_of
-from graphprune.program import Kept, Program, device_of, stored_parameters, stored_tensors
-from graphprune.report import Report, kept_labels
+from graphprune.labels.dependencies import Dependencies
+from graphprune.labels.kept_labels import kept_labels
+from graphprune.plan.plan import Plan, on_device_of
+from graphprune.program.example import Example
+from graphprune.program.program import Program, device_of
+from graphprune.program.tensors import Kept, stored_parameters, stored_tensors
+from graphprune.report import Report
+from graphprune.request.options import check_counts, check_switches
 from graphprune.saving.artifact import save as save_artifact
+from graphprune.verification.equivalence import MaskedProgram, verify_compact
+from graphprune.verification.record import Verification
 
 
 class Compiled:
@@ -162,7 +165,9 @@ class Compiled:
             ArtifactError: the directory holds other files, which stay, or cannot be written.
             ExportError: the module cannot be exported to a valid ONNX file; nothing is written then.
         """
-        return save_artifact(self, directory, onnx=onnx)
+        check_switches(onnx=onnx)
+        export = self.export_onnx if onnx else None
+        return save_artifact(self.plan, self.module, self.report, export, directory)
 
     def _dense(self) -> Program:
         """The dense program where the compact module is now: what they share has moved with it, the rest has not."""

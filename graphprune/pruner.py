@@ -13,35 +13,37 @@ import torch
 from torch import Tensor, fx, nn
 from torch.optim import Optimizer
 
-from graphprune.become import become
-from graphprune.budget import MEASURES, Budget, Measure, budget_of
 from graphprune.capture import capture, kept_in_evaluation, unshare, unwrapped
 from graphprune.compiled import Compiled
-from graphprune.costs import costs_of
-from graphprune.coupling.dependencies import Dependencies
+from graphprune.costs.measures import MEASURES, Measure
+from graphprune.costs.model import costs_of
 from graphprune.coupling.gaps import refuse_gaps
 from graphprune.criteria import Given, Sensitivity, name_of
-from graphprune.data import SampleStream, cross_entropy
-from graphprune.equivalence import Verification
+from graphprune.criteria.losses import cross_entropy
+from graphprune.criteria.samples import SampleStream
+from graphprune.criteria.scores import Scores, WeightScores
+from graphprune.criteria.weights import WeightCriterion
 from graphprune.errors import InputError, NothingToPruneError
-from graphprune.example import Example
-from graphprune.granularity import accumulate_of, counted_by, granularity_of, rounds_of, samples_together
+from graphprune.labels.dependencies import Dependencies
 from graphprune.latency.profiles import Profile
-from graphprune.latency.rounds import rounds_for
-from graphprune.optimizer import Replaced, clear_dead, clear_gradients, follow, followers
-from graphprune.options import attention_of, check_options, check_switches, limits_of
+from graphprune.pass_manager.runner import Runner
 from graphprune.passes import pipelines
 from graphprune.paths.dead import DeadPaths, dead_paths_of
-from graphprune.plan import Plan
-from graphprune.program import FirstAnalysis, Kept, Origin, Program, device_of, stored_parameters
+from graphprune.plan.plan import Plan
+from graphprune.program.example import Example
+from graphprune.program.facts import FirstAnalysis
+from graphprune.program.program import Origin, Program, device_of
+from graphprune.program.tensors import Kept, stored_parameters
 from graphprune.report import Report, Round, build_report, left_in_evaluation
-from graphprune.runner import Runner
-from graphprune.schedule import Schedule, targets_of
-from graphprune.scores import Scores
-from graphprune.selection import Selection, costs_under
-from graphprune.weights.criteria import WeightCriterion
-from graphprune.weights.criteria.criterion import WeightScores
-from graphprune.weights.masks import hold, settle
+from graphprune.request.budget import Budget, budget_of
+from graphprune.request.options import attention_of, check_options, check_switches, limits_of
+from graphprune.request.schedule import Schedule, targets_of
+from graphprune.rounds.choice import accumulate_of, counted_by, granularity_of, rounds_for, rounds_of, samples_together
+from graphprune.selection.record import Selection, costs_under
+from graphprune.training.exchange import become
+from graphprune.training.masks import hold, settle
+from graphprune.training.optimizer import Replaced, clear_dead, clear_gradients, follow, followers
+from graphprune.verification.record import Verification
 
 log = logging.getLogger(__name__)
 

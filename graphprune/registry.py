@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
 from graphprune.errors import InternalError, OptionError
@@ -41,3 +41,13 @@ class Registry(Generic[T]):
         if name not in self._entries:
             raise OptionError(f"{self.kind} '{name}' is unknown; known are {', '.join(self.names())}")
         return self._entries[name]
+
+
+def check_name(option: str, given: str, known: Iterable[str]) -> None:
+    """Refuses a name that an option does not have.
+
+    Raises:
+        OptionError: with the names that there are.
+    """
+    if given not in (names := tuple(known)):
+        raise OptionError(f"{option}='{given}' is unknown; known are {', '.join(names)}")

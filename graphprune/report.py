@@ -12,14 +12,16 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from graphprune.budget import Measure
-from graphprune.coupling.dependencies import Dependencies
+from graphprune.costs.measures import Measure
 from graphprune.coupling.explain import path_to_cause, told
 from graphprune.coupling.protection import output_dim
 from graphprune.deploy import TimingResult
-from graphprune.equivalence import Verification
+from graphprune.labels.dependencies import Dependencies
+from graphprune.labels.kept_labels import kept_labels
 from graphprune.paths.dead import DeadPaths
-from graphprune.program import Kept, Program
+from graphprune.program.program import Program
+from graphprune.program.tensors import Kept
+from graphprune.verification.record import Verification
 
 
 @dataclass(frozen=True)
@@ -234,24 +236,6 @@ def group_rows(dependencies: Dependencies, kept: Kept, importance: Tensor | None
         after = int(channels[group.start : group.stop].sum())
         rows.append(GroupRow(group.id, group.name, len(group.members), group.channels, after, score))
     return tuple(rows)
-
-
-def kept_labels(dependencies: Dependencies, kept: Kept) -> Tensor:
-    """Bool per label: what is left of the user's model, padding and the like going with their channels."""
-    labels = torch.ones(dependencies.space.size, dtype=torch.bool)
-    for owner in dependencies.stored:
-        indices = kept.get((owner.name, owner.dim))
-        if indices is not None:
-            labels[owner.start : owner.start + owner.size] = False
-            labels[owner.start + indices] = True
-    alive = torch.zeros(dependencies.channels + 1, dtype=torch.bool)
-    stored = torch.cat([owner.labels for owner in dependencies.stored])
-    alive[dependencies.channel_of[stored[labels[stored]]]] = True
-    made = torch.ones_like(labels)
-    made[stored] = False
-    prunable = made & (dependencies.channel_of >= 0)
-    labels[prunable] = alive[dependencies.channel_of[prunable]]
-    return labels
 
 
 def frozen_rows(program: Program, dependencies: Dependencies) -> tuple[FrozenRow, ...]:

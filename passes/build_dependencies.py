@@ -10,16 +10,19 @@ import torch
 from torch import Tensor, fx
 
 from graphprune.coupling.analysis import analyse
-from graphprune.coupling.dependencies import Dependencies
 from graphprune.coupling.shapes import RecordedShapes, propagate_shapes, shapes_of
-from graphprune.equivalence import run_program
 from graphprune.errors import InputError, RewriteError
-from graphprune.example import Example
-from graphprune.ops.operand import Operand
-from graphprune.pass_protocol import Pass, PassResult
-from graphprune.program import Fact, FirstAnalysis, Layers, Program
+from graphprune.labels.dependencies import Dependencies
+from graphprune.labels.operand import Operand
+from graphprune.pass_manager.protocol import Pass, PassResult
+from graphprune.program.example import Example
+from graphprune.program.facts import Fact, FirstAnalysis
+from graphprune.program.module_state import run_program
+from graphprune.program.program import Program
+from graphprune.program.surgery import as_many, copy_sharing_tensors, slice_tensors
+from graphprune.program.tensors import Layers
 from graphprune.rewrite.channel_sizes import with_fixed_channel_sizes
-from graphprune.rewrite.compact import as_many, copy_sharing_tensors, foretold_shapes, resize_nodes, slice_tensors
+from graphprune.rewrite.compact import foretold_shapes, resize_nodes
 from graphprune.rewrite.sizeless import is_sizeless
 
 Pins = tuple[tuple[str, str], ...]

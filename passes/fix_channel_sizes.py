@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from graphprune.coupling.dependencies import Dependencies
 from graphprune.coupling.shapes import RecordedShapes
-from graphprune.pass_protocol import Pass, PassResult
-from graphprune.program import Fact, FirstAnalysis, Program
+from graphprune.labels.dependencies import Dependencies
+from graphprune.pass_manager.protocol import Pass, PassResult
+from graphprune.program.facts import Fact, FirstAnalysis
+from graphprune.program.program import Program
 from graphprune.rewrite.channel_sizes import with_fixed_channel_sizes
 
 

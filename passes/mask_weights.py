@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from graphprune.coupling.dependencies import Dependencies
-from graphprune.pass_protocol import Pass, PassResult
-from graphprune.program import Fact, Origin, Program, stored_parameters
-from graphprune.rewrite.compact import copy_sharing_tensors, replace_tensors
-from graphprune.selection import Selection
-from graphprune.weights.pool import full_weights
+from graphprune.costs.pool import full_weights
+from graphprune.labels.dependencies import Dependencies
+from graphprune.pass_manager.protocol import Pass, PassResult
+from graphprune.program.facts import Fact
+from graphprune.program.program import Origin, Program
+from graphprune.program.surgery import copy_sharing_tensors, replace_tensors
+from graphprune.program.tensors import stored_parameters
+from graphprune.selection.record import Selection
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from graphprune.criteria.criterion import Criterion, Sensitivity
+from graphprune.criteria.criterion import Criterion
+from graphprune.criteria.sensitivity import Sensitivity
+from graphprune.criteria.weights import WeightCriterion
 from graphprune.latency.model import LatencyModel
-from graphprune.pass_protocol import Pass
+from graphprune.pass_manager.protocol import Pass
 from graphprune.passes.build_dependencies import BuildDependencies
 from graphprune.passes.fix_channel_sizes import FixChannelSizes
 from graphprune.passes.mask_weights import MaskWeights
@@ -19,8 +21,8 @@ from graphprune.passes.select_jointly import SelectJointly
 from graphprune.passes.select_weights import SelectWeights
 from graphprune.passes.select_widths import SelectWidths
 from graphprune.passes.verify_prune import VerifyPrune
-from graphprune.selection import Goal, Limits
-from graphprune.weights.criteria import WeightCriterion
+from graphprune.request.limits import Limits
+from graphprune.selection.goal import Goal
 
 
 def analysis(choices: Mapping[str, bool] | None = None) -> Sequence[Pass]:

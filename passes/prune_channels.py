@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from graphprune.costs import costs_of, count_parameters
-from graphprune.coupling.dependencies import Dependencies
+from graphprune.costs.model import costs_of, count_parameters
 from graphprune.coupling.shapes import RecordedShapes
-from graphprune.pass_protocol import Pass, PassResult
-from graphprune.program import Fact, Origin, Program
+from graphprune.criteria.scores import Scores, WeightScores
+from graphprune.labels.dependencies import Dependencies
+from graphprune.pass_manager.protocol import Pass, PassResult
+from graphprune.program.facts import Fact
+from graphprune.program.program import Origin, Program
 from graphprune.rewrite.compact import compact_module, foretold_shapes
-from graphprune.scores import Scores
-from graphprune.selection import Selection
-from graphprune.weights.criteria.criterion import WeightScores
+from graphprune.selection.record import Selection
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,18 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from graphprune.coupling.dependencies import Dependencies
-from graphprune.equivalence import TOLERANCES, MaskedProgram, difference, scale_of
-from graphprune.pass_protocol import Pass, PassResult
+from graphprune.criteria.scores import Scores
+from graphprune.labels.dependencies import Dependencies
+from graphprune.pass_manager.protocol import Pass, PassResult
 from graphprune.paths.connectivity import connectivity_of, useful_masks
 from graphprune.paths.dead import dead_paths_of, without_dead_paths
-from graphprune.program import Fact, Program
-from graphprune.randomness import private_random_state
-from graphprune.scores import Scores
-from graphprune.selection import Limits, Selection
+from graphprune.process_state import private_random_state
+from graphprune.program.facts import Fact
+from graphprune.program.program import Program
+from graphprune.request.limits import Limits
+from graphprune.selection.record import Selection
+from graphprune.verification.comparison import TOLERANCES, difference, scale_of
+from graphprune.verification.equivalence import MaskedProgram
 
 
 @dataclass(frozen=True)

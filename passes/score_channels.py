@@ -6,11 +6,13 @@ import logging
 from dataclasses import dataclass
 from typing import ClassVar
 
-from graphprune.coupling.dependencies import Dependencies
-from graphprune.criteria.criterion import Criterion, Sensitivity, scores_of
-from graphprune.pass_protocol import Pass, PassResult
-from graphprune.program import Fact, Program
-from graphprune.scores import Scores, remark
+from graphprune.criteria.criterion import Criterion, scores_of
+from graphprune.criteria.scores import Scores, remark
+from graphprune.criteria.sensitivity import Sensitivity
+from graphprune.labels.dependencies import Dependencies
+from graphprune.pass_manager.protocol import Pass, PassResult
+from graphprune.program.facts import Fact
+from graphprune.program.program import Program
 
 log = logging.getLogger(__name__)
 

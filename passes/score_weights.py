@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from graphprune.coupling.dependencies import Dependencies
-from graphprune.criteria.criterion import Sensitivity
-from graphprune.pass_protocol import Pass, PassResult
-from graphprune.program import Fact, Program
-from graphprune.scores import remark
-from graphprune.weights.criteria import WeightCriterion, weight_scores_of
-from graphprune.weights.criteria.criterion import WeightScores
+from graphprune.criteria.scores import WeightScores, remark
+from graphprune.criteria.sensitivity import Sensitivity
+from graphprune.criteria.weights import WeightCriterion, weight_scores_of
+from graphprune.labels.dependencies import Dependencies
+from graphprune.pass_manager.protocol import Pass, PassResult
+from graphprune.program.facts import Fact
+from graphprune.program.program import Program
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from graphprune.costs import costs_of
-from graphprune.coupling.dependencies import Dependencies
-from graphprune.pass_protocol import Pass, PassResult
-from graphprune.program import Fact, Program
-from graphprune.scores import Scores
-from graphprune.selection import Goal, Limits, Selection, select, violations
+from graphprune.costs.model import costs_of
+from graphprune.criteria.scores import Scores
+from graphprune.labels.dependencies import Dependencies
+from graphprune.pass_manager.protocol import Pass, PassResult
+from graphprune.program.facts import Fact
+from graphprune.program.program import Program
+from graphprune.request.limits import Limits
+from graphprune.selection.channels import select, violations
+from graphprune.selection.goal import Goal
+from graphprune.selection.record import Selection
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,19 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
-from graphprune.costs import costs_of
-from graphprune.coupling.dependencies import Dependencies
-from graphprune.pass_protocol import Pass, PassResult
+from graphprune.costs.model import costs_of
+from graphprune.criteria.scores import Scores, WeightScores
+from graphprune.labels.dependencies import Dependencies
+from graphprune.pass_manager.protocol import Pass, PassResult
 from graphprune.paths.dead import wrong_number
-from graphprune.paths.within_budget import select_on_paths
-from graphprune.program import Fact, Program
-from graphprune.scores import Scores
-from graphprune.selection import Goal, Limits, Selection, violations, weights_left
-from graphprune.weights.criteria.criterion import WeightScores
-from graphprune.weights.selection import select_jointly
+from graphprune.paths.select_on_paths import select_on_paths
+from graphprune.program.facts import Fact
+from graphprune.program.program import Program
+from graphprune.request.limits import Limits
+from graphprune.selection.channels import violations
+from graphprune.selection.goal import Goal
+from graphprune.selection.record import Selection, weights_left
+from graphprune.selection.weights import select_jointly
 
 
 @dataclass(frozen=True)

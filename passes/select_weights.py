@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
-from graphprune.coupling.dependencies import Dependencies
-from graphprune.pass_protocol import Pass, PassResult
+from graphprune.criteria.scores import WeightScores
+from graphprune.labels.dependencies import Dependencies
+from graphprune.pass_manager.protocol import Pass, PassResult
 from graphprune.paths.dead import wrong_number
-from graphprune.paths.within_budget import select_on_paths
-from graphprune.program import Fact, Program
-from graphprune.selection import Selection, weights_left
-from graphprune.weights.criteria.criterion import WeightScores
-from graphprune.weights.selection import select_weights
+from graphprune.paths.select_on_paths import select_on_paths
+from graphprune.program.facts import Fact
+from graphprune.program.program import Program
+from graphprune.selection.record import Selection, weights_left
+from graphprune.selection.weights import select_weights
 
 
 @dataclass(frozen=True)

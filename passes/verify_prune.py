@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from graphprune.coupling.dependencies import Dependencies
-from graphprune.equivalence import MaskedProgram, Verification, verify_compact
-from graphprune.pass_protocol import Pass, PassResult
-from graphprune.program import Fact, Origin, Program
-from graphprune.selection import Selection
+from graphprune.labels.dependencies import Dependencies
+from graphprune.pass_manager.protocol import Pass, PassResult
+from graphprune.program.facts import Fact
+from graphprune.program.program import Origin, Program
+from graphprune.selection.record import Selection
+from graphprune.verification.equivalence import MaskedProgram, verify_compact
+from graphprune.verification.record import Verification
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 
 from graphprune.passes import build_dependencies, fix_channel_sizes
+from graphprune.program import surgery
 from graphprune.rewrite import attributes, compact
 from graphprune.rewrite.literals import RESIZERS
 from graphprune.rewrite.sizes import Resize, Survivors
@@ -112,7 +113,7 @@ def sizes_stay_computed(patch: pytest.MonkeyPatch) -> None:
 
 def wrong_slices(name: str) -> Callable[[pytest.MonkeyPatch], None]:
     """One tensor keeps its indices in the opposite order."""
-    slice_tensors = compact.slice_tensors
+    slice_tensors = surgery.slice_tensors
 
     def wrong(module: nn.Module, kept: Any) -> None:
         slice_tensors(module, {key: indices.flip(0) if key[0] == name else indices for key, indices in kept.items()})

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
-from graphprune.coupling.planes import Planes, channel_planes, drop
+from graphprune.labels.planes import Planes, channel_planes, drop
 from graphprune.ops.call import OpCall
 from graphprune.ops.registry import RULES
 from tests.ops.case import net

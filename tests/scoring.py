@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from graphprune.criteria.criterion import Accumulate, Sensitivity
-from graphprune.data import SampleStream, cross_entropy
-from graphprune.example import Example
-from graphprune.program import Program
-from graphprune.weights.pool import pool_of
+from graphprune.costs.pool import pool_of
+from graphprune.criteria.losses import cross_entropy
+from graphprune.criteria.samples import SampleStream
+from graphprune.criteria.sensitivity import Accumulate, Sensitivity
+from graphprune.program.example import Example
+from graphprune.program.program import Program
 from tests.small_models import CLASSES, analysed, randomised
 
 Batches = list[tuple[Tensor, Tensor]]

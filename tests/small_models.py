@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from graphprune.capture import capture
-from graphprune.coupling.dependencies import Dependencies
-from graphprune.coupling.groups import Group
+from graphprune.labels.dependencies import Dependencies
+from graphprune.labels.groups import Group
+from graphprune.pass_manager.runner import Runner
 from graphprune.passes import pipelines
-from graphprune.program import Program
-from graphprune.runner import Runner
+from graphprune.program.program import Program
 
 CLASSES = 3
 

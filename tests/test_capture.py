@@ -12,7 +12,8 @@ from torch import Tensor, nn
 import graphprune
 from graphprune.capture import capture
 from graphprune.errors import CaptureError, InputError
-from graphprune.program import source_line, stored_parameters
+from graphprune.program.nodes import source_line
+from graphprune.program.tensors import stored_parameters
 from tests.small_models import Mlp
 
 

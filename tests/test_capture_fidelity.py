@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import graphprune
 from graphprune.capture import capture
 from graphprune.errors import CaptureError, OptionError
-from graphprune.program import Program
+from graphprune.program.program import Program
 
 Forward = Callable[[Any, Tensor], Any]
 

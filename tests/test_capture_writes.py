@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import graphprune
 from graphprune.capture import capture
-from graphprune.capture.kept import kept_tensors, overlap
+from graphprune.capture.tensors_of import kept_tensors, overlap
 from graphprune.errors import CaptureError, UserError
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from graphprune.costs import CostModel, count_macs, count_parameters
+from graphprune.costs.model import CostModel, count_macs, count_parameters
 from graphprune.rewrite.compact import compact_module
 from tests.small_models import (
     CLASSES,

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import graphprune
-from graphprune.demo import DemoResult, DemoSettings, run_demo, train_in_turns
+from graphprune.cli.demo_run import DemoResult, DemoSettings, run_demo, train_in_turns
 from graphprune.errors import LossError, OptionError
 from graphprune.research.datasets import Dataset, Split, mnist_5k
 from graphprune.research.networks import build

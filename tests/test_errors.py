@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 import graphprune
 from graphprune import Budget
-from graphprune.budget import budget_of
 from graphprune.errors import (
     BudgetError,
     CaptureError,
@@ -25,6 +24,7 @@ from graphprune.errors import (
     UserError,
 )
 from graphprune.registry import Registry
+from graphprune.request.budget import budget_of
 from tests.small_models import CLASSES, Chain, Mlp, Residual, images
 
 Options = dict[str, Any]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from graphprune.data import Batch
-from graphprune.example import Example
+from graphprune.criteria.samples import Batch
+from graphprune.program.example import Example
 
 
 def test_rows_of_what_is_batched() -> None:

@@ -9,15 +9,16 @@ import pytest
 import torch
 from torch import fx, nn
 
-from graphprune.coupling.dependencies import Dependencies
 from graphprune.coupling.shapes import RecordedShapes
+from graphprune.criteria.scores import Scores
 from graphprune.errors import InvariantError
-from graphprune.invariants import violations
-from graphprune.program import FirstAnalysis, Program
-from graphprune.rewrite.compact import copy_sharing_tensors
-from graphprune.runner import check
-from graphprune.scores import Scores
-from graphprune.selection import Selection
+from graphprune.labels.dependencies import Dependencies
+from graphprune.pass_manager.invariants import violations
+from graphprune.pass_manager.runner import check
+from graphprune.program.facts import FirstAnalysis
+from graphprune.program.program import Program
+from graphprune.program.surgery import copy_sharing_tensors
+from graphprune.selection.record import Selection
 from tests.small_models import Residual, analysed, images
 
 

@@ -1,8 +1,7 @@
-"""What is installed, under which names, and who imports whom."""
+"""What is installed, and under which names."""
 
 from __future__ import annotations
 
-import ast
 import importlib
 import os
 import shutil
@@ -11,17 +10,12 @@ import sys
 import tarfile
 import tomllib
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 
-ROOT = Path(__file__).resolve().parent.parent
-PACKAGE = ROOT / "graphprune"
-PASSES = "graphprune.passes"
-PIPELINES = "graphprune.passes.pipelines"
-
+from tests.source_files import PACKAGE, PASSES, ROOT, python_files
 
 # --- helpers ---------------------------------------------------------------------------------------------------------
 
@@ -29,47 +23,6 @@ PIPELINES = "graphprune.passes.pipelines"
 def project_table() -> dict[str, object]:
     table: dict[str, object] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     return table
-
-
-def python_files(folder: Path) -> Iterator[Path]:
-    """All Python files below `folder`, following links (the passes are behind one)."""
-    for here, _, names in os.walk(folder, followlinks=True):
-        yield from (Path(here) / name for name in sorted(names) if name.endswith(".py"))
-
-
-def module_name(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-def imported_names(source: str, package: str) -> set[str]:
-    """Dotted names that `source`, a module of `package`, imports.
-
-    ``from a import b`` gives ``a.b``, for b may be a module.
-    """
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            parents = package.split(".")
-            base = parents[: len(parents) - node.level + 1] if node.level else []
-            stem = ".".join(base + node.module.split(".") if node.module else base)
-            found.update(f"{stem}.{alias.name}" for alias in node.names)
-    return found
-
-
-def forbidden_imports(module: str, source: str, package: str) -> set[str]:
-    """The imports by which `module` knows a pass that it should not know.
-
-    The package and the pipelines put passes together. The core may use the pipelines; a pass may use neither.
-    """
-    if module in (PASSES, PIPELINES):
-        return set()
-    names = {name for name in imported_names(source, package) if name.startswith(f"{PASSES}.")}
-    if module.startswith(f"{PASSES}."):
-        return names
-    return {name for name in names if not f"{name}.".startswith(f"{PIPELINES}.")}
 
 
 def copy_of_the_project(target: Path) -> Path:
@@ -198,39 +151,3 @@ def test_passes_refuses_any_other_name() -> None:
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
     assert last == "ImportError: this folder is imported as 'graphprune.passes', not as 'passes'"
-
-
-# --- who imports whom ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("module", "statement", "expected"),
-    [
-        ("graphprune.core", "import graphprune.passes.fold", {"graphprune.passes.fold"}),
-        ("graphprune.core", "from graphprune.passes.fold import Fold", {"graphprune.passes.fold.Fold"}),
-        ("graphprune.core", "from graphprune.passes import fold", {"graphprune.passes.fold"}),
-        ("graphprune.core", "from .passes import fold", {"graphprune.passes.fold"}),
-        ("graphprune.core", "from graphprune.passes.pipelines_old import x", {"graphprune.passes.pipelines_old.x"}),
-        ("graphprune.core", "from graphprune.passes.pipelines import default", set()),
-        ("graphprune.core", "from .passes import pipelines", set()),
-        ("graphprune.core", "import torch.fx", set()),
-        ("graphprune.ops.norm", "from ..passes.fold import Fold", {"graphprune.passes.fold.Fold"}),
-        ("graphprune.passes.split", "from .fold import Fold", {"graphprune.passes.fold.Fold"}),
-        ("graphprune.passes.split", "def late():\n    from . import fold", {"graphprune.passes.fold"}),
-        ("graphprune.passes.split", "from .pipelines import default", {"graphprune.passes.pipelines.default"}),
-        ("graphprune.passes.split", "from ..program import Program", set()),
-        ("graphprune.passes.pipelines", "from .fold import Fold", set()),
-    ],
-)
-def test_the_reader_of_imports(module: str, statement: str, expected: set[str]) -> None:
-    assert forbidden_imports(module, statement, module.rpartition(".")[0]) == expected
-
-
-def test_the_core_knows_no_pass_and_passes_know_no_other_pass() -> None:
-    found = []
-    for path in python_files(PACKAGE):
-        module = module_name(path)
-        package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-        names = forbidden_imports(module, path.read_text("utf-8"), package)
-        found += [f"{module} imports {name}" for name in sorted(names)]
-    assert not found, "\n".join(found)

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 import graphprune
 from graphprune.errors import ArtifactError, InputError
-from graphprune.example import Example
-from graphprune.plan import Plan, load_plan
-from graphprune.program import Kept
+from graphprune.plan.plan import Plan, load_plan
+from graphprune.program.example import Example
+from graphprune.program.tensors import Kept
 
 
 class Mlp(nn.Module):

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from graphprune import equivalence
-from graphprune.coupling.dependencies import Dependencies
-from graphprune.equivalence import MaskedProgram, verify_compact
 from graphprune.errors import VerificationError
-from graphprune.precision import in_double
-from graphprune.program import Program
+from graphprune.labels.dependencies import Dependencies
+from graphprune.program.program import Program
 from graphprune.rewrite.compact import compact_module
+from graphprune.verification import comparison
+from graphprune.verification.equivalence import MaskedProgram, verify_compact
+from graphprune.verification.in_double import in_double
 from tests.ops.case import net
 from tests.small_models import analysed
 
@@ -35,9 +35,9 @@ def pruned() -> tuple[MaskedProgram, Program]:
 
 def test_rounding_is_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     masked, compact = pruned()
-    monkeypatch.setitem(equivalence.TOLERANCES, torch.float32, 0.0)
+    monkeypatch.setitem(comparison.TOLERANCES, torch.float32, 0.0)
     verification = verify_compact(masked, compact)
-    assert verification.tolerance == equivalence.TOLERANCES[torch.float64]
+    assert verification.tolerance == comparison.TOLERANCES[torch.float64]
     assert verification.relative_error <= 1e-14
 
 

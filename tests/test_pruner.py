@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from graphprune import Pruner
 from graphprune.errors import InputError, NothingToPruneError, OptionError
-from graphprune.optimizer import _WATCHED
-from graphprune.program import Kept
+from graphprune.program.tensors import Kept
+from graphprune.training.optimizer import _WATCHED
 from tests.small_models import CLASSES, Residual, images
 
 Batch = tuple[Tensor, Tensor]

@@ -11,17 +11,20 @@ from typing import ClassVar
 import pytest
 import torch
 
-from graphprune.coupling.dependencies import Dependencies
+from graphprune.criteria.scores import Scores
 from graphprune.errors import InternalError, InvariantError
-from graphprune.pass_protocol import Pass, PassResult
+from graphprune.labels.dependencies import Dependencies
+from graphprune.pass_manager.protocol import Pass, PassResult
+from graphprune.pass_manager.runner import Runner
 from graphprune.passes.build_dependencies import BuildDependencies
 from graphprune.passes.prune_channels import PruneChannels
 from graphprune.passes.select_channels import SelectChannels
 from graphprune.passes.verify_prune import VerifyPrune
-from graphprune.program import Fact, Program
-from graphprune.runner import Runner
-from graphprune.scores import Scores
-from graphprune.selection import Goal, Limits, Selection
+from graphprune.program.facts import Fact
+from graphprune.program.program import Program
+from graphprune.request.limits import Limits
+from graphprune.selection.goal import Goal
+from graphprune.selection.record import Selection
 from tests.small_models import Chain, analysed, images
 
 

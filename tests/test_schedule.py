@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graphprune.errors import OptionError
-from graphprune.schedule import SCHEDULES, Schedule, targets_of
+from graphprune.request.schedule import SCHEDULES, Schedule, targets_of
 
 
 @pytest.mark.parametrize(

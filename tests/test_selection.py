@@ -10,10 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from graphprune.budget import Budget
-from graphprune.costs import CostModel
+from graphprune.costs.model import CostModel
 from graphprune.errors import BudgetError
-from graphprune.selection import Goal, Limits, Selection, check_reachable, select
+from graphprune.request.budget import Budget
+from graphprune.request.limits import Limits
+from graphprune.selection.channels import check_reachable, select
+from graphprune.selection.goal import Goal
+from graphprune.selection.record import Selection
 from tests.small_models import CLASSES, Mlp, Residual, analysed, images
 
 

@@ -15,16 +15,16 @@ from torch import Tensor, nn
 import graphprune.ops
 import graphprune.rewrite
 from graphprune.capture import capture
-from graphprune.coupling.dependencies import Dependencies
 from graphprune.coupling.shapes import RecordedShapes
-from graphprune.equivalence import MaskedProgram, verify_compact
 from graphprune.errors import InvariantError, VerificationError
+from graphprune.labels.dependencies import Dependencies
 from graphprune.ops.registry import RULES
+from graphprune.pass_manager.runner import Runner, check
 from graphprune.passes import pipelines
-from graphprune.program import FirstAnalysis
+from graphprune.program.facts import FirstAnalysis
 from graphprune.rewrite import compact
 from graphprune.rewrite.literals import RESIZERS
-from graphprune.runner import Runner, check
+from graphprune.verification.equivalence import MaskedProgram, verify_compact
 from tests.broken_rewriting import BROKEN_REWRITING, BrokenRewriting, nothing
 from tests.broken_rules import BROKEN_RULES, IMAGE, BrokenRule
 from tests.ops.case import net, randomised

@@ -8,10 +8,10 @@ import torch
 import graphprune
 from benchmarks.models import make
 from graphprune.capture import capture
-from graphprune.coupling.dependencies import Dependencies
+from graphprune.labels.dependencies import Dependencies
+from graphprune.pass_manager.runner import Runner
 from graphprune.passes import pipelines
-from graphprune.program import Program
-from graphprune.runner import Runner
+from graphprune.program.program import Program
 
 # share of output rows that belong to an unfrozen group, at the least
 SHARES = {

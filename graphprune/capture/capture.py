@@ -12,12 +12,12 @@ from graphprune.capture.inputs import check_inputs
 from graphprune.capture.private_copy import private_copy
 from graphprune.capture.requirements import require_sizes
 from graphprune.capture.routes import ROUTES
+from graphprune.capture.torch_compiled import unwrapped
 from graphprune.capture.traced import trace
-from graphprune.capture.unwrapped import unwrapped
-from graphprune.capture.written import sharing_memory
+from graphprune.capture.writes import sharing_memory
 from graphprune.errors import CaptureError, first_line
-from graphprune.example import Example
-from graphprune.program import Attention, CapturedBy, Program
+from graphprune.program.example import Example
+from graphprune.program.program import Attention, CapturedBy, Program
 
 
 def capture(

@@ -18,12 +18,12 @@ from torch.nn.modules.rnn import RNNBase, RNNCellBase
 from torch.utils._pytree import tree_leaves, tree_map
 
 from graphprune.capture.functions import functions_refused
-from graphprune.capture.leaves import is_leaf, switches_with_mode
 from graphprune.capture.recurrent import raise_recurrent
 from graphprune.capture.regions import inline_regions
 from graphprune.capture.requirements import require_at_most, require_sizes
-from graphprune.example import Example
-from graphprune.quiet import only_errors
+from graphprune.capture.symbolic import is_leaf, switches_with_mode
+from graphprune.process_state import only_errors
+from graphprune.program.example import Example
 
 
 def export(model: nn.Module, example: Example) -> fx.Graph:

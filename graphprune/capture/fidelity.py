@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from graphprune.capture.private_copy import Lent, in_own_memory
-from graphprune.coupling.interpret import in_mode, is_same, keeping_buffers
-from graphprune.equivalence import TOLERANCES, difference, scale_of
 from graphprune.errors import WRITES, CaptureError, InputError, first_line, is_out_of_memory
-from graphprune.example import Example
-from graphprune.program import CapturedBy, Program
-from graphprune.randomness import private_random_state
+from graphprune.process_state import private_random_state
+from graphprune.program.example import Example
+from graphprune.program.module_state import in_mode, is_same, keeping_buffers
+from graphprune.program.program import CapturedBy, Program
+from graphprune.verification.comparison import TOLERANCES, difference, scale_of
 
 _BATCH_SIZES = (1, 2, 3)
 """Tried besides the example's own and one more than that: a loop over the samples stops at the example's."""

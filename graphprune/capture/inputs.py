@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from graphprune.capture.unwrapped import compiled_parts
+from graphprune.capture.torch_compiled import compiled_parts
 from graphprune.errors import InputError
-from graphprune.example import Example
-from graphprune.program import stored_parameters, stored_tensors
+from graphprune.program.example import Example
+from graphprune.program.tensors import stored_parameters, stored_tensors
 
 _OF_GRAPH_MODULES = frozenset({*dir(fx.GraphModule), "meta"} - {*dir(nn.Module)})
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from graphprune.program import submodules
+from graphprune.program.tensors import submodules
 
 
 class LegalAttention(nn.Module):

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from graphprune.errors import CaptureError, first_line
-from graphprune.program import stored_parameters, stored_tensors, submodules
+from graphprune.program.tensors import stored_parameters, stored_tensors, submodules
 
 _ATOMS = frozenset({NoneType, bool, int, float, str, type, FunctionType, BuiltinFunctionType, torch.dtype})
 _TABLES = (dict, OrderedDict, set)

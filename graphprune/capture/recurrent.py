@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from graphprune.coupling.whole import recurrent_layer
+from graphprune.coupling.recurrent_calls import recurrent_layer
 
 aten = torch.ops.aten
 

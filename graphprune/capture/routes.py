@@ -10,7 +10,7 @@ from torch import fx, nn
 from graphprune.capture.exported import export
 from graphprune.capture.sized import trace_with_sizes
 from graphprune.capture.symbolic import trace
-from graphprune.example import Example
+from graphprune.program.example import Example
 
 Route = Callable[[nn.Module, Example], fx.Graph]
 """Makes a graph of a module in evaluation mode, which it may leave in any state; raises whatever tracing raises."""

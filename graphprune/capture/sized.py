@@ -24,9 +24,9 @@ from graphprune.capture.in_place import ModelProxy
 from graphprune.capture.requirements import require_sizes
 from graphprune.capture.symbolic import ModelTracer, is_foreign, trace
 from graphprune.coupling.labelled import ShapeRun
-from graphprune.coupling.labels import LabelSpace
 from graphprune.coupling.shapes import ShapeInterpreter
-from graphprune.example import Example
+from graphprune.labels.labels import LabelSpace
+from graphprune.program.example import Example
 
 _BATCH_SIZES = (2, 1021)
 """Far apart, and one of them a large prime: few conditions on the batch come out the same under both."""

@@ -10,18 +10,18 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from graphprune.capture.fidelity import run
+from graphprune.capture.follow_mode import follow_mode
 from graphprune.capture.functions import is_transform, transforms_left
-from graphprune.capture.kept import memory_of
 from graphprune.capture.layout import free_of_layout
 from graphprune.capture.legalise import legalise
 from graphprune.capture.private_copy import in_own_memory, private_copy
 from graphprune.capture.routes import Route
 from graphprune.capture.symbolic import OpaqueCall
-from graphprune.capture.training import follow_mode
-from graphprune.capture.written import SharedMemory, Versions, made_by_tracing
-from graphprune.example import Example
-from graphprune.program import submodules
-from graphprune.randomness import private_random_state
+from graphprune.capture.tensors_of import memory_of
+from graphprune.capture.writes import SharedMemory, Versions, made_by_tracing
+from graphprune.process_state import private_random_state
+from graphprune.program.example import Example
+from graphprune.program.tensors import submodules
 
 _SEED = 1
 """While tracing: not that of the comparison, or numbers that tracing draws once and for all would pass for new ones."""

@@ -17,8 +17,8 @@ from graphprune.cli.progress import Phases
 from graphprune.deploy import export_onnx, onnx_feeds, time_interleaved
 from graphprune.deploy.signature import Feeds, feed, tensor_leaves
 from graphprune.errors import ArtifactError, OptionError
-from graphprune.example import Example
-from graphprune.plan import load_plan
+from graphprune.plan.plan import load_plan
+from graphprune.program.example import Example
 from graphprune.saving.artifact import ONNX, PLAN
 from graphprune.saving.manifest import Manifest
 

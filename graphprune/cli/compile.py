@@ -13,10 +13,10 @@ from graphprune.cli.model_names import build_model
 from graphprune.cli.progress import Phases
 from graphprune.cli.tables import show, table
 from graphprune.errors import OptionError
-from graphprune.example import Example
-from graphprune.granularity import counted_by, granularity_of
 from graphprune.latency import Profile
-from graphprune.runner import Runner
+from graphprune.pass_manager.runner import Runner
+from graphprune.program.example import Example
+from graphprune.rounds.choice import counted_by, granularity_of
 
 NAME, SUMMARY = "compile", "Prune a model, print the report, save the result."
 HELP = """Removes the least important channels of MODEL, or zeroes its least important weights, proves that the rest

@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from graphprune.cli import options
+from graphprune.cli.demo_run import COMPACT, DENSE, DemoResult, DemoSettings, Figures, run_demo
 from graphprune.cli.progress import Phases
 from graphprune.cli.tables import show, table
-from graphprune.demo import COMPACT, DENSE, DemoResult, DemoSettings, Figures, run_demo
 from graphprune.deploy import Latency
 from graphprune.research.networks import NETWORKS
 

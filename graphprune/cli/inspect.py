@@ -15,19 +15,19 @@ from graphprune.capture import capture
 from graphprune.cli import options
 from graphprune.cli.model_names import build_model
 from graphprune.cli.tables import show, table
-from graphprune.costs import CostModel, costs_of
-from graphprune.coupling.dependencies import Dependencies
+from graphprune.costs.model import CostModel, costs_of
 from graphprune.coupling.explain import path_to_cause, told
 from graphprune.coupling.gaps import refuse_gaps
-from graphprune.coupling.labels import Owner
 from graphprune.errors import OptionError
-from graphprune.example import Example
+from graphprune.labels.dependencies import Dependencies
+from graphprune.labels.labels import Owner
 from graphprune.latency import LatencyModel, Profile
-from graphprune.options import attention_of
+from graphprune.pass_manager.runner import Runner
 from graphprune.passes import pipelines
-from graphprune.program import Program
+from graphprune.program.example import Example
+from graphprune.program.program import Program
 from graphprune.report import frozen_rows
-from graphprune.runner import Runner
+from graphprune.request.options import attention_of
 from graphprune.saving.artifact import REPORT_TEXT
 from graphprune.saving.manifest import Manifest
 

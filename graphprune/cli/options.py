@@ -10,15 +10,16 @@ from typing import Annotated, Any
 
 import typer
 
-from graphprune.budget import Budget, Measure
 from graphprune.cli.model_names import attribute, named_object
+from graphprune.costs.measures import Measure
 from graphprune.criteria import CRITERIA
+from graphprune.criteria.weights import WEIGHT_CRITERIA
 from graphprune.errors import ArtifactError, OptionError
-from graphprune.pass_protocol import Pass
+from graphprune.pass_manager.protocol import Pass
 from graphprune.passes import pipelines
+from graphprune.request.budget import Budget
+from graphprune.request.schedule import SCHEDULES
 from graphprune.saving.manifest import is_artifact
-from graphprune.schedule import SCHEDULES
-from graphprune.weights.criteria import WEIGHT_CRITERIA
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Name of a model; see `graphprune --help`.")]
 InputShape = Annotated[

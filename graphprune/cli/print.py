@@ -10,11 +10,11 @@ from graphprune.capture import capture
 from graphprune.cli import options
 from graphprune.cli.model_names import NamedModel, build_model
 from graphprune.errors import OptionError
-from graphprune.granularity import granularity_of
+from graphprune.pass_manager.printer import print_program
+from graphprune.pass_manager.runner import Runner
 from graphprune.passes import pipelines
-from graphprune.printer import print_program
 from graphprune.pruner import Pruner
-from graphprune.runner import Runner
+from graphprune.rounds.choice import granularity_of
 
 NAME, SUMMARY = "print", "Print the program as text, after any pass."
 HELP = """Prints MODEL as the compiler sees it: one node per line, then the groups of channels that go together.

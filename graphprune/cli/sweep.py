@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from graphprune.accuracy import top_one
 from graphprune.cli import options
 from graphprune.cli.model_names import build_model
 from graphprune.cli.progress import Phases
-from graphprune.example import Example
 from graphprune.latency import Profile
-from graphprune.sweep import LATENCIES, sweep
+from graphprune.program.example import Example
+from graphprune.sweep.accuracy import top_one
+from graphprune.sweep.run import LATENCIES, sweep
 
 NAME, SUMMARY = "sweep", "Prune to several latencies; accuracy against latency."
 HELP = """Prunes MODEL to several latencies from one ranking of its channels, and times all networks in turns.

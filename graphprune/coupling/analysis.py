@@ -8,15 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from graphprune.coupling.dependencies import Dependencies, leaf_operands
-from graphprune.coupling.groups import NOT_PRUNABLE, number_channels
 from graphprune.coupling.interpret import interpret, meta_tensors, operands_of
 from graphprune.coupling.labelled import LabelRun
-from graphprune.coupling.labels import PINNED, Cause, LabelSpace, look_up, merged
-from graphprune.coupling.planes import channel_planes, squash, thin, varying
 from graphprune.coupling.protection import protected_dims
 from graphprune.errors import WRITES, CaptureError
-from graphprune.program import FirstAnalysis, Program, device_of, source_line, stored_parameters
+from graphprune.labels.dependencies import Dependencies, leaf_operands
+from graphprune.labels.groups import NOT_PRUNABLE, number_channels
+from graphprune.labels.labels import PINNED, Cause, LabelSpace, look_up, merged
+from graphprune.labels.planes import channel_planes, squash, thin, varying
+from graphprune.program.facts import FirstAnalysis
+from graphprune.program.nodes import source_line
+from graphprune.program.program import Program, device_of
+from graphprune.program.tensors import stored_parameters
 from graphprune.rewrite.literals import can_resize
 
 CHOICES = ("more of what is flattened", "outer of what is broadcast", "whole entries", "whole groups of a convolution")

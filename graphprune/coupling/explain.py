@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import networkx as nx
 import torch
 from torch import Tensor, fx
 
-from graphprune.coupling.dependencies import Dependencies, leaf_operands
-from graphprune.coupling.labels import PINNED, Cause, LabelSpace, Owner
-from graphprune.coupling.planes import channel_planes, squash
-from graphprune.program import source_line
-
-if TYPE_CHECKING:
-    from graphprune.program import Program
+from graphprune.labels.dependencies import Dependencies, leaf_operands
+from graphprune.labels.labels import PINNED, Cause, LabelSpace, Owner
+from graphprune.labels.planes import channel_planes, squash
+from graphprune.program.nodes import source_line
+from graphprune.program.program import Program
 
 FROZEN = "frozen"
 """The node that every frozen dim is connected to."""

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from graphprune.coupling.dependencies import Dependencies
 from graphprune.coupling.explain import behind
-from graphprune.coupling.groups import NOT_PRUNABLE
-from graphprune.coupling.labels import PINNED, Cause, LabelSpace, merged
 from graphprune.errors import FrozenError
-from graphprune.program import Program
+from graphprune.labels.dependencies import Dependencies
+from graphprune.labels.groups import NOT_PRUNABLE
+from graphprune.labels.labels import PINNED, Cause, LabelSpace, merged
+from graphprune.program.program import Program
 
 
 @dataclass(frozen=True)

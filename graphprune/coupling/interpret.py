@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from operator import attrgetter, getitem
 from typing import Any
 
@@ -12,14 +12,17 @@ from torch import Tensor, fx, nn
 from torch.fx.experimental._config import patch  # type: ignore[attr-defined]
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from graphprune.coupling.known_ops import OpOf, op_of_function, op_of_layer
 from graphprune.coupling.labelled import Labelled, LabelRun
-from graphprune.coupling.layers import OpOf, op_of_function, op_of_layer
-from graphprune.coupling.planes import Planes, sample_plane
-from graphprune.coupling.whole import RecurrentCalls, fresh_tensor, is_recurrent
+from graphprune.coupling.recurrent_calls import RecurrentCalls, fresh_tensor, is_recurrent
 from graphprune.errors import InputError
-from graphprune.example import Example
-from graphprune.ops.operand import Operand, planes_of
-from graphprune.program import Layers, Program, source_line, stored_tensors, submodules
+from graphprune.labels.operand import Operand, planes_of
+from graphprune.labels.planes import Planes, sample_plane
+from graphprune.program.example import Example
+from graphprune.program.module_state import evaluating, standing_in
+from graphprune.program.nodes import source_line
+from graphprune.program.program import Program
+from graphprune.program.tensors import Layers, stored_tensors
 
 aten = torch.ops.aten
 _UNIFORM = {
@@ -120,69 +123,6 @@ class LabelInterpreter:
 
 def _is_sparse(leaf: Any) -> bool:
     return isinstance(leaf, Tensor) and getattr(leaf, "value", leaf).layout != torch.strided
-
-
-@contextmanager
-def in_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
-    """Training or evaluation mode throughout, without gradients; every module's own mode comes back."""
-    changed = [submodule for submodule in submodules(module).values() if submodule.training is not training]
-    for submodule in changed:
-        submodule.training = training
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for submodule in changed:
-            submodule.training = not training
-
-
-def evaluating(module: nn.Module) -> AbstractContextManager[None]:
-    """Evaluation mode without gradients; every module's own mode comes back."""
-    return in_mode(module, training=False)
-
-
-@contextmanager
-def standing_in(module: nn.Module, replaced: Mapping[int, Tensor]) -> Iterator[None]:
-    """Puts other tensors in the place of parameters and buffers, by identity, so that ties stay ties."""
-    tables: list[dict[str, Any]] = [
-        table
-        for submodule in submodules(module).values()
-        for table in (submodule._parameters, submodule._buffers)
-        if table
-    ]
-    originals = [dict(table) for table in tables]
-    for table in tables:
-        table.update({name: replaced[id(tensor)] for name, tensor in table.items() if tensor is not None})
-    try:
-        yield
-    finally:
-        for table, original in zip(tables, originals, strict=True):
-            table.clear()
-            table.update(original)
-
-
-@contextmanager
-def keeping_buffers(module: nn.Module) -> Iterator[None]:
-    """Buffers that the program counts in get their values back."""
-    buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in buffers:
-                if buffer.shape != value.shape:  # observers of ranges get their sizes in their first call
-                    buffer.resize_(value.shape)
-                if not is_same(buffer, value):
-                    buffer.copy_(value)
-
-
-def is_same(first: Tensor, second: Tensor) -> bool:
-    """Whether shapes and all values are equal, NaN to NaN."""
-    if first.layout != torch.strided:
-        first, second = first.to_dense(), second.to_dense()
-    if first.is_meta or first.shape != second.shape:
-        return first.shape == second.shape
-    return torch.equal(first, second) or bool(((first == second) | ((first != first) & (second != second))).all())
 
 
 def label_stored(run: LabelRun, tensors: Mapping[str, Tensor]) -> dict[str, Labelled]:

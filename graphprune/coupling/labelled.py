@@ -7,8 +7,7 @@ rule in `graphprune.ops` for the planes. One rule table so serves every front en
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,15 +15,13 @@ from torch import Tensor, fx
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._pytree import tree_leaves
 
-from graphprune.coupling.labels import Cause, LabelSpace, Origin
-from graphprune.coupling.loops import Contraction
-from graphprune.coupling.planes import Planes, along, scatter, squash
+from graphprune.labels.notes import RunNotes
+from graphprune.labels.planes import Planes, along, scatter, squash
 from graphprune.ops.call import OpCall
 from graphprune.ops.evaluation import evaluate, evaluate_over_kept, evaluate_with_zeros
 from graphprune.ops.likeness import STATISTICS
 from graphprune.ops.registry import rule_for
 from graphprune.ops.schema import call_by_schema, schema_of
-from graphprune.program import Attention
 
 
 class Labelled(Tensor):
@@ -65,48 +62,12 @@ class Labelled(Tensor):
 
 
 @dataclass
-class LabelRun:
+class LabelRun(RunNotes):
     """One run of a program on labels.
 
     With ``keep`` (bool per label) the run evaluates the *masked* program: ops that mix statistics over channels see the
     kept ones only.
-
-    Attributes:
-        moved: Planes of tensors that data movement made; what is kept of each must be a product of index sets.
-        positional: Nodes in which an op addresses channels by position (roll, strided slice, indexing), with the plane
-            that it moves along.
-        normalised: Nodes in which a normalisation took place.
-        choices: What rules decided, by node: an earlier run's decision holds, though sizes have changed.
-        attention: What goes of a batched contraction where nothing was decided before.
-        hopes: Planes that a decision was meant to keep prunable, and in how many channels.
-        strided: Views at every so many positions of a tensor, by the memory that they share with it: once channels are
-            removed they are copies, which nobody may write to.
-        memory: The memory of each node's result.
-        views: Nodes whose results share memory with an input.
-        writes: Nodes that wrote in place, with the memory.
-        stored: Names of parameters and buffers, by their memory.
-        unread: Places among the node's results that nothing reads.
     """
-
-    space: LabelSpace
-    device: torch.device
-    keep: Tensor | None = None
-    node: str = ""
-    source: str = ""
-    contractions: list[Contraction] = field(default_factory=list)
-    moved: list[tuple[Tensor, Cause]] = field(default_factory=list)
-    positional: list[tuple[str, Tensor, Cause]] = field(default_factory=list)
-    normalised: set[str] = field(default_factory=set)
-    choices: dict[str, bool] = field(default_factory=dict)
-    attention: Attention = "heads"
-    hopes: list[tuple[str, Tensor, int]] = field(default_factory=list)
-    strided: list[tuple[int, Tensor, Cause]] = field(default_factory=list)
-    memory: dict[str, int] = field(default_factory=dict)
-    views: set[str] = field(default_factory=set)
-    writes: list[tuple[str, int]] = field(default_factory=list)
-    stored: dict[int, str] = field(default_factory=dict)
-    unread: frozenset[int] = frozenset()
-    _held: list[torch.UntypedStorage | Tensor] = field(default_factory=list, repr=False)
 
     def label(self, value: Tensor, planes: Planes = ()) -> Labelled:
         """Wraps a value of this run; a conjugate is made first, for the wrapper cannot say that it is still to be."""
@@ -126,45 +87,6 @@ class LabelRun:
         self.stored[self.memory_of(labelled)] = name
         return labelled
 
-    def cause(self, func: Any, reason: str, origin: Origin = "program") -> Cause:
-        """A cause at the node that runs now."""
-        return Cause(self.node, _short_name(func), reason, self.source, origin)
-
-    def choose(self, what: str, preferred: bool, plane: Tensor | None = None, wanted: int = 2) -> bool:
-        """A decision of the node that runs now: the one that was taken first.
-
-        Args:
-            what: What is decided, for a node may hold several ops.
-            preferred: The decision where none was taken yet.
-            plane: Is prunable if the decision was a good one; the other one is tried where it is not.
-            wanted: Channels that it has if the preferred decision was a good one; of the other one two are enough.
-        """
-        key = f"{self.node}: {what}"
-        decision = self.choices.setdefault(key, preferred)
-        if plane is not None:
-            self.hopes.append((key, plane, wanted if decision == preferred else 2))
-        return decision
-
-    def moved_planes(self) -> list[tuple[Tensor, Cause]]:
-        """What data movement made, each layout once, squashed."""
-        layouts = {}
-        for plane, cause in self.moved:
-            small = squash(plane)
-            layouts[small.data_ptr(), small.shape, small.stride()] = (small, cause)
-        return list(layouts.values())
-
-    def memory_of(self, tensor: Tensor) -> int:
-        """Names the memory that a labelled or plain tensor shares with its views.
-
-        Analysis holds it to the end: another tensor that got it later would be taken for a view.
-        """
-        value = getattr(tensor, "value", tensor)
-        storage = value.untyped_storage() if value.layout == torch.strided else value  # sparse ones have none
-        if self.keep is None:
-            self._held.append(storage)
-        memory: int = getattr(storage, "_cdata", id(storage))
-        return memory
-
     def note_memory(self, node: fx.Node, result: Any) -> None:
         """Notes which memory a node's result (the first of several) has, and whether it shares it with an input."""
         first = result[0] if isinstance(result, tuple) and result else result
@@ -172,18 +94,6 @@ class LabelRun:
             memory = self.memory[node.name] = self.memory_of(first)
             if any(self.memory.get(source.name) == memory for source in node.all_input_nodes):
                 self.views.add(node.name)
-
-    def rewritten(self) -> dict[str, tuple[str, ...]]:
-        """Nodes that wrote to the memory of a node's result in place, by its name."""
-        nodes: dict[int, list[str]] = {}
-        for node, memory in self.memory.items():
-            nodes.setdefault(memory, []).append(node)
-        found: dict[str, tuple[str, ...]] = {}
-        for writer, memory in self.writes:
-            for node in nodes.get(memory, ()):
-                if node != writer:
-                    found[node] = (*found.get(node, ()), writer)
-        return found
 
     def dispatch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Runs one ATen op on values, then its rule on planes."""
@@ -237,11 +147,6 @@ class ShapeRun(LabelRun):
     def label_stored(self, name: str, tensor: Tensor) -> Labelled:
         """Wraps a parameter or buffer, without labels."""
         return self.label(tensor.detach())
-
-
-@cache
-def _short_name(func: Any) -> str:
-    return str(func).removeprefix("aten.").removesuffix(".default")
 
 
 def _is_read(result: Any) -> bool:

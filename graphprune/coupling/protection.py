@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from graphprune.errors import OptionError
-from graphprune.program import stored_tensors
+from graphprune.program.tensors import stored_tensors
 
 
 def protected_dims(module: nn.Module, patterns: Sequence[str]) -> dict[tuple[str, int], str]:

@@ -12,14 +12,17 @@ from torch.fx.experimental._config import patch  # type: ignore[attr-defined]
 from torch.fx.node import map_aggregate
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from graphprune.coupling.interpret import LabelInterpreter, evaluating, standing_in, without_values
+from graphprune.coupling.interpret import LabelInterpreter, without_values
 from graphprune.coupling.labelled import Labelled, ShapeRun
-from graphprune.coupling.labels import LabelSpace
+from graphprune.labels.labels import LabelSpace
+from graphprune.labels.operand import Operand
 from graphprune.ops.likeness import result_like
-from graphprune.ops.operand import Operand
 from graphprune.ops.schema import bind
-from graphprune.program import Fact, Program, device_of, stored_tensors
-from graphprune.rewrite.literals import op_name
+from graphprune.program.facts import Fact
+from graphprune.program.module_state import evaluating, standing_in
+from graphprune.program.nodes import op_name
+from graphprune.program.program import Program, device_of
+from graphprune.program.tensors import stored_tensors
 
 
 @dataclass(frozen=True)

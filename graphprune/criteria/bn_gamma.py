@@ -11,11 +11,13 @@ from torch import fx, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from graphprune.coupling.dependencies import Dependencies
-from graphprune.criteria.criterion import CRITERIA, Sensitivity
-from graphprune.criteria.unrated import put_last
-from graphprune.program import Layers, Program, stored_parameters
-from graphprune.scores import Scores
+from graphprune.criteria.criterion import CRITERIA
+from graphprune.criteria.from_weights import put_last
+from graphprune.criteria.scores import Scores
+from graphprune.criteria.sensitivity import Sensitivity
+from graphprune.labels.dependencies import Dependencies
+from graphprune.program.program import Program
+from graphprune.program.tensors import Layers, stored_parameters
 
 
 @dataclass(frozen=True)

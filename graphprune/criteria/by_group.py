@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphprune.coupling.dependencies import Dependencies
-from graphprune.coupling.groups import Group
-from graphprune.criteria.criterion import Sensitivity, name_of
-from graphprune.criteria.members import member_indices
+from graphprune.criteria.criterion import name_of
+from graphprune.criteria.group_members import member_indices
+from graphprune.criteria.scores import Scores
+from graphprune.criteria.sensitivity import Sensitivity
 from graphprune.errors import OptionError, first_line, is_out_of_memory
-from graphprune.program import Program, stored_tensors
-from graphprune.scores import Scores
+from graphprune.labels.dependencies import Dependencies
+from graphprune.labels.groups import Group
+from graphprune.program.program import Program
+from graphprune.program.tensors import stored_tensors
 
 Weights = dict[str, Tensor]
 """``{"conv1.weight[0]": ...}``: of each coupled dim the values that go with each channel, ``(channels, values)``."""

@@ -2,52 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from graphprune.coupling.dependencies import Dependencies
-from graphprune.data import SampleStream
+from graphprune.criteria.scores import Scores
+from graphprune.criteria.sensitivity import Sensitivity
 from graphprune.errors import OptionError
-from graphprune.names import check_name
-from graphprune.program import Program
+from graphprune.labels.dependencies import Dependencies
+from graphprune.program.program import Program
 from graphprune.registry import Registry
-from graphprune.scores import Scores
-
-Accumulate = Literal["signed", "absolute", "squared"]
-"""How gate gradients of samples add up: as they are, by absolute value, or by square."""
-
-
-@dataclass(frozen=True)
-class Sensitivity:
-    """Data and options for scoring.
-
-    Attributes:
-        stream: Source of sensitivity samples; each round draws new ones.
-        loss: ``loss(output, target)``, a mean over the samples of a batch.
-        samples: Samples to draw.
-        accumulate: How samples add up.
-        seed: For criteria that draw random numbers.
-        together: Samples whose mean gradient in the weights counts as that of one, see
-            `graphprune.granularity.samples_together`.
-        warned: What was warned of already, for a later round need not repeat it.
-    """
-
-    stream: SampleStream
-    loss: Callable[[Any, Any], Any]
-    samples: int
-    accumulate: Accumulate
-    seed: int
-    together: int = 1
-    warned: set[str] = field(default_factory=set, repr=False, compare=False)
-
-    def drawn(self, device: torch.device) -> Sensitivity:
-        """The same with the samples of one draw, for several criteria that are to see the same ones."""
-        batches = [(batch.inputs, batch.target) for batch in self.stream.draw(self.samples, device)]
-        return replace(self, stream=SampleStream(batches, self.stream.example))
 
 
 @runtime_checkable
@@ -60,7 +25,7 @@ class Criterion(Protocol):
 
 
 CRITERIA: Registry[Any] = Registry("criterion")
-"""Criteria by name; what `graphprune.criteria.given.criterion_of` takes may be registered."""
+"""Criteria by name; what `graphprune.criteria.as_given.criterion_of` takes may be registered."""
 
 
 def scores_of(criterion: Criterion, program: Program, sensitivity: Sensitivity) -> Scores:
@@ -103,13 +68,3 @@ def name_of(criterion: object) -> str:
     """What a criterion is called in reports."""
     name = getattr(criterion, "__name__", type(criterion).__name__)
     return str(name)
-
-
-def check_accumulate(given: str) -> Accumulate:
-    """The accumulation of that name.
-
-    Raises:
-        OptionError: there is none.
-    """
-    check_name("accumulate", given, get_args(Accumulate))
-    return given  # type: ignore[return-value]

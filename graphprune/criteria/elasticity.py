@@ -11,15 +11,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from graphprune.coupling.dependencies import Dependencies
-from graphprune.criteria.criterion import CRITERIA, Accumulate, Sensitivity
-from graphprune.data import Batch, evaluate_loss
+from graphprune.criteria.criterion import CRITERIA
+from graphprune.criteria.losses import evaluate_loss
+from graphprune.criteria.samples import Batch
+from graphprune.criteria.scores import Scores
+from graphprune.criteria.sensitivity import Accumulate, Sensitivity
 from graphprune.errors import LossError, is_out_of_memory
 from graphprune.gates.insertion import GatedModule, can_be_per_sample, insert_gates
 from graphprune.gates.placement import find_sites
-from graphprune.program import Layers, Program, device_of
-from graphprune.randomness import private_random_state
-from graphprune.scores import Scores
+from graphprune.labels.dependencies import Dependencies
+from graphprune.process_state import private_random_state
+from graphprune.program.program import Program, device_of
+from graphprune.program.tensors import Layers
 
 ACCUMULATE: dict[Accumulate, Callable[[Tensor], Tensor]] = {
     "signed": lambda gradient: gradient,

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from graphprune.coupling.dependencies import Dependencies
-from graphprune.criteria.criterion import Sensitivity, name_of, scores_of
-from graphprune.criteria.given import Given, criterion_of
-from graphprune.program import Program
+from graphprune.criteria.as_given import Given, criterion_of
+from graphprune.criteria.criterion import name_of, scores_of
+from graphprune.criteria.sensitivity import Sensitivity
+from graphprune.labels.dependencies import Dependencies
+from graphprune.program.program import Program
 
 
 @dataclass(frozen=True)

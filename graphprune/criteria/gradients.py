@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from graphprune.criteria.criterion import Sensitivity
 from graphprune.criteria.elasticity import ACCUMULATE
-from graphprune.data import Batch, evaluate_loss
+from graphprune.criteria.losses import evaluate_loss
+from graphprune.criteria.samples import Batch
+from graphprune.criteria.sensitivity import Sensitivity
 from graphprune.errors import InputError, LossError
-from graphprune.program import Program
-from graphprune.rewrite.compact import copy_sharing_tensors
+from graphprune.program.program import Program
+from graphprune.program.surgery import copy_sharing_tensors
 
 log = logging.getLogger(__name__)
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from graphprune.criteria.criterion import CRITERIA, Sensitivity
-from graphprune.criteria.rows import channel_scores
-from graphprune.program import Program
-from graphprune.scores import Scores
-from graphprune.weights.criteria.grasp import Grasp
+from graphprune.criteria.criterion import CRITERIA
+from graphprune.criteria.from_weights import channel_scores
+from graphprune.criteria.scores import Scores
+from graphprune.criteria.sensitivity import Sensitivity
+from graphprune.criteria.weights.grasp import Grasp
+from graphprune.program.program import Program
 
 
 @dataclass(frozen=True)
 class GraspOfChannels:
-    """Sum of w * (H g) over the weights that make a channel, see `graphprune.weights.criteria.grasp.Grasp`.
+    """Sum of w * (H g) over the weights that make a channel, see `graphprune.criteria.weights.grasp.Grasp`.
 
     The sum is the change of the gradient flow, to first order and by half, when all of them go at once. It may be
     negative: such a channel hinders the gradient flow, and goes first. A channel that no weight makes goes last.

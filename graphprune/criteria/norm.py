@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from graphprune.criteria.criterion import CRITERIA, Sensitivity
-from graphprune.criteria.rows import channel_scores
-from graphprune.program import Program
-from graphprune.scores import Scores
+from graphprune.criteria.criterion import CRITERIA
+from graphprune.criteria.from_weights import channel_scores
+from graphprune.criteria.scores import Scores
+from graphprune.criteria.sensitivity import Sensitivity
+from graphprune.program.program import Program
 
 
 @dataclass(frozen=True)

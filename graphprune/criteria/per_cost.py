@@ -8,15 +8,16 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from graphprune.budget import Measure
-from graphprune.costs import costs_of
-from graphprune.coupling.dependencies import Dependencies
-from graphprune.criteria.criterion import CRITERIA, Sensitivity, name_of, scores_of
-from graphprune.criteria.given import Given, criterion_of
-from graphprune.criteria.unrated import put_last
+from graphprune.costs.measures import Measure
+from graphprune.costs.model import costs_of
+from graphprune.criteria.as_given import Given, criterion_of
+from graphprune.criteria.criterion import CRITERIA, name_of, scores_of
+from graphprune.criteria.from_weights import put_last
+from graphprune.criteria.scores import Scores
+from graphprune.criteria.sensitivity import Sensitivity
 from graphprune.errors import OptionError
-from graphprune.program import Program
-from graphprune.scores import Scores
+from graphprune.labels.dependencies import Dependencies
+from graphprune.program.program import Program
 
 _UNITS: dict[str, str] = {"macs": "mac", "params": "param"}
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from graphprune.coupling.dependencies import Dependencies
-from graphprune.criteria.criterion import CRITERIA, Sensitivity
-from graphprune.program import Program
-from graphprune.scores import Scores
+from graphprune.criteria.criterion import CRITERIA
+from graphprune.criteria.scores import Scores
+from graphprune.criteria.sensitivity import Sensitivity
+from graphprune.labels.dependencies import Dependencies
+from graphprune.program.program import Program
 
 
 @CRITERIA.register("random")

@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from graphprune.criteria.criterion import CRITERIA, Sensitivity
-from graphprune.criteria.rows import channel_scores
-from graphprune.program import Program
-from graphprune.scores import Scores
-from graphprune.weights.criteria.synflow import synflow
+from graphprune.criteria.criterion import CRITERIA
+from graphprune.criteria.from_weights import channel_scores
+from graphprune.criteria.scores import Scores
+from graphprune.criteria.sensitivity import Sensitivity
+from graphprune.criteria.weights.synflow import synflow
+from graphprune.program.program import Program
 
 
 @dataclass(frozen=True)
 class SynflowOfChannels:
-    """Sum of |w| dR/d|w| over the weights that make a channel, see `graphprune.weights.criteria.synflow`.
+    """Sum of |w| dR/d|w| over the weights that make a channel, see `graphprune.criteria.weights.synflow`.
 
     Without skip connections that is the flow through the channel. A channel of several layers (a residual stream, a
     depthwise convolution) has the sum of all of them. A channel that no weight makes goes last.

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from graphprune.criteria.criterion import CRITERIA, Sensitivity
+from graphprune.criteria.criterion import CRITERIA
 from graphprune.criteria.elasticity import mean_gate_gradient
-from graphprune.program import Program
-from graphprune.scores import Scores
+from graphprune.criteria.scores import Scores
+from graphprune.criteria.sensitivity import Sensitivity
+from graphprune.program.program import Program
 
 
 @CRITERIA.register("taylor")

@@ -6,24 +6,22 @@ torch-pruning is imported when one of its importances is used, not before.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from graphprune.coupling.dependencies import Dependencies
-from graphprune.coupling.groups import Group
-from graphprune.criteria.criterion import Sensitivity
+from graphprune.criteria.from_weights import put_last
 from graphprune.criteria.gradients import Differentiated, differentiate, private_copy
-from graphprune.criteria.members import member_indices
-from graphprune.criteria.unrated import put_last
+from graphprune.criteria.group_members import member_indices
+from graphprune.criteria.scores import Scores
+from graphprune.criteria.sensitivity import Sensitivity
+from graphprune.criteria.torch_pruning_groups import RatedGroup, homes_of, rated_group
 from graphprune.errors import OptionError
-from graphprune.program import Program
-from graphprune.randomness import private_random_state
-from graphprune.scores import Scores
-
-if TYPE_CHECKING:
-    from graphprune.criteria.torch_pruning_groups import RatedGroup
+from graphprune.labels.dependencies import Dependencies
+from graphprune.labels.groups import Group
+from graphprune.process_state import private_random_state
+from graphprune.program.program import Program
 
 _WITHOUT_DATA = {
     "MagnitudeImportance", "GroupMagnitudeImportance", "BNScaleImportance", "LAMPImportance", "FPGMImportance",
@@ -92,8 +90,6 @@ class TorchPruning:
 
     def _rate(self, run: Differentiated, program: Program) -> list[Tensor | None]:
         """Importance of the channels of each group, float64, shape ``(channels,)``; None where it has none."""
-        from graphprune.criteria.torch_pruning_groups import homes_of, rated_group
-
         homes, types = homes_of(run.module), tuple(getattr(self.importance, "target_types", ())) or (object,)
         found: list[Tensor | None] = []
         for group, indices in zip(program[Dependencies].groups, member_indices(program[Dependencies]), strict=True):

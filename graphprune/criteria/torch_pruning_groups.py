@@ -1,7 +1,7 @@
 """Groups of graphprune in the form that importances of torch-pruning read.
 
-Only what an importance looks at is there: layers with the function that would prune them, indices, root indices. This
-file is imported with torch-pruning, which takes a second, hence only where one of its importances is given.
+Only what an importance looks at is there: layers with the function that would prune them, indices, root indices.
+torch-pruning takes a second to import, so functions import it when one of its importances is given.
 """
 
 from __future__ import annotations
@@ -14,16 +14,14 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd
-from torch_pruning import ops
-from torch_pruning.dependency import Dependency, Group, Node
-from torch_pruning.pruner import function
 
 from graphprune.coupling.protection import output_dim
-from graphprune.criteria.members import Indices
-from graphprune.program import stored_tensors
+from graphprune.criteria.group_members import Indices
+from graphprune.program.tensors import stored_tensors
 
-_TYPES_WITH_ROWS = (ops.OPTYPE.CONV, ops.OPTYPE.DEPTHWISE_CONV, ops.OPTYPE.LINEAR, ops.OPTYPE.EMBED)
-_TYPES_OF_VECTORS = (ops.OPTYPE.BN, ops.OPTYPE.LN, ops.OPTYPE.GN, ops.OPTYPE.IN, ops.OPTYPE.PRELU)
+_TYPES_WITH_ROWS = ("CONV", "DEPTHWISE_CONV", "LINEAR", "EMBED")
+_TYPES_OF_VECTORS = ("BN", "LN", "GN", "IN", "PRELU")
+"""Names of layer types in torch-pruning, by the form of their weight."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +94,8 @@ def rated_group(indices: Indices, homes: Homes, rated_types: tuple[type, ...]) -
     the first layer that they rate. Where a channel has several indices there, those of other layers are spread over
     them evenly: which index belongs to which is not known, and matters only to normalisations that are not linear.
     """
+    from torch_pruning.dependency import Dependency, Group, Node
+
     items = [item for (name, dim), of_member in indices.items() for item in _items(homes.get(name, []), dim, of_member)]
     if not items:
         return None
@@ -122,11 +122,14 @@ def _ranks(indices: Tensor) -> Tensor:
 
 
 def _items(homes: list[Home], dim: int, indices: Tensor) -> Iterator[_Item]:
+    from torch_pruning import ops
+    from torch_pruning.pruner import function
+
     for path, layer, attribute in homes:
         kind = ops.module2type(layer)
-        if attribute == "weight" and kind in _TYPES_WITH_ROWS:
+        if attribute == "weight" and kind.name in _TYPES_WITH_ROWS:
             yield from _rows(path, layer, kind, dim, indices)
-        elif attribute == "weight" and kind in _TYPES_OF_VECTORS and layer.weight.dim() == 1:
+        elif attribute == "weight" and kind.name in _TYPES_OF_VECTORS and layer.weight.dim() == 1:
             yield _Item(layer, path, function.PrunerBox[kind].prune_out_channels, indices)
         elif kind not in function.PrunerBox:
             prune = function.PrunerBox[ops.OPTYPE.PARAMETER].prune_out_channels
@@ -135,6 +138,8 @@ def _items(homes: list[Home], dim: int, indices: Tensor) -> Iterator[_Item]:
 
 def _rows(path: str, layer: Any, kind: Any, dim: int, indices: Tensor) -> Iterator[_Item]:
     """The weight of a convolution, linear layer or embedding, by its outputs or inputs."""
+    from torch_pruning.pruner import function
+
     pruner = function.PrunerBox[kind]
     if isinstance(layer, _ConvNd) and layer.transposed and layer.groups > 1:
         return  # torch-pruning takes its dims for those of one without groups
@@ -147,4 +152,6 @@ def _rows(path: str, layer: Any, kind: Any, dim: int, indices: Tensor) -> Iterat
 
 
 def _makes_channels(item: _Item) -> bool:
+    from torch_pruning.pruner import function
+
     return item.handler in (function.prune_conv_out_channels, function.prune_linear_out_channels)

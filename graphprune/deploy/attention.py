@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from graphprune.rewrite.compact import copy_sharing_tensors
+from graphprune.program.surgery import copy_sharing_tensors
 
 _FUSED = (functional.scaled_dot_product_attention, torch.ops.aten.scaled_dot_product_attention.default)
 

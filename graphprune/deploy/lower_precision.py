@@ -15,7 +15,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from graphprune.deploy.signature import Feeds
 from graphprune.errors import ExportError
-from graphprune.names import check_name
+from graphprune.registry import check_name
 
 Precision = Literal["float32", "float16", "int8"]
 """Of weights and activations inside of a file; its inputs and outputs stay as the module's."""

@@ -31,7 +31,7 @@ from graphprune.deploy.parity import (
 from graphprune.deploy.signature import feed, onnx_feeds, output_names, tensor_leaves
 from graphprune.deploy.translate import Request, capture, quiet_exporter, summary
 from graphprune.errors import ExportError, InputError, OptionError
-from graphprune.example import Example
+from graphprune.program.example import Example
 
 _log = logging.getLogger(__name__)
 

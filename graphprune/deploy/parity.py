@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from graphprune.deploy.sessions import CPU, open_session
 from graphprune.deploy.signature import Feeds, feed, tensor_leaves
 from graphprune.errors import ArtifactError, ExportError
-from graphprune.example import Example
+from graphprune.program.example import Example
 
 RELATIVE_TOLERANCE = 1e-4
 """Largest allowed error of a float32 output, as a share of the output's largest magnitude.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import keystr, tree_flatten_with_path
 
 from graphprune.errors import ExportError, InputError
-from graphprune.example import Example
+from graphprune.program.example import Example
 
 Feeds = dict[str, NDArray[Any]]
 """Arrays by input name; dim 0 of the batched ones is the batch."""

@@ -19,8 +19,8 @@ from torch.utils._pytree import tree_map
 from graphprune.deploy.attention import with_plain_attention
 from graphprune.deploy.lower_precision import Precision
 from graphprune.errors import ExportError
-from graphprune.example import Example
-from graphprune.quiet import only_errors
+from graphprune.process_state import only_errors
+from graphprune.program.example import Example
 
 _log = logging.getLogger(__name__)
 

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from graphprune.coupling.dependencies import Dependencies
 from graphprune.errors import InternalError
 from graphprune.gates.recurrent import GatedRecurrent
 from graphprune.gates.site import Site, spread
-from graphprune.program import Program
-from graphprune.rewrite.compact import copy_sharing_tensors
+from graphprune.labels.dependencies import Dependencies
+from graphprune.program.program import Program
+from graphprune.program.surgery import copy_sharing_tensors
 
 GATE = "_gate"
 

@@ -20,14 +20,14 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_map_only
 
-from graphprune.coupling.dependencies import Dependencies, leaf_operands
-from graphprune.coupling.interpret import evaluating
-from graphprune.coupling.planes import channel_planes, drop, squash
-from graphprune.coupling.whole import is_recurrent_layer
+from graphprune.coupling.recurrent_calls import is_recurrent_layer
 from graphprune.gates.recurrent import cell_state_argument, takes_cell_state
 from graphprune.gates.site import Acts, Site, site_of
-from graphprune.ops.operand import Operand
-from graphprune.program import Program, device_of
+from graphprune.labels.dependencies import Dependencies, leaf_operands
+from graphprune.labels.operand import Operand
+from graphprune.labels.planes import channel_planes, drop, squash
+from graphprune.program.module_state import evaluating
+from graphprune.program.program import Program, device_of
 
 
 def find_sites(program: Program, dependencies: Dependencies, passed: frozenset[str] = frozenset()) -> tuple[Site, ...]:

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from graphprune.coupling.whole import is_recurrent, is_recurrent_layer, recurrent_layer
+from graphprune.coupling.recurrent_calls import is_recurrent, is_recurrent_layer, recurrent_layer
 
 aten = torch.ops.aten
 

@@ -9,9 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor, fx
 
-from graphprune.coupling.dependencies import Dependencies
-from graphprune.coupling.planes import is_sample, labels_along, varying
-from graphprune.ops.operand import Operand
+from graphprune.labels.dependencies import Dependencies
+from graphprune.labels.operand import Operand
+from graphprune.labels.planes import is_sample, labels_along, varying
 
 Acts = Literal["result", "first", "steps", "user"]
 

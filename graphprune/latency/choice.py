@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from graphprune.coupling.groups import Group
+from graphprune.costs.widths import Counts
+from graphprune.labels.groups import Group
 from graphprune.latency.model import LatencyModel
-from graphprune.widths import Counts
 
 Enough = Callable[[Counts, float], bool]
 """Whether channels of each group, and a predicted latency in milliseconds, are few enough."""

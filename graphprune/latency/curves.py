@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from graphprune.coupling.loops import Window
+from graphprune.labels.contractions import Window
 from graphprune.latency.kernels import Kernel, Operator
 from graphprune.latency.profiles import Profile
 

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from graphprune.coupling.loops import Contraction, Window
+from graphprune.labels.contractions import Contraction, Window
 
 Operator = Literal["Conv", "ConvTranspose", "MatMul", "Linear"]
 

@@ -11,14 +11,14 @@ from math import gcd, prod
 import numpy as np
 from numpy.typing import NDArray
 
-from graphprune.coupling.dependencies import Dependencies, leaf_operands
-from graphprune.coupling.loops import Contraction
-from graphprune.coupling.planes import is_sample, varying
+from graphprune.costs.widths import Counts, Widths
+from graphprune.labels.contractions import Contraction
+from graphprune.labels.dependencies import Dependencies, leaf_operands
+from graphprune.labels.planes import is_sample, varying
 from graphprune.latency.curves import Curve, Family, curve_of
 from graphprune.latency.kernels import Kernel, KernelLoops
 from graphprune.latency.profiles import Profile
-from graphprune.program import Program
-from graphprune.widths import Counts, Widths
+from graphprune.program.program import Program
 
 Times = NDArray[np.float64]
 

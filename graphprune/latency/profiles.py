@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import platformdirs
 
-from graphprune.coupling.loops import Window
 from graphprune.deploy.hardware import describe_hardware
 from graphprune.deploy.sessions import CUDA, BoundSession, choose_provider, open_session
 from graphprune.deploy.timing import runs_per_sample, timed_ms
 from graphprune.errors import ArtifactError, OptionError
+from graphprune.labels.contractions import Window
 from graphprune.latency.kernels import Kernel, model_of
-from graphprune.options import check_counts
+from graphprune.request.options import check_counts
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from torch import nn
 
 from graphprune.deploy import TimingResult, export_onnx, onnx_feeds, time_interleaved
 from graphprune.deploy.sessions import CUDA
-from graphprune.example import Example
 from graphprune.latency.profiles import Target
+from graphprune.program.example import Example
 
 REPEATS = 21
 """Samples of each module; the median counts."""

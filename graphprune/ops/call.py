@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import permutations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
-from graphprune.coupling.labels import Origin
-from graphprune.coupling.loops import Contraction, Window, loops_of
-from graphprune.coupling.planes import (
+from graphprune.labels.contractions import Contraction, Window, loops_of
+from graphprune.labels.labels import Origin
+from graphprune.labels.notes import RunNotes
+from graphprune.labels.operand import Operand, operand_of, tensors_in
+from graphprune.labels.planes import (
     Planes,
     along,
     channel_planes,
@@ -28,11 +30,7 @@ from graphprune.coupling.planes import (
     thin,
     varying,
 )
-from graphprune.ops.operand import Operand, operand_of, tensors_in
 from graphprune.ops.schema import bind
-
-if TYPE_CHECKING:
-    from graphprune.coupling.labelled import LabelRun
 
 Arguments = dict[str, Any]
 
@@ -42,7 +40,7 @@ class OpCall:
     """One call of an ATen op.
 
     Attributes:
-        run: The run that the call belongs to.
+        run: The notes of the run that the call belongs to.
         func: The ATen overload.
         arguments: All arguments by the names of the schema, defaults filled in.
         outputs: Output values, set before the rule runs.
@@ -52,7 +50,7 @@ class OpCall:
         summed: Planes of what it sums over: all of these channels get into all of the result.
     """
 
-    run: LabelRun
+    run: RunNotes
     func: Any
     arguments: Arguments
     outputs: tuple[Tensor, ...] = ()
@@ -62,7 +60,7 @@ class OpCall:
     summed: list[Tensor] = field(default_factory=list)
 
     @classmethod
-    def bind(cls, run: LabelRun, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OpCall:
+    def bind(cls, run: RunNotes, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OpCall:
         """Binds positional and keyword arguments to the names of the op's schema."""
         return cls(run, func, bind(func, args, kwargs))
 

@@ -7,18 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from graphprune.coupling.planes import (
-    Planes,
-    along,
-    channels_along,
-    drop,
-    is_sample,
-    squash,
-    thin,
-    varying,
-)
+from graphprune.labels.operand import Operand
+from graphprune.labels.planes import Planes, along, channels_along, drop, is_sample, squash, thin, varying
 from graphprune.ops.call import OpCall
-from graphprune.ops.operand import Operand
 from graphprune.ops.registry import rule
 
 aten = torch.ops.aten

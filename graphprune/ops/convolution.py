@@ -6,11 +6,11 @@ from math import prod
 
 import torch
 
-from graphprune.coupling.loops import Window
-from graphprune.coupling.planes import Planes, along, channel_planes, channels_along, drop, is_sample, relayout, varying
+from graphprune.labels.contractions import Window
+from graphprune.labels.operand import Operand
+from graphprune.labels.planes import Planes, along, channel_planes, channels_along, drop, is_sample, relayout, varying
 from graphprune.ops.call import OpCall
 from graphprune.ops.contraction import loops, required
-from graphprune.ops.operand import Operand
 from graphprune.ops.registry import rule
 
 aten = torch.ops.aten
@@ -82,7 +82,7 @@ def _plain(call: OpCall, source: Operand, weight: Operand) -> Planes | None:
 
 
 WHOLE_GROUPS = "whole groups of a convolution"
-"""A choice, see `LabelRun.choose`."""
+"""A choice, see `RunNotes.choose`."""
 
 _SUMMED, _OPERANDS = frozenset([3]), (frozenset([0, 1, 3, 4]), frozenset([1, 2, 3, 4]))
 """Of the loops of a convolution: sample, group, output and input channel within the group, position times kernel."""

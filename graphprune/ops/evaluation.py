@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from graphprune.coupling.planes import gather, scatter
+from graphprune.labels.operand import planes_of, tensors_in
+from graphprune.labels.planes import gather, scatter
 from graphprune.ops.call import Arguments, OpCall
 from graphprune.ops.likeness import call_for_shapes, result_like
-from graphprune.ops.operand import planes_of, tensors_in
 from graphprune.ops.schema import call_by_schema
 
 

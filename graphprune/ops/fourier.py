@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from graphprune.coupling.planes import Planes, drop, thin
+from graphprune.labels.planes import Planes, drop, thin
 from graphprune.ops.call import OpCall
 from graphprune.ops.registry import rule
 

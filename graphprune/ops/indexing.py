@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from graphprune.coupling.planes import Planes, compress, drop, is_sample, thin
+from graphprune.labels.operand import Operand, operand_of
+from graphprune.labels.planes import Planes, compress, drop, is_sample, thin
 from graphprune.ops.call import OpCall
 from graphprune.ops.movement import settle
-from graphprune.ops.operand import Operand, operand_of
 from graphprune.ops.registry import rule
 
 aten = torch.ops.aten

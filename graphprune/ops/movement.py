@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphprune.coupling.labels import PINNED
-from graphprune.coupling.planes import Planes, channel_planes, compress, is_sample, relayout, squash, thin, varying
+from graphprune.labels.labels import PINNED
+from graphprune.labels.operand import Operand, operand_of
+from graphprune.labels.planes import Planes, channel_planes, compress, is_sample, relayout, squash, thin, varying
 from graphprune.ops.call import OpCall
-from graphprune.ops.operand import Operand, operand_of
 from graphprune.ops.registry import rule
 from graphprune.ops.schema import call_by_schema
 
@@ -149,7 +149,7 @@ def part(call: OpCall) -> list[Planes]:
 
 
 def _note_strided(call: OpCall, operand: Operand, dim: int) -> None:
-    """Notes channels of which the call takes every so many; see `graphprune.coupling.labelled.LabelRun.strided`."""
+    """Notes channels of which the call takes every so many; see `graphprune.labels.notes.RunNotes.strided`."""
     memory = call.run.memory_of(call["self"])
     cause = call.run.cause(call.func, "is written to in place, where its channels are not next to each other", "gap")
     for plane in channel_planes(operand.planes):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from graphprune.coupling.planes import Planes, channel_planes, channels_along, relayout, squash, thin, varying
+from graphprune.labels.operand import Operand
+from graphprune.labels.planes import Planes, channel_planes, channels_along, relayout, squash, thin, varying
 from graphprune.ops.call import Arguments, OpCall
-from graphprune.ops.operand import Operand
 from graphprune.ops.registry import rule
 
 aten = torch.ops.aten

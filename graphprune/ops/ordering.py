@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from graphprune.coupling.planes import Planes, drop, thin, varying
+from graphprune.labels.planes import Planes, drop, thin, varying
 from graphprune.ops.call import OpCall
 from graphprune.ops.reduction import reduced_dims
 from graphprune.ops.registry import rule

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from graphprune.coupling.planes import Planes
+from graphprune.labels.operand import Operand
+from graphprune.labels.planes import Planes
 from graphprune.ops.call import OpCall
 from graphprune.ops.contraction import loops, required
-from graphprune.ops.operand import Operand
 from graphprune.ops.registry import rule
 
 aten = torch.ops.aten

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from graphprune.coupling.planes import Planes
+from graphprune.labels.planes import Planes
 from graphprune.ops.call import OpCall
 from graphprune.ops.registry import rule
 

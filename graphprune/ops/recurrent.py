@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from graphprune.coupling.planes import Planes, compress, drop, relayout
+from graphprune.labels.operand import Operand, operand_of
+from graphprune.labels.planes import Planes, compress, drop, relayout
 from graphprune.ops.call import OpCall
 from graphprune.ops.contraction import loops, required
-from graphprune.ops.operand import Operand, operand_of
 from graphprune.ops.registry import rule
 
 aten = torch.ops.aten

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 import torch
 
-from graphprune.coupling.planes import Planes, drop, thin, varying
+from graphprune.labels.operand import Operand
+from graphprune.labels.planes import Planes, drop, thin, varying
 from graphprune.ops.call import OpCall
-from graphprune.ops.operand import Operand
 from graphprune.ops.registry import rule
 
 aten = torch.ops.aten

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from graphprune.coupling.planes import Planes
 from graphprune.errors import InternalError
+from graphprune.labels.planes import Planes
+from graphprune.ops.call import OpCall
 
-if TYPE_CHECKING:
-    from graphprune.ops.call import OpCall
-
-Rule = Callable[["OpCall"], Sequence[Planes]]
+Rule = Callable[[OpCall], Sequence[Planes]]
 """Takes an op call, ties the labels that must go together, returns the planes of each output tensor."""
 
 RULES: dict[Any, Rule] = {}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from graphprune.coupling.planes import Planes, compress, relayout, varying
+from graphprune.labels.operand import Operand
+from graphprune.labels.planes import Planes, compress, relayout, varying
 from graphprune.ops.call import OpCall
 from graphprune.ops.movement import settle
-from graphprune.ops.operand import Operand
 from graphprune.ops.registry import rule
 from graphprune.ops.schema import call_by_schema
 

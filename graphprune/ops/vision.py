@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from graphprune.coupling.planes import Planes, drop, varying
+from graphprune.labels.planes import Planes, drop, varying
 from graphprune.ops.call import OpCall
 from graphprune.ops.contraction import required
 from graphprune.ops.convolution import general_convolution

@@ -6,10 +6,10 @@ from math import prod
 
 import torch
 
-from graphprune.coupling.planes import Planes, compress, drop, relayout, thin
+from graphprune.labels.operand import Operand
+from graphprune.labels.planes import Planes, compress, drop, relayout, thin
 from graphprune.ops.call import OpCall
 from graphprune.ops.movement import settle
-from graphprune.ops.operand import Operand
 from graphprune.ops.registry import rule
 
 aten = torch.ops.aten

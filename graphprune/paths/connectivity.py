@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphprune.coupling.dependencies import Dependencies
+from graphprune.costs.pool import live_of, pool_of
+from graphprune.labels.dependencies import Dependencies
 from graphprune.paths.find import Paths, paths_of
 from graphprune.paths.outputs import reached_rows
 from graphprune.paths.steps import Hub, PerChannel, Step, WeightPath, any_along
-from graphprune.program import Program, stored_parameters
-from graphprune.weights.pool import Masks, live_of, pool_of
+from graphprune.program.program import Program
+from graphprune.program.tensors import Masks, stored_parameters
 
 
 @dataclass(frozen=True, eq=False)

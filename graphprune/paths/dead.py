@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from graphprune.coupling.dependencies import Dependencies
+from graphprune.criteria.scores import Scores
+from graphprune.labels.dependencies import Dependencies
 from graphprune.paths.connectivity import connected_masks, connectivity_of
-from graphprune.program import Program
-from graphprune.scores import Scores
-from graphprune.selection import Limits, Selection, weights_left
-from graphprune.weights.selection import held_back
+from graphprune.program.program import Program
+from graphprune.request.limits import Limits
+from graphprune.selection.record import Selection, weights_left
+from graphprune.selection.weights import held_back
 
 
 @dataclass(frozen=True)

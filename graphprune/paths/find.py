@@ -8,15 +8,16 @@ from typing import Any
 
 from torch import fx
 
-from graphprune.coupling.dependencies import Dependencies
+from graphprune.costs.pool import weights_by_node
 from graphprune.coupling.interpret import interpret, meta_tensors
-from graphprune.coupling.labels import ReplayedSpace
+from graphprune.labels.dependencies import Dependencies
+from graphprune.labels.labels import ReplayedSpace
 from graphprune.paths.outputs import Outputs, outputs_of, ties_without_pins
 from graphprune.paths.run import PathRun
 from graphprune.paths.steps import Hub, PerChannel, Step, WeightPath, distinct
 from graphprune.paths.weights import WeightFinder, with_frozen
-from graphprune.program import Program, device_of, stored_parameters
-from graphprune.weights.pool import weights_by_node
+from graphprune.program.program import Program, device_of
+from graphprune.program.tensors import stored_parameters
 
 
 @dataclass(frozen=True)

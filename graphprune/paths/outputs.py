@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from graphprune.coupling.dependencies import Dependencies
-from graphprune.coupling.labels import PINNED, look_up, merged
+from graphprune.labels.dependencies import Dependencies
+from graphprune.labels.labels import PINNED, look_up, merged
 from graphprune.paths.steps import Step, WeightPath, distinct
 
 Rows = tuple[str, int]

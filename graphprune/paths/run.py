@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from graphprune.coupling.labelled import Labelled, LabelRun
-from graphprune.coupling.labels import PINNED, look_up
-from graphprune.coupling.planes import Planes, channel_planes, squash
+from graphprune.labels.labels import PINNED, look_up
+from graphprune.labels.planes import Planes, channel_planes, squash
 from graphprune.ops.call import OpCall
 from graphprune.ops.schema import schema_of
 from graphprune.paths.outputs import Leaving

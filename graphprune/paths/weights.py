@@ -10,10 +10,11 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd
 
-from graphprune.coupling.dependencies import Dependencies
-from graphprune.coupling.groups import NOT_PRUNABLE
+from graphprune.labels.dependencies import Dependencies
+from graphprune.labels.groups import NOT_PRUNABLE
 from graphprune.paths.steps import Hub, PerChannel, Step, WeightPath, distinct
-from graphprune.program import Layers, Program, stored_parameters
+from graphprune.program.program import Program
+from graphprune.program.tensors import Layers, stored_parameters
 
 aten = torch.ops.aten
 

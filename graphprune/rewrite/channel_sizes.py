@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import fx
 
-from graphprune.coupling.dependencies import Dependencies
-from graphprune.coupling.groups import NOT_PRUNABLE
-from graphprune.coupling.planes import channel_planes, is_sample, squash, varying
-from graphprune.ops.operand import Operand
-from graphprune.rewrite.compact import copy_sharing_tensors
-from graphprune.rewrite.literals import argument
+from graphprune.labels.dependencies import Dependencies
+from graphprune.labels.groups import NOT_PRUNABLE
+from graphprune.labels.operand import Operand
+from graphprune.labels.planes import channel_planes, is_sample, squash, varying
+from graphprune.program.nodes import argument
+from graphprune.program.surgery import copy_sharing_tensors
 
 
 def with_fixed_channel_sizes(module: fx.GraphModule, dependencies: Dependencies) -> tuple[fx.GraphModule, int]:

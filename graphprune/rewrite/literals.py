@@ -15,6 +15,7 @@ import torch
 from torch import fx
 
 from graphprune.errors import InternalError, RewriteError
+from graphprune.program.nodes import argument, op_name, set_argument
 from graphprune.rewrite.sizes import Resize, Survivors
 
 Resizer = Callable[[Resize], None]
@@ -35,15 +36,6 @@ def resizer(*names: str) -> Callable[[Resizer], Resizer]:
     return register
 
 
-def op_name(node: fx.Node) -> str:
-    """The name that rules are registered under."""
-    if node.op == "call_method":
-        return str(node.target)
-    if isinstance(node.target, torch._ops.OpOverload):
-        return str(node.target.overloadpacket.__name__)
-    return getattr(node.target, "__name__", str(node.target))
-
-
 def can_resize(node: fx.Node) -> bool:
     """Whether a rule rewrites nodes of this kind."""
     return node.op in ("call_function", "call_method") and op_name(node) in RESIZERS
@@ -61,21 +53,6 @@ def resize_literals(resize: Resize) -> None:
         RESIZERS[op_name(resize.node)](resize)
     except Exception as error:  # whatever the user's code put there; the caller freezes the node
         raise RewriteError(resize.node.name, f"{type(error).__name__}: {error}") from error
-
-
-def argument(node: fx.Node, position: int, *names: str, default: Any = None) -> Any:
-    """A node's argument by position or by one of its names."""
-    if position < len(node.args):
-        return node.args[position]
-    return next((node.kwargs[name] for name in names if name in node.kwargs), default)
-
-
-def set_argument(node: fx.Node, position: int, name: str, value: Any) -> None:
-    """Sets a node's argument where it was given, or by name."""
-    if position < len(node.args):
-        node.update_arg(position, value)
-    else:
-        node.update_kwarg(name, value)
 
 
 # Shapes

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from graphprune.ops.operand import Operand
-from graphprune.rewrite.literals import argument, op_name, resizer, set_argument
+from graphprune.labels.operand import Operand
+from graphprune.program.nodes import argument, op_name, set_argument
+from graphprune.rewrite.literals import resizer
 from graphprune.rewrite.sizes import Resize, Survivors
 
 _SPLIT_DIMS = {"hsplit": 1, "vsplit": 0, "dsplit": 2}

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from torch import fx, nn
 
-from graphprune.program import Layers
-from graphprune.rewrite.literals import op_name
+from graphprune.program.nodes import op_name
+from graphprune.program.tensors import Layers
 
 _OPS = frozenset({
     "add", "add_", "iadd", "sub", "mul", "mul_", "imul", "truediv", "div", "cat", "concat", "relu", "relu_", "gelu",

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from graphprune.coupling.planes import KnownSizes, channel_planes, is_sample, kept_indices, kept_size, varying
-from graphprune.ops.operand import Operand
+from graphprune.labels.operand import Operand
+from graphprune.labels.planes import KnownSizes, channel_planes, is_sample, kept_indices, kept_size, varying
 
 
 @dataclass(slots=True)

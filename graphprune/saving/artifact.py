@@ -11,8 +11,9 @@ import math
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -23,17 +24,14 @@ from graphprune.deploy.isolation import isolated_in_eval_mode
 from graphprune.deploy.parity import HALF_RELATIVE_TOLERANCE, RELATIVE_TOLERANCE, run_torch
 from graphprune.deploy.signature import tensor_leaves
 from graphprune.errors import ArtifactError, ExportError, OptionError, shown
-from graphprune.example import Example
-from graphprune.options import check_switches
-from graphprune.plan import Plan, listed, load_plan, on_device_of
+from graphprune.plan.plan import Plan, listed, load_plan, on_device_of
+from graphprune.plan.trees import encode_outputs
+from graphprune.program.example import Example
+from graphprune.report import Report
 from graphprune.saving.manifest import MANIFEST, CallForm, Manifest, StoredFile, is_artifact
 from graphprune.saving.runtime import OnnxModule
 from graphprune.saving.tensors import read_outputs, read_weights, write_outputs, write_weights
-from graphprune.saving.trees import encode_outputs
-
-if TYPE_CHECKING:
-    from graphprune.compiled import Compiled
-    from graphprune.report import Report
+from graphprune.version import __version__
 
 PLAN, WEIGHTS, ONNX = "plan.json", "weights.safetensors", "model.onnx"
 OUTPUTS = "outputs.safetensors"
@@ -49,13 +47,19 @@ _SLACK = 10
 otherwise. What is looked for (another activation, another stride) differs by far more."""
 
 
-def save(compiled: Compiled, directory: str | Path, *, onnx: bool = True) -> Path:
+Export = Callable[[Path], ExportResult]
+"""Writes the compact module as ONNX to a path."""
+
+
+def save(plan: Plan, module: fx.GraphModule, report: Report, export: Export | None, directory: str | Path) -> Path:
     """Writes an artifact; the directory appears only when it is complete, and replaces an artifact that was there.
 
     Args:
-        compiled: What is saved, with the weights that its module has now.
+        plan: What was kept.
+        module: The compact module, with the weights that it has now.
+        report: What was done.
+        export: Writes the ONNX file; None to leave it out.
         directory: Made with its parents where it does not exist.
-        onnx: Whether the ONNX file is among it.
 
     Returns:
         The directory.
@@ -64,7 +68,6 @@ def save(compiled: Compiled, directory: str | Path, *, onnx: bool = True) -> Pat
         ArtifactError: the directory holds other files, which stay, or cannot be written.
         ExportError: the module cannot be exported to a valid ONNX file; nothing is written then.
     """
-    check_switches(onnx=onnx)
     try:
         target = Path(directory).resolve()
         _check_replaceable(target)
@@ -72,7 +75,7 @@ def save(compiled: Compiled, directory: str | Path, *, onnx: bool = True) -> Pat
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
             draft = Path(scratch) / "new"
             draft.mkdir()
-            _write(compiled, draft, onnx=onnx)
+            _write(plan, module, report, export, draft)
             _move_into_place(draft, target, Path(scratch) / "old")
     except ExportError as error:
         remedy = "save(..., onnx=False) leaves the ONNX file out, `graphprune compile --no-onnx` too"
@@ -178,23 +181,21 @@ def _move_into_place(draft: Path, target: Path, old: Path) -> None:
         raise
 
 
-def _write(compiled: Compiled, draft: Path, *, onnx: bool) -> None:
-    from graphprune import __version__
-
-    (draft / PLAN).write_text(compiled.plan.to_json(), encoding="utf-8")
-    aliases = write_weights(compiled.module, draft / WEIGHTS)
+def _write(plan: Plan, module: fx.GraphModule, report: Report, export: Export | None, draft: Path) -> None:
+    (draft / PLAN).write_text(plan.to_json(), encoding="utf-8")
+    aliases = write_weights(module, draft / WEIGHTS)
     shutil.copymode(draft / PLAN, draft / WEIGHTS)  # safetensors makes a file that only its owner can read
-    exported = compiled.export_onnx(draft / ONNX) if onnx else None
+    exported = None if export is None else export(draft / ONNX)
     if exported is None:
-        write_outputs(_outputs(compiled.module, _reference_inputs(load_plan(draft / PLAN))), draft / OUTPUTS)
-    (draft / REPORT).write_text(_report_json(compiled.report, exported), encoding="utf-8")
-    (draft / REPORT_TEXT).write_text(f"{compiled.report}\n", encoding="utf-8")
+        write_outputs(_outputs(module, _reference_inputs(load_plan(draft / PLAN))), draft / OUTPUTS)
+    (draft / REPORT).write_text(_report_json(report, exported), encoding="utf-8")
+    (draft / REPORT_TEXT).write_text(f"{report}\n", encoding="utf-8")
     manifest = Manifest(
-        model=compiled.plan.model,
+        model=plan.model,
         libraries={"graphprune": __version__, "torch": str(torch.__version__)},
         files={path.name: StoredFile.of(path) for path in sorted(draft.iterdir())},
         aliases=aliases,
-        call=None if exported is None else _call_form(compiled.module, compiled.plan.example, exported),
+        call=None if exported is None else _call_form(module, plan.example, exported),
     )
     manifest.write(draft)
 

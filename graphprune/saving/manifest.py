@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from graphprune.errors import ArtifactError, shown
-from graphprune.plan import listed
-from graphprune.saving.trees import READ_ERRORS, explained
+from graphprune.plan.plan import listed
+from graphprune.plan.trees import READ_ERRORS, explained
 
 FORMAT = "graphprune-artifact"
 VERSION = 1
@@ -28,7 +28,7 @@ class CallForm:
         parameters: Names of the parameters that can be given by position, in order.
         inputs: Names of the ONNX file's inputs, in the order of the example's tensors.
         outputs: Names of its outputs, in the order of the module's.
-        returns: Structure of the module's output, as `graphprune.saving.trees.encode_outputs` writes it.
+        returns: Structure of the module's output, as `graphprune.plan.trees.encode_outputs` writes it.
     """
 
     parameters: tuple[str, ...]

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from graphprune.deploy.sessions import CPU, choose_provider, open_session
 from graphprune.deploy.signature import feed
 from graphprune.errors import ArtifactError, ExportError, InputError, OptionError, UserError, shown
-from graphprune.example import Example
+from graphprune.plan.trees import READ_ERRORS, decode, explained
+from graphprune.program.example import Example
 from graphprune.saving.manifest import CallForm
-from graphprune.saving.trees import READ_ERRORS, decode, explained
 
 _NO_TRAINING = (
     "this module runs an ONNX file and cannot be trained; "

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from graphprune.errors import ArtifactError
-from graphprune.plan import listed, named_tensors
+from graphprune.plan.plan import listed, named_tensors
 
 Aliases = dict[str, str]
 """The name under which a tied tensor is stored, by each of its other names."""

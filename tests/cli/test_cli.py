@@ -19,13 +19,13 @@ from typer.testing import CliRunner, Result
 import graphprune
 from graphprune.cli import app
 from graphprune.cli import demo as demo_command
+from graphprune.cli.demo_run import DemoResult, DemoSettings, Figures
 from graphprune.cli.model_names import build_model
-from graphprune.demo import DemoResult, DemoSettings, Figures
 from graphprune.deploy import Hardware, Latency, TimingResult
 from graphprune.deploy.sessions import NodePlacement
-from graphprune.equivalence import Verification
 from graphprune.errors import InternalError, OptionError
 from graphprune.research.networks import lenet5
+from graphprune.verification.record import Verification
 
 USER_CODE = """
 import torch
@@ -435,7 +435,7 @@ def test_inspect_predicts_latency_by_group(here: Path, monkeypatch: pytest.Monke
 def test_compile_takes_a_latency(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRAPHPRUNE_CACHE", str(here))
     monkeypatch.setattr("graphprune.latency.stopwatch.REPEATS", 3)
-    monkeypatch.setattr("graphprune.latency.rounds.MOST", 10.0)  # what a busy machine measures is not tested here
+    monkeypatch.setattr("graphprune.rounds.by_latency.MOST", 10.0)  # what a busy machine measures is not tested here
     text = succeeds("compile", "paper:mlp5", "--latency", "0.3", "--schedule", "one-shot", "--criterion", "l2-norm",
                     "--provider", "cpu")  # fmt: skip
     assert "compact against dense" in text

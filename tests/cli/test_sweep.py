@@ -29,7 +29,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GRAPHPRUNE_CACHE", str(tmp_path))
     monkeypatch.setattr("graphprune.latency.stopwatch.REPEATS", 3)
-    monkeypatch.setattr("graphprune.latency.rounds.MOST", 10.0)  # what a busy machine measures is not tested here
+    monkeypatch.setattr("graphprune.rounds.by_latency.MOST", 10.0)  # what a busy machine measures is not tested here
     return tmp_path
 
 

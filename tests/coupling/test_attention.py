@@ -12,13 +12,13 @@ from torch.nn import functional
 
 import graphprune
 from graphprune.capture import capture
-from graphprune.coupling.dependencies import Dependencies
 from graphprune.deploy.attention import plain_attention
 from graphprune.errors import OptionError
+from graphprune.labels.dependencies import Dependencies
+from graphprune.pass_manager.runner import Runner
 from graphprune.passes import pipelines
-from graphprune.plan import Plan
-from graphprune.program import Attention
-from graphprune.runner import Runner
+from graphprune.plan.plan import Plan
+from graphprune.program.program import Attention
 from tests.ops.case import net
 from tests.ops.cases_choices import rotary
 from tests.small_models import group_of

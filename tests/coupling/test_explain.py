@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.coupling.explain import FROZEN, dependency_graph, path_to_cause, told, why_frozen
-from graphprune.coupling.labels import Cause
 from graphprune.coupling.protection import protected_dims
 from graphprune.errors import OptionError
+from graphprune.labels.labels import Cause
 from tests.small_models import CLASSES, Chain, Residual, Transformer, analysed, group_of, images
 from tests.unknown_op import unknown
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from graphprune.coupling.planes import relayout, varying
+from graphprune.labels.planes import relayout, varying
 
 SHAPES = (
     (24,), (1, 24), (2, 12), (4, 6), (2, 3, 4), (3, 1, 8), (2, 2, 6), (1, 2, 12), (2, 2, 2, 3), (24, 1), (4, 1, 6, 1),

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import graphprune
-from graphprune.coupling.dependencies import Dependencies
 from graphprune.criteria import CRITERIA, criterion_of
 from graphprune.criteria.criterion import scores_of
 from graphprune.errors import InputError
+from graphprune.labels.dependencies import Dependencies
 from tests.scoring import batches_like, leaving_no_trace, prepared, sensitivity, with_dead_weights
 from tests.small_models import IMAGES, analysed, images
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import graphprune
-from graphprune.coupling.dependencies import Dependencies
 from graphprune.criteria import BatchNormGamma
 from graphprune.errors import OptionError
-from graphprune.program import Program
+from graphprune.labels.dependencies import Dependencies
+from graphprune.program.program import Program
 from tests.scoring import leaving_no_trace, sensitivity
 from tests.small_models import CLASSES, Chain, Dense, Inverted, Mlp, Residual, analysed, group_of, images, randomised
 

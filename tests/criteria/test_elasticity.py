@@ -15,18 +15,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from graphprune.coupling.dependencies import Dependencies
-from graphprune.criteria.criterion import Accumulate, Sensitivity
 from graphprune.criteria.elasticity import Elasticity, gate_gradient
-from graphprune.data import Batch, SampleStream, cross_entropy
+from graphprune.criteria.losses import cross_entropy
+from graphprune.criteria.samples import Batch, SampleStream
+from graphprune.criteria.scores import Scores
+from graphprune.criteria.sensitivity import Accumulate, Sensitivity
 from graphprune.errors import InputError, LossError
-from graphprune.example import Example
 from graphprune.gates.insertion import insert_gates
 from graphprune.gates.placement import find_sites
+from graphprune.labels.dependencies import Dependencies
+from graphprune.pass_manager.runner import Runner
 from graphprune.passes.score_channels import ScoreChannels
-from graphprune.program import Program
-from graphprune.runner import Runner
-from graphprune.scores import Scores
+from graphprune.program.example import Example
+from graphprune.program.program import Program
 from tests.small_models import (
     CLASSES,
     IMAGES,

@@ -12,12 +12,13 @@ import graphprune
 from graphprune.criteria import CRITERIA, ByGroup, Sensitivity, criterion_of
 from graphprune.criteria.criterion import scores_of
 from graphprune.criteria.elasticity import Elasticity
+from graphprune.criteria.losses import cross_entropy
 from graphprune.criteria.norm import l1_norm
-from graphprune.data import SampleStream, cross_entropy
+from graphprune.criteria.samples import SampleStream
+from graphprune.criteria.scores import Scores
 from graphprune.errors import OptionError
-from graphprune.example import Example
-from graphprune.program import Program
-from graphprune.scores import Scores
+from graphprune.program.example import Example
+from graphprune.program.program import Program
 from tests.small_models import Chain, Mlp, Residual, analysed, group_of, images
 
 SENSITIVITY = Sensitivity(SampleStream(None, Example.of(torch.zeros(1))), cross_entropy, 1, "signed", 0)

@@ -11,15 +11,17 @@ import torch
 from torch import Tensor, nn
 
 import graphprune
-from graphprune.budget import Budget, Measure
-from graphprune.costs import count_macs, count_parameters
-from graphprune.coupling.dependencies import Dependencies
+from graphprune.costs.measures import Measure
+from graphprune.costs.model import count_macs, count_parameters
 from graphprune.criteria import CRITERIA, Evenly, PerCost
-from graphprune.criteria.criterion import Sensitivity, scores_of
+from graphprune.criteria.criterion import scores_of
 from graphprune.criteria.per_cost import savings_of
+from graphprune.criteria.sensitivity import Sensitivity
 from graphprune.errors import OptionError
-from graphprune.example import Example
-from graphprune.program import Program
+from graphprune.labels.dependencies import Dependencies
+from graphprune.program.example import Example
+from graphprune.program.program import Program
+from graphprune.request.budget import Budget
 from graphprune.rewrite.compact import compact_module
 from tests.scoring import batches_like, leaving_no_trace, prepared, sensitivity
 from tests.small_models import CLASSES, Dense, Inverted, Mlp, Residual, Transformer, images

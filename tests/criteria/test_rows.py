@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 import graphprune
-from graphprune.coupling.dependencies import Dependencies
+from graphprune.costs.pool import pool_of
 from graphprune.criteria import CRITERIA, GraspOfChannels, SynflowOfChannels
 from graphprune.criteria.criterion import scores_of
-from graphprune.criteria.rows import channel_scores, making_dims
+from graphprune.criteria.from_weights import channel_scores, making_dims
+from graphprune.criteria.weights import WEIGHT_CRITERIA, Grasp
 from graphprune.errors import OptionError
-from graphprune.program import Program
-from graphprune.weights.criteria import WEIGHT_CRITERIA, Grasp
-from graphprune.weights.pool import pool_of
+from graphprune.labels.dependencies import Dependencies
+from graphprune.program.program import Program
 from tests.scoring import batches_like, prepared, sensitivity, with_dead_weights
 from tests.small_models import CLASSES, Dense, Inverted, Mlp, Residual, Transformer, group_of, images
 from tests.weights.test_pool import TOKENS, Attention, Functional, Grouped, Recurrent

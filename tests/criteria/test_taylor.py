@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from graphprune.coupling.dependencies import Dependencies
 from graphprune.criteria import CRITERIA
 from graphprune.criteria.criterion import scores_of
-from graphprune.program import Program
+from graphprune.labels.dependencies import Dependencies
+from graphprune.program.program import Program
 from tests.scoring import Batches, batches_like, mean_loss, prepared, sensitivity
 from tests.small_models import Dense, Inverted, Mlp, Residual, group_of, images
 

@@ -18,14 +18,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import graphprune
-from graphprune.coupling.dependencies import Dependencies
 from graphprune.criteria import Sensitivity, TorchPruning, criterion_of
-from graphprune.criteria.members import member_indices
-from graphprune.data import SampleStream, cross_entropy
+from graphprune.criteria.group_members import member_indices
+from graphprune.criteria.losses import cross_entropy
+from graphprune.criteria.samples import SampleStream
+from graphprune.criteria.scores import Scores
 from graphprune.errors import LossError, OptionError
-from graphprune.example import Example
-from graphprune.program import Program
-from graphprune.scores import Scores
+from graphprune.labels.dependencies import Dependencies
+from graphprune.program.example import Example
+from graphprune.program.program import Program
 from tests.small_models import CLASSES, IMAGES, Mlp, Residual, analysed, group_of, images, randomised
 
 importance: Any = tp.importance

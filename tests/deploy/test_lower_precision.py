@@ -15,7 +15,7 @@ import graphprune
 from graphprune.compiled import Compiled
 from graphprune.deploy import export_onnx, lower_precision
 from graphprune.errors import ExportError, InputError, OptionError
-from graphprune.example import Example
+from graphprune.program.example import Example
 
 
 def conv_net() -> nn.Module:

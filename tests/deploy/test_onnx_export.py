@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from graphprune.deploy import ExportResult, export_onnx, onnx_feeds, onnx_file, parity
 from graphprune.errors import ExportError, InputError, OptionError
-from graphprune.example import Example
+from graphprune.program.example import Example
 
 
 class ConvNet(nn.Module):

@@ -11,15 +11,15 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 from torch.utils._pytree import tree_leaves
 
-from graphprune.coupling.dependencies import Dependencies
-from graphprune.coupling.interpret import evaluating
-from graphprune.equivalence import MaskedProgram
 from graphprune.errors import InternalError
-from graphprune.example import Example
 from graphprune.gates.insertion import GATE, GatedModule, can_be_per_sample, insert_gates
 from graphprune.gates.placement import find_sites
 from graphprune.gates.site import Site
-from graphprune.program import Program
+from graphprune.labels.dependencies import Dependencies
+from graphprune.program.example import Example
+from graphprune.program.module_state import evaluating
+from graphprune.program.program import Program
+from graphprune.verification.equivalence import MaskedProgram
 from tests.small_models import (
     CLASSES,
     IMAGES,

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from graphprune.coupling.interpret import evaluating
 from graphprune.gates.insertion import can_be_per_sample, insert_gates
 from graphprune.gates.placement import find_sites
+from graphprune.program.module_state import evaluating
 from tests.gates.test_gates import check_closed_is_masked
 from tests.ops.case import net, randomised
 from tests.small_models import analysed

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 import graphprune
-from graphprune.coupling.interpret import evaluating
 from graphprune.gates.insertion import can_be_per_sample, insert_gates
 from graphprune.gates.placement import find_sites
+from graphprune.program.module_state import evaluating
 from tests.gates.test_gates import check_closed_is_masked
 from tests.ops.case import net, randomised
 from tests.ops.cases_recurrent import ROWS

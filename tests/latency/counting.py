@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import fx
 
-from graphprune.costs import count_macs
+from graphprune.costs.model import count_macs
 from graphprune.deploy import Latency, TimingResult, describe_hardware
-from graphprune.example import Example
 from graphprune.latency.profiles import Target
+from graphprune.program.example import Example
 
 
 class Counting:

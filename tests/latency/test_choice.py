@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from graphprune.costs.widths import Counts
 from graphprune.latency.choice import Keeping, choose_widths
 from graphprune.latency.model import Calibration, LatencyModel
-from graphprune.widths import Counts
 from tests.latency.stepped import HERE, Stepped
 from tests.small_models import analysed
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from graphprune.coupling.loops import Window
+from graphprune.labels.contractions import Window
 from graphprune.latency.curves import Curve, Family, curve_of
 from tests.latency.stepped import HERE, Stepped
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from graphprune.coupling.loops import Contraction, Window
+from graphprune.labels.contractions import Contraction, Window
 from graphprune.latency.kernels import Kernel, KernelLoops, model_of
 from tests.ops.cases import CASES
 from tests.small_models import analysed, images

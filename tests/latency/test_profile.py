@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import graphprune
-from graphprune.coupling.loops import Window
 from graphprune.errors import ArtifactError, OptionError
+from graphprune.labels.contractions import Window
 from graphprune.latency.kernels import Kernel
 from graphprune.latency.profiles import Profile, Target
 

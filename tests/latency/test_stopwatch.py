@@ -16,8 +16,8 @@ import pytest
 import torch
 from torch import nn
 
-from graphprune.example import Example
 from graphprune.latency.stopwatch import Stopwatch
+from graphprune.program.example import Example
 from tests.latency.stepped import HERE
 
 

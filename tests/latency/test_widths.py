@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from graphprune.costs import CostModel
-from graphprune.widths import Widths
+from graphprune.costs.model import CostModel
+from graphprune.costs.widths import Widths
 from tests.ops.cases import CASES
 from tests.small_models import analysed
 

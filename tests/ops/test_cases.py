@@ -13,18 +13,19 @@ from torch.utils._pytree import tree_leaves
 
 import graphprune
 from graphprune.capture import capture
-from graphprune.coupling.dependencies import Dependencies
 from graphprune.coupling.explain import why_frozen
-from graphprune.coupling.interpret import evaluating
 from graphprune.coupling.labelled import Labelled
-from graphprune.equivalence import MaskedProgram, verify_compact
-from graphprune.example import Example
 from graphprune.gates.insertion import GatedModule, insert_gates
 from graphprune.gates.placement import find_sites
+from graphprune.labels.dependencies import Dependencies
+from graphprune.pass_manager.runner import Runner
 from graphprune.passes import pipelines
-from graphprune.program import Kept, Program
+from graphprune.program.example import Example
+from graphprune.program.module_state import evaluating
+from graphprune.program.program import Program
+from graphprune.program.tensors import Kept
 from graphprune.rewrite.compact import compact_module
-from graphprune.runner import Runner
+from graphprune.verification.equivalence import MaskedProgram, verify_compact
 from tests.ops.case import Case, dim_of, randomised
 from tests.ops.cases import CASES
 

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.capture import capture
-from graphprune.coupling.dependencies import Dependencies
 from graphprune.coupling.shapes import RecordedShapes
+from graphprune.labels.dependencies import Dependencies
+from graphprune.pass_manager.runner import Runner
 from graphprune.passes.build_dependencies import BuildDependencies
-from graphprune.program import FirstAnalysis
-from graphprune.runner import Runner
+from graphprune.program.facts import FirstAnalysis
 from tests.small_models import CLASSES, Chain, Residual, analysed, images
 
 

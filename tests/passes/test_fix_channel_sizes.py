@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.capture import capture
+from graphprune.pass_manager.runner import Runner
 from graphprune.passes.build_dependencies import BuildDependencies
 from graphprune.passes.fix_channel_sizes import FixChannelSizes
-from graphprune.program import Program
-from graphprune.runner import Runner
+from graphprune.program.program import Program
 from tests.small_models import CLASSES, Chain, images
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from graphprune.costs.pool import pool_of
+from graphprune.pass_manager.runner import Runner
 from graphprune.passes.mask_weights import MaskWeights
-from graphprune.program import Origin, Program
-from graphprune.runner import Runner
-from graphprune.selection import Selection
-from graphprune.weights.pool import pool_of
+from graphprune.program.program import Origin, Program
+from graphprune.selection.record import Selection
 from tests.small_models import Mlp, analysed
 
 

@@ -6,15 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from graphprune.coupling.dependencies import Dependencies
+from graphprune.criteria.scores import Scores
 from graphprune.errors import InternalError
-from graphprune.pass_protocol import PassResult
+from graphprune.labels.dependencies import Dependencies
+from graphprune.pass_manager.protocol import PassResult
+from graphprune.pass_manager.runner import Runner
 from graphprune.passes.build_dependencies import BuildDependencies
 from graphprune.passes.prune_channels import PruneChannels
-from graphprune.program import FirstAnalysis, Origin, Program
-from graphprune.runner import Runner
-from graphprune.scores import Scores
-from graphprune.selection import Selection
+from graphprune.program.facts import FirstAnalysis
+from graphprune.program.program import Origin, Program
+from graphprune.selection.record import Selection
 from tests.small_models import Residual, Transformer, analysed, group_of, images
 
 

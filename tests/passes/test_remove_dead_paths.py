@@ -10,15 +10,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from graphprune.costs.pool import pool_of
+from graphprune.criteria.scores import Scores
 from graphprune.errors import InternalError
-from graphprune.pass_protocol import PassResult
+from graphprune.pass_manager.protocol import PassResult
+from graphprune.pass_manager.runner import Runner
 from graphprune.passes import pipelines
 from graphprune.passes.remove_dead_paths import RemoveDeadPaths
-from graphprune.program import Program
-from graphprune.runner import Runner
-from graphprune.scores import Scores
-from graphprune.selection import Limits, Selection
-from graphprune.weights.pool import Masks, pool_of
+from graphprune.program.program import Program
+from graphprune.program.tensors import Masks
+from graphprune.request.limits import Limits
+from graphprune.selection.record import Selection
 from tests.small_models import CLASSES, Dense, Inverted, Mlp, Residual, analysed, images, randomised
 
 MODELS: dict[str, Callable[[], nn.Module]] = {"residual": Residual, "depthwise": Inverted, "concat": Dense}

@@ -9,16 +9,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from graphprune.criteria.criterion import Sensitivity
+from graphprune.criteria.losses import cross_entropy
 from graphprune.criteria.norm import l1_norm, l2_norm
 from graphprune.criteria.random import random
-from graphprune.data import SampleStream, cross_entropy
+from graphprune.criteria.samples import SampleStream
+from graphprune.criteria.scores import Scores
+from graphprune.criteria.sensitivity import Sensitivity
 from graphprune.errors import InternalError, OptionError
-from graphprune.example import Example
+from graphprune.pass_manager.runner import Runner
 from graphprune.passes.score_channels import ScoreChannels
-from graphprune.program import Program
-from graphprune.runner import Runner
-from graphprune.scores import Scores
+from graphprune.program.example import Example
+from graphprune.program.program import Program
 from tests.small_models import Residual, analysed, group_of, images
 
 SENSITIVITY = Sensitivity(SampleStream(None, Example.of(torch.zeros(1))), cross_entropy, 1, "signed", seed=5)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
+from graphprune.criteria.scores import Scores
 from graphprune.errors import BudgetError, InternalError
-from graphprune.pass_protocol import PassResult
+from graphprune.pass_manager.protocol import PassResult
+from graphprune.pass_manager.runner import Runner
 from graphprune.passes.select_channels import SelectChannels
-from graphprune.program import Program
-from graphprune.runner import Runner
-from graphprune.scores import Scores
-from graphprune.selection import Goal, Limits, Selection
+from graphprune.program.program import Program
+from graphprune.request.limits import Limits
+from graphprune.selection.goal import Goal
+from graphprune.selection.record import Selection
 from tests.small_models import Residual, analysed, images
 
 IMPORTANCE = torch.arange(18.0)

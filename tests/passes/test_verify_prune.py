@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from graphprune.coupling.dependencies import Dependencies
-from graphprune.equivalence import Verification
 from graphprune.errors import InternalError, VerificationError
+from graphprune.labels.dependencies import Dependencies
+from graphprune.pass_manager.runner import Runner
 from graphprune.passes.prune_channels import PruneChannels
 from graphprune.passes.verify_prune import VerifyPrune
-from graphprune.program import Origin, Program
-from graphprune.runner import Runner
-from graphprune.selection import Selection
+from graphprune.program.program import Origin, Program
+from graphprune.selection.record import Selection
+from graphprune.verification.record import Verification
 from tests.small_models import Residual, analysed, images, randomised
 
 

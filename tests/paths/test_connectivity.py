@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from graphprune.coupling.dependencies import Dependencies
+from graphprune.costs.pool import pool_of
+from graphprune.labels.dependencies import Dependencies
 from graphprune.paths.connectivity import connected_masks, connectivity_of
 from graphprune.paths.dead import DeadPaths
-from graphprune.program import Program
-from graphprune.weights.pool import Masks, pool_of
+from graphprune.program.program import Program
+from graphprune.program.tensors import Masks
 from tests.small_models import CLASSES, Chain, Dense, Inverted, Mlp, Residual, Transformer, analysed, images
 
 

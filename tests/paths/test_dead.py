@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 import graphprune
 from graphprune import Compiled, Pruner
+from graphprune.costs.pool import pool_of
+from graphprune.criteria.weights import WeightScores
 from graphprune.errors import OptionError
+from graphprune.pass_manager.runner import Runner
 from graphprune.passes import pipelines
 from graphprune.paths.connectivity import connectivity_of
-from graphprune.runner import Runner
-from graphprune.weights.criteria import WeightScores
-from graphprune.weights.pool import pool_of
 from tests.small_models import CLASSES, IMAGES, Mlp, Residual, images, randomised
 from tests.test_pruner import batches, train
 

@@ -23,20 +23,21 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from graphprune.capture import capture
-from graphprune.coupling.dependencies import Dependencies
 from graphprune.coupling.explain import why_frozen
-from graphprune.coupling.interpret import evaluating
 from graphprune.coupling.shapes import RecordedShapes
 from graphprune.deploy.onnx_export import export_onnx
 from graphprune.errors import ExportError
-from graphprune.example import Example
+from graphprune.labels.dependencies import Dependencies
+from graphprune.pass_manager.runner import Runner
 from graphprune.passes import pipelines
 from graphprune.passes.prune_channels import PruneChannels
 from graphprune.passes.verify_prune import VerifyPrune
-from graphprune.plan import Plan
-from graphprune.program import Attention, Kept, Program
-from graphprune.runner import Runner
-from graphprune.selection import Selection
+from graphprune.plan.plan import Plan
+from graphprune.program.example import Example
+from graphprune.program.module_state import evaluating
+from graphprune.program.program import Attention, Program
+from graphprune.program.tensors import Kept
+from graphprune.selection.record import Selection
 from tests.property.programs import VOCABULARY, Below, RandomProgram, Value
 
 BATCHES = (2, 2, 1, 4)

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from graphprune.capture import capture
-from graphprune.example import Example
+from graphprune.pass_manager.runner import Runner
 from graphprune.passes import pipelines
-from graphprune.program import Attention, Program
-from graphprune.runner import Runner
+from graphprune.program.example import Example
+from graphprune.program.program import Attention, Program
 from tests.ops.case import randomised
 from tests.property.checks import dependencies_of, pruned, zeroed_equals_compact
 

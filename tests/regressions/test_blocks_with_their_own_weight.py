@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from graphprune.program import Attention
+from graphprune.program.program import Attention
 from tests.ops.case import net
 from tests.regressions.pruning import assert_prunes_right
 

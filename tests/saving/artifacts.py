@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import graphprune
 from graphprune.compiled import Compiled
-from graphprune.example import Example
+from graphprune.program.example import Example
 from graphprune.research.networks import lenet5
 from graphprune.saving import manifest
 

@@ -11,10 +11,10 @@ import graphprune
 from graphprune.deploy import export_onnx
 from graphprune.deploy.sessions import CPU, CUDA
 from graphprune.errors import InputError, OptionError, UserError
-from graphprune.example import Example
+from graphprune.plan.trees import encode_outputs
+from graphprune.program.example import Example
 from graphprune.saving.manifest import CallForm
 from graphprune.saving.runtime import OnnxModule
-from graphprune.saving.trees import encode_outputs
 from tests.saving.artifacts import assert_same_outputs, attention_inputs, saved_attention, saved_lenet
 
 

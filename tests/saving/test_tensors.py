@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import graphprune
 from graphprune.errors import ArtifactError
-from graphprune.plan import named_tensors
+from graphprune.plan.plan import named_tensors
 from graphprune.research.networks import lenet5
 from graphprune.saving.tensors import read_weights, write_weights
 from tests.saving.artifacts import Tied, edit_manifest, saved_lenet

@@ -9,15 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from graphprune.saving.trees import (
-    READ_ERRORS,
-    decode,
-    decode_example,
-    encode,
-    encode_example,
-    encode_outputs,
-    explained,
-)
+from graphprune.plan.trees import READ_ERRORS, decode, decode_example, encode, encode_example, encode_outputs, explained
 
 Pair = namedtuple("Pair", "left right")
 

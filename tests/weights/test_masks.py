@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import graphprune
-from graphprune.weights.masks import hold
+from graphprune.training.masks import hold
 from tests.small_models import CLASSES, Residual, images, randomised
 from tests.test_pruner import batches
 from tests.weights.test_pruning import BOTH, compiled_of, dead_weights

@@ -12,7 +12,7 @@ from torch.nn.utils import parametrizations
 
 import graphprune
 from graphprune.errors import BudgetError, OptionError
-from graphprune.weights.norms import best_of_empty, norms_of
+from graphprune.selection.norms import best_of_empty, norms_of
 from tests.small_models import CLASSES, analysed, images
 
 NORMS: dict[str, tuple[Callable[[nn.Module], nn.Module], str, int | None]] = {

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from graphprune.weights.pool import full_weights, live_of, pool_of
+from graphprune.costs.pool import full_weights, live_of, pool_of
 from tests.scoring import with_dead_weights
 from tests.small_models import CLASSES, IMAGES, Chain, Mlp, analysed, images
 

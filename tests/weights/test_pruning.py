@@ -16,7 +16,7 @@ from torch.nn import functional
 import graphprune
 from graphprune import Budget, Compiled, Pruner
 from graphprune.errors import ArtifactError, NothingToPruneError, OptionError, UserError, VerificationError
-from graphprune.plan import Plan
+from graphprune.plan.plan import Plan
 from tests.small_models import CLASSES, Residual, images, randomised
 from tests.test_pruner import OPTIMIZERS, batches, train
 
@@ -208,8 +208,8 @@ def test_protected_weights_are_not_in_the_pool() -> None:
 
 def test_dead_weights_can_come_back_in_later_rounds_only_if_asked() -> None:
     """Ranked by another criterion in each round: the parity of the round decides."""
-    from graphprune.weights.criteria import WeightScores
-    from graphprune.weights.pool import pool_of
+    from graphprune.costs.pool import pool_of
+    from graphprune.criteria.weights import WeightScores
 
     for resurrect in (False, True):
         calls = [0]

@@ -8,14 +8,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from graphprune.costs import costs_of
-from graphprune.coupling.dependencies import Dependencies
-from graphprune.program import Program
-from graphprune.scores import Scores
-from graphprune.selection import Goal, Limits, Selection, violations, weights_left
-from graphprune.weights.criteria import WeightScores
-from graphprune.weights.pool import pool_of
-from graphprune.weights.selection import select_jointly, select_weights
+from graphprune.costs.model import costs_of
+from graphprune.costs.pool import pool_of
+from graphprune.criteria.scores import Scores
+from graphprune.criteria.weights import WeightScores
+from graphprune.labels.dependencies import Dependencies
+from graphprune.program.program import Program
+from graphprune.request.limits import Limits
+from graphprune.selection.channels import violations
+from graphprune.selection.goal import Goal
+from graphprune.selection.record import Selection, weights_left
+from graphprune.selection.weights import select_jointly, select_weights
 from tests.small_models import Chain, Mlp, Residual, analysed, images
 
 MODELS = {"chain": (Chain, images(2)), "mlp": (Mlp, torch.randn(2, 5)), "residual": (Residual, images(2))}

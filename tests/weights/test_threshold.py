@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from graphprune.weights import threshold
-from graphprune.weights.threshold import kth_lowest
+from graphprune.selection import threshold
+from graphprune.selection.threshold import kth_lowest
 
 SIZE = 20_000
 COUNTS = (1, 2, SIZE // 10, SIZE // 2, SIZE - 500, SIZE - 1, SIZE)

@@ -11,7 +11,7 @@ import graphprune
 from benchmarks.paper.ablation.studies import STUDIES
 from benchmarks.paper.ablation.variants import Variant
 from benchmarks.rows import Row, versions
-from graphprune.data import cross_entropy
+from graphprune.criteria.losses import cross_entropy
 from graphprune.deploy import describe_hardware
 from graphprune.research.datasets import Dataset, sensitivity_batches
 from graphprune.research.methods.iterated import Iterated, published_loss

@@ -10,17 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.capture import capture
-from graphprune.criteria.criterion import Accumulate, Sensitivity, check_accumulate, scores_of
+from graphprune.costs.pool import live_of, pool_of
+from graphprune.criteria.criterion import scores_of
 from graphprune.criteria.elasticity import Elasticity
-from graphprune.data import SampleStream, cross_entropy
+from graphprune.criteria.losses import cross_entropy
+from graphprune.criteria.samples import SampleStream
+from graphprune.criteria.sensitivity import Accumulate, Sensitivity, check_accumulate
+from graphprune.criteria.weights import weight_scores_of
+from graphprune.criteria.weights.elasticity import elasticity
 from graphprune.errors import OptionError
-from graphprune.example import Example
+from graphprune.pass_manager.runner import Runner
 from graphprune.passes import pipelines
-from graphprune.program import Program
-from graphprune.runner import Runner
-from graphprune.weights.criteria import weight_scores_of
-from graphprune.weights.criteria.elasticity import elasticity
-from graphprune.weights.pool import live_of, pool_of
+from graphprune.program.example import Example
+from graphprune.program.program import Program
 
 POINTS = 1000
 """Points of a curve: more than a figure is wide, few enough for a line of JSON."""

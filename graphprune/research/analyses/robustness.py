@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graphprune.coupling.interpret import in_mode
 from graphprune.errors import OptionError
+from graphprune.program.module_state import in_mode
 from graphprune.research.datasets import Normalisation, Split
 from graphprune.research.epochs import device_of
 

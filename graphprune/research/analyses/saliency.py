@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from graphprune.coupling.interpret import in_mode
 from graphprune.errors import InputError
+from graphprune.program.module_state import in_mode
 from graphprune.research.epochs import device_of
 
 

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.capture import capture
-from graphprune.coupling.dependencies import Dependencies
 from graphprune.criteria import Given, Sensitivity
+from graphprune.labels.dependencies import Dependencies
+from graphprune.pass_manager.runner import Runner
 from graphprune.passes import pipelines
-from graphprune.program import Program
+from graphprune.program.program import Program
 from graphprune.pruner import Pruner
+from graphprune.request.schedule import Schedule
 from graphprune.research.datasets import Dataset
 from graphprune.research.training import Trainer
-from graphprune.runner import Runner
-from graphprune.schedule import Schedule
 
 log = logging.getLogger(__name__)
 

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from graphprune.errors import OptionError
+from graphprune.program.tensors import Masks
 from graphprune.research.datasets import Dataset
 from graphprune.research.methods.method import Method, Target, Trained
 from graphprune.research.metrics import node_sparsity, weight_sparsity
 from graphprune.research.networks import orthogonal_init_
 from graphprune.research.training import Epoch, Recipe, Trainer
-from graphprune.weights.masks import hold
-from graphprune.weights.pool import Masks
+from graphprune.training.masks import hold
 
 FRESH_SEED = 10_000
 """Added to the seed of a run for what a control draws, so that it is not what the run itself began with."""

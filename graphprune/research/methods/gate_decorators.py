@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from graphprune.criteria import Sensitivity
 from graphprune.errors import OptionError
-from graphprune.program import Program
+from graphprune.program.program import Program
 from graphprune.research.datasets import Dataset
 from graphprune.research.methods.channels import adopted, check_share, of_channels
 from graphprune.research.methods.gated_norm import GatedNorm, norms_of, put_gates, remove_gates

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from graphprune.coupling.dependencies import Dependencies
 from graphprune.errors import OptionError
 from graphprune.gates.placement import find_sites
-from graphprune.program import Program
+from graphprune.labels.dependencies import Dependencies
+from graphprune.program.program import Program
 from graphprune.research.methods.hard_concrete import HardConcrete, probability_open
 from graphprune.research.methods.masks import LAYERS
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from graphprune.program import Program
+from graphprune.program.program import Program
 from graphprune.research.datasets import Dataset
 from graphprune.research.methods.channels import analysed, example_of, of_channels, remove_under
 from graphprune.research.methods.hoyer_square import hoyer_square

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from graphprune.errors import OptionError
+from graphprune.program.tensors import Masks
+from graphprune.request.schedule import Schedule, targets_of
 from graphprune.research.datasets import Dataset
 from graphprune.research.methods.masks import hold_in, largest, layer_weights
 from graphprune.research.methods.method import METHODS, Target, Trained, check_sparsity, trainer_of, with_masks
 from graphprune.research.training import Recipe
-from graphprune.schedule import Schedule, targets_of
-from graphprune.weights.pool import Masks
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class ImpGlobal:
     Attributes:
         rewind_epoch: Epochs before the state that events go back to, 0 or more.
         every: Epochs from one event to the next, 1 or more.
-        schedule: A name in `graphprune.schedule`, or a function.
+        schedule: A name in `graphprune.request.schedule`, or a function.
 
     Raises:
         OptionError: a field is out of range.

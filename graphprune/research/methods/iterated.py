@@ -9,17 +9,17 @@ from torch.nn import functional
 
 from graphprune.criteria import Given
 from graphprune.criteria.elasticity import Elasticity
-from graphprune.data import cross_entropy
+from graphprune.criteria.losses import cross_entropy
+from graphprune.criteria.weights import WeightCriterion
 from graphprune.errors import OptionError
-from graphprune.granularity import DeadPathsAre, Granularity
 from graphprune.pruner import Pruner
+from graphprune.request.schedule import Schedule
 from graphprune.research.datasets import Dataset, sensitivity_batches
 from graphprune.research.methods.channels import example_of
 from graphprune.research.methods.method import METHODS, Target, Trained, check_sparsity, trainer_of
 from graphprune.research.metrics import node_sparsity, weight_sparsity
 from graphprune.research.training import Recipe, Trainer
-from graphprune.schedule import Schedule
-from graphprune.weights.criteria import WeightCriterion
+from graphprune.rounds.choice import DeadPathsAre, Granularity
 
 SAMPLES = 2560
 """Sensitivity samples of an event. Source: section 4 of the SNIP-it paper."""
@@ -40,7 +40,7 @@ class Iterated:
         every: Epochs from one event to the next; 0 for all events before training.
         criterion: What ranks; see `graphprune.compile`.
         accumulate: How samples add up.
-        schedule: A name in `graphprune.schedule`, or a function.
+        schedule: A name in `graphprune.request.schedule`, or a function.
         resurrect: Whether weights can come back.
         dead_paths: Whether weights on no path stay, as in the paper, or make room for others.
         samples: Sensitivity samples of an event.

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from graphprune.optimizer import clear_dead
+from graphprune.program.tensors import Masks
 from graphprune.research.training import Trainer
-from graphprune.weights.masks import hold
-from graphprune.weights.pool import Masks
+from graphprune.training.masks import hold
+from graphprune.training.optimizer import clear_dead
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 

@@ -11,12 +11,12 @@ from torch import nn
 
 from graphprune.compiled import Compiled
 from graphprune.errors import OptionError
+from graphprune.program.tensors import Masks
 from graphprune.pruner import Pruner
 from graphprune.registry import Registry
 from graphprune.research.datasets import Dataset
 from graphprune.research.metrics import node_sparsity, weight_sparsity
 from graphprune.research.training import Epoch, Recipe, Trainer
-from graphprune.weights.pool import Masks
 
 Target = Literal["node sparsity", "weight sparsity", "lambda", "nothing"]
 """What the number is that a method is given: the share of nodes or weights to remove, or the weight of a penalty."""

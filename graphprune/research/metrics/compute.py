@@ -14,9 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from graphprune.coupling.interpret import evaluating
 from graphprune.errors import OptionError
-from graphprune.example import Example
+from graphprune.program.example import Example
+from graphprune.program.module_state import evaluating
 
 FORWARD_PASSES = 3
 """A training step in forward passes: one forward, one for the gradient of the inputs, one for that of the weights."""

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from graphprune.criteria.criterion import Sensitivity
-from graphprune.data import SampleStream, cross_entropy
+from graphprune.criteria.losses import cross_entropy
+from graphprune.criteria.samples import SampleStream
+from graphprune.criteria.sensitivity import Sensitivity
 from graphprune.errors import OptionError
-from graphprune.example import Example
+from graphprune.program.example import Example
 from graphprune.research.analyses import Curve, curves_of, elasticity_curves
 from tests.small_models import Mlp, analysed
 

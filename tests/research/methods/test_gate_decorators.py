@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from graphprune.coupling.dependencies import Dependencies
 from graphprune.errors import OptionError
+from graphprune.labels.dependencies import Dependencies
 from graphprune.research.methods import GateDecorators
 from graphprune.research.methods.channels import analysed
 from graphprune.research.methods.gate_decorators import GateScores, gate_penalty

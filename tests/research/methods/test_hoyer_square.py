@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from graphprune.coupling.dependencies import Dependencies
 from graphprune.errors import OptionError
+from graphprune.labels.dependencies import Dependencies
 from graphprune.research.methods import GroupHoyerSquare, HoyerSquare
 from graphprune.research.methods.channels import analysed
 from graphprune.research.methods.group_hoyer_square import (

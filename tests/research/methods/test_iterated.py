@@ -14,10 +14,10 @@ import graphprune
 from graphprune.criteria.elasticity import Elasticity
 from graphprune.errors import OptionError
 from graphprune.pruner import Pruner
+from graphprune.request.schedule import halving
 from graphprune.research.methods import METHODS, Iterated
 from graphprune.research.methods.iterated import exponential, published_loss
 from graphprune.research.training import Recipe, Trainer
-from graphprune.schedule import halving
 from tests.research.methods.small import few_digits, lenet
 
 

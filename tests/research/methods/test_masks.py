@@ -13,7 +13,7 @@ from graphprune.errors import OptionError
 from graphprune.research.methods.masks import hold_in, largest, layer_weights
 from graphprune.research.metrics import node_sparsity, weight_sparsity
 from graphprune.research.training import Recipe, Trainer
-from graphprune.weights.masks import hold
+from graphprune.training.masks import hold
 from tests.research.methods.small import few_digits, lenet
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 import graphprune
-from graphprune.costs import costs_of
+from graphprune.costs.model import costs_of
 from graphprune.errors import OptionError
 from graphprune.research.metrics import forward_macs, training_cost
 from graphprune.research.networks import build

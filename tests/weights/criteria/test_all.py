@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from graphprune.costs.pool import pool_of
+from graphprune.criteria.weights import WEIGHT_CRITERIA, weight_scores_of
 from graphprune.errors import InputError
-from graphprune.program import Program
-from graphprune.weights.criteria import WEIGHT_CRITERIA, weight_scores_of
-from graphprune.weights.pool import pool_of
+from graphprune.program.program import Program
 from tests.scoring import batches_like, leaving_no_trace, prepared, sensitivity, with_dead_weights
 from tests.small_models import Dense, Inverted, Mlp, Residual, Transformer, analysed, images
 from tests.weights.test_pool import Attention, Grouped, Recurrent

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import graphprune
-from graphprune.criteria.criterion import Accumulate
+from graphprune.costs.pool import pool_of
+from graphprune.criteria.sensitivity import Accumulate
+from graphprune.criteria.weights import WEIGHT_CRITERIA
 from graphprune.errors import LossError
-from graphprune.weights.criteria import WEIGHT_CRITERIA
-from graphprune.weights.pool import pool_of
 from tests.scoring import Batches, batches_like, mean_loss, numeric_slopes, prepared, sensitivity, with_dead_weights
 from tests.small_models import Chain, Inverted, Mlp, Residual, Transformer, images
 

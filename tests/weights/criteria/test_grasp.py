@@ -12,11 +12,11 @@ from torch.func import functional_call
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from graphprune.data import cross_entropy
+from graphprune.costs.pool import pool_of
+from graphprune.criteria.losses import cross_entropy
+from graphprune.criteria.weights import WEIGHT_CRITERIA, Grasp
 from graphprune.errors import LossError, OptionError
-from graphprune.program import Program
-from graphprune.weights.criteria import WEIGHT_CRITERIA, Grasp
-from graphprune.weights.pool import pool_of
+from graphprune.program.program import Program
 from tests.scoring import Batches, batches_like, numeric_slopes, prepared, sensitivity, with_dead_weights
 from tests.small_models import CLASSES, Inverted, Mlp, Residual, Transformer, images
 from tests.weights.test_pool import Attention, Recurrent

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from graphprune.costs.pool import pool_of
+from graphprune.criteria.weights import WEIGHT_CRITERIA
 from graphprune.errors import InputError, LossError
-from graphprune.program import Program
-from graphprune.weights.criteria import WEIGHT_CRITERIA
-from graphprune.weights.pool import pool_of
+from graphprune.program.program import Program
 from tests.scoring import prepared, sensitivity, with_dead_weights
 from tests.small_models import CLASSES, Chain, Inverted, Mlp, Residual, analysed, images
 

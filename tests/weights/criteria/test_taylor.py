@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from graphprune.weights.criteria import WEIGHT_CRITERIA
-from graphprune.weights.pool import pool_of
+from graphprune.costs.pool import pool_of
+from graphprune.criteria.weights import WEIGHT_CRITERIA
 from tests.scoring import batches_like, mean_loss, prepared, sensitivity, with_dead_weights
 from tests.small_models import Inverted, images
 from tests.weights.criteria.test_elasticity import gradients_of_samples

@@ -1,0 +1,112 @@
+"""The weights that may become zero one by one: those of convolutions, linear layers and other matrix products."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, fx, nn
+
+from graphprune.coupling.protection import protected_dims
+from graphprune.labels.dependencies import Dependencies
+from graphprune.program.program import Program
+from graphprune.program.tensors import Layers, stored_parameters
+
+_MOVED_BY = frozenset({
+    "chunk", "clone", "contiguous", "expand", "flatten", "getitem", "movedim", "narrow", "permute", "reshape", "select",
+    "slice", "split", "split_with_sizes", "squeeze", "t", "tensor_split", "transpose", "unbind", "unflatten",
+    "unsqueeze", "view",
+})  # fmt: skip
+"""What a model may do to a weight before it multiplies by it; each weight stays one weight."""
+
+
+def pool_of(program: Program) -> dict[str, nn.Parameter]:
+    """Parameters by name, in the order of the module, each once.
+
+    Biases and normalisation parameters are not among them, nor is what ``protect`` names. Of a weight that is computed
+    from others there are those that a zero of the weight goes back to: the direction of a weight norm, not its length;
+    the original of a spectral norm; none of other parametrizations.
+    """
+    read = {id(parameter) for _, parameters in weights_by_node(program) for parameter in parameters}
+    protected = {name for name, _ in protected_dims(program.module, program.protect)}
+    return {
+        name: parameter
+        for name, parameter in stored_parameters(program.module).items()
+        if id(parameter) in read and name not in protected
+    }
+
+
+def not_in_pool(program: Program) -> dict[str, nn.Parameter]:
+    """Parameters of two dims or more that are neither in the pool nor protected."""
+    pool, protected = pool_of(program), {name for name, _ in protected_dims(program.module, program.protect)}
+    return {
+        name: parameter
+        for name, parameter in stored_parameters(program.module).items()
+        if parameter.dim() >= 2 and name not in pool and name not in protected
+    }
+
+
+def weights_by_node(program: Program) -> Iterator[tuple[fx.Node, list[nn.Parameter]]]:
+    """Nodes that contract, in the order of the graph, with the weights of the layer, or those that a function takes."""
+    names = {contraction.node for contraction in program[Dependencies].contractions}
+    layers = Layers(program.module)
+    for node in program.module.graph.nodes:
+        if node.name in names:
+            found = _weights_of_layer(layers.called_by(node)) if node.op == "call_module" else []
+            found += [given for source in node.all_input_nodes for given in _read_by(program.module, source)]
+            yield node, [weight for weight in found if weight.dim() >= 2 and weight.is_floating_point()]
+
+
+def _read_by(module: nn.Module, source: fx.Node) -> list[nn.Parameter]:
+    """The parameter that a node is, or is a part or another view of; empty where it is something else."""
+    while source.op in ("call_function", "call_method") and _name_of(source) in _MOVED_BY:
+        if len(source.all_input_nodes) != 1:
+            return []
+        source = source.all_input_nodes[0]
+    if source.op != "get_attr":
+        return []
+    home, _, name = str(source.target).rpartition(".")
+    found = getattr(module.get_submodule(home), name)
+    return [found] if isinstance(found, nn.Parameter) else []
+
+
+def _name_of(node: fx.Node) -> str:
+    """The plain name of a function, a method or an ATen op, without its overload."""
+    target = getattr(node.target, "overloadpacket", node.target)
+    return target if isinstance(target, str) else getattr(target, "__name__", "").rstrip("_")
+
+
+def _weights_of_layer(layer: nn.Module) -> list[nn.Parameter]:
+    unsuited = set[int]()
+    for module in layer.modules():
+        if isinstance(module, nn.utils.parametrize.ParametrizationList):
+            unsuited |= _unsuited(module)
+        if "weight_g" in module._parameters and "weight_v" in module._parameters:
+            unsuited.add(id(module._parameters["weight_g"]))  # torch.nn.utils.weight_norm, the older one
+    return [parameter for parameter in layer.parameters() if id(parameter) not in unsuited]
+
+
+def _unsuited(parametrized: nn.utils.parametrize.ParametrizationList) -> set[int]:
+    """Of the parameters that a weight is computed from, those whose zeros are not zeros of the weight."""
+    kinds = {type(each).__name__ for each in parametrized}
+    if kinds == {"_SpectralNorm"}:
+        return set()
+    if kinds == {"_WeightNorm"}:
+        return {id(parametrized.original0)}
+    return {id(parameter) for parameter in parametrized.parameters()}
+
+
+def live_of(program: Program, name: str, weight: Tensor) -> Tensor:
+    """Which of a parameter's weights are live, bool, of its shape."""
+    mask = program.history.masks.get(name)
+    return torch.ones_like(weight, dtype=torch.bool) if mask is None else mask.to(weight.device)
+
+
+def full_weights(program: Program) -> dict[str, Tensor]:
+    """The pool's values; where weights can come back, dead ones with the value that they had when they went."""
+    return {
+        name: torch.where(live_of(program, name, weight), weight.detach(), program.history.dormant[name].to(weight))
+        if name in program.history.dormant
+        else weight.detach()
+        for name, weight in pool_of(program).items()
+    }

@@ -1,0 +1,75 @@
+"""Importance of each channel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from graphprune.labels.dependencies import Dependencies
+from graphprune.pass_manager.invariants import invariant
+from graphprune.program.facts import Fact
+from graphprune.program.program import Program
+
+
+@dataclass(frozen=True)
+class Scores(Fact):
+    """What a criterion found.
+
+    Attributes:
+        importance: Float64, shape ``(channels,)``; the least important channels go first. Below 0 only where removing a
+            channel is a gain, as for GraSP.
+        criterion: Name of the criterion.
+        loss: Mean loss over the sensitivity samples; None for criteria that use no data.
+        samples: Number of sensitivity samples.
+        is_squared: Whether importances are squares of sensitivities, so that they add up over channels.
+    """
+
+    provided_by: ClassVar[tuple[str, ...]] = ("score-channels",)
+
+    importance: Tensor
+    criterion: str
+    loss: float | None = None
+    samples: int = 0
+    is_squared: bool = False
+
+
+def remark(criterion: str, samples: int, loss: float | None) -> str:
+    """What a reader of the log should know of a scoring."""
+    return f"{criterion}, {samples} samples" + ("" if loss is None else f", loss {loss:.4g}")
+
+
+@dataclass(frozen=True)
+class WeightScores(Fact):
+    """What a criterion found.
+
+    Attributes:
+        importance: Of each weight of the pool, of the parameter's shape; the least important go first. Below 0 only
+            where removing a weight is a gain, as for GraSP. Those of dead weights matter only where weights can come
+            back.
+        criterion: Name of the criterion.
+        loss: Mean loss over the sensitivity samples; None for criteria that use no data.
+        samples: Number of sensitivity samples.
+    """
+
+    provided_by: ClassVar[tuple[str, ...]] = ("score-weights",)
+
+    importance: Mapping[str, Tensor]
+    criterion: str
+    loss: float | None = None
+    samples: int = 0
+
+
+@invariant(Dependencies, Scores)
+def scores_match_channels(program: Program) -> list[str]:
+    """One finite importance per channel."""
+    scores, dependencies = program.get(Scores), program.get(Dependencies)
+    if scores is None or dependencies is None:
+        return []
+    importance = scores.importance
+    if len(importance) != dependencies.channels:
+        return [f"{len(importance)} scores for {dependencies.channels} channels"]
+    return [] if bool(torch.isfinite(importance).all()) else ["scores are not finite"]

@@ -1,0 +1,14 @@
+"""FORCE: elasticity, with weights that may come back."""
+
+from __future__ import annotations
+
+from graphprune.criteria.weights.criterion import WEIGHT_CRITERIA
+from graphprune.criteria.weights.elasticity import elasticity
+
+force = WEIGHT_CRITERIA.register("force")(elasticity)
+"""The same as "elasticity". What makes it FORCE is ``resurrect=True``, a geometric schedule, ``accumulate="signed"``.
+
+Source: de Jorge et al. 2021, Progressive Skeletonization: |w dL/dw| with the gradient of the pruned network and the
+    weight as it was before; a weight that went takes part in each later ranking. Without ``resurrect=True`` dead
+    weights are not ranked, and it is iterative SNIP.
+"""

@@ -1,0 +1,133 @@
+"""What is known of the channels of a program: which go together, where they are, and what is left of a dim."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from graphprune.labels.contractions import Contraction
+from graphprune.labels.groups import NOT_PRUNABLE, Group
+from graphprune.labels.labels import LabelSpace, Owner
+from graphprune.labels.operand import Operand
+from graphprune.labels.planes import KnownSizes
+from graphprune.program.facts import Fact
+from graphprune.program.tensors import Kept
+
+
+@dataclass(frozen=True)
+class Dependencies(Fact):
+    """What running the program on labels found.
+
+    Attributes:
+        space: Labels, their owners, and every union with its cause.
+        channel_of: Channel index of each label, `NOT_PRUNABLE` for frozen labels and those of no parameter.
+        groups: Groups in the order of their first parameter.
+        values: Shapes and planes of each node's result, by node name.
+        contractions: All contractions, as nests of loops.
+        normalised: Nodes that hold a normalisation.
+        choices: What rules decided by sizes, by node.
+        rewritten: Nodes that write to the memory of a node's result in place, by its name.
+        views: Nodes that only show an input in another way, in the same memory.
+    """
+
+    provided_by: ClassVar[tuple[str, ...]] = ("build-dependencies",)
+
+    space: LabelSpace
+    channel_of: Tensor
+    groups: tuple[Group, ...]
+    values: dict[str, Any]
+    contractions: tuple[Contraction, ...] = field(repr=False)
+    normalised: frozenset[str] = frozenset()
+    choices: dict[str, bool] = field(default_factory=dict)
+    rewritten: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    views: frozenset[str] = frozenset()
+
+    @property
+    def channels(self) -> int:
+        """Number of prunable channels."""
+        return self.groups[-1].stop if self.groups else 0
+
+    @cached_property
+    def stored(self) -> tuple[Owner, ...]:
+        """Dims of parameters and buffers."""
+        return tuple(owner for owner in self.space.owners if owner.stored)
+
+    @cached_property
+    def _bounds(self) -> Tensor:
+        """First label and end of each stored dim, shape ``(dims, 2)``; one dim follows the other."""
+        bounds = [(owner.start, owner.start + owner.size) for owner in self.stored]
+        return torch.tensor(bounds, dtype=torch.long).reshape(-1, 2)
+
+    @cached_property
+    def _channel_or_last(self) -> Tensor:
+        return torch.where(self.channel_of == NOT_PRUNABLE, self.channels, self.channel_of)
+
+    def keep_labels(self, keep: Tensor) -> Tensor:
+        """Which labels survive when the channels ``keep`` (bool, shape ``(channels,)``) do."""
+        return torch.cat([keep, torch.ones(1, dtype=torch.bool)]).index_select(0, self._channel_or_last)
+
+    def _about(self, keep: Tensor) -> dict[str, Any]:
+        """What was found out about the last keep set, which several passes ask for."""
+        last: dict[str, Any] = self.__dict__.get("_last", {})
+        if last.get("keep") is not keep:
+            last = self.__dict__["_last"] = {"keep": keep}
+        return last
+
+    def known_sizes(self, keep: Tensor) -> KnownSizes:
+        """Kept sizes of planes that were looked up before; to be filled in by whoever looks up others."""
+        known: KnownSizes = self._about(keep).setdefault("sizes", {})
+        return known
+
+    def kept(self, keep: Tensor) -> Kept:
+        """Kept indices of each parameter or buffer dim that shrinks."""
+        if "kept" not in self._about(keep):
+            self._about(keep)["kept"] = self._kept(keep)
+        kept: Kept = self._about(keep)["kept"]
+        return kept
+
+    def _kept(self, keep: Tensor) -> Kept:
+        # all dims at once: a network has thousands
+        sizes, labels = self.kept_sizes(keep), self.keep_labels(keep).nonzero().flatten()
+        first = torch.searchsorted(labels, self._bounds[:1, 0])
+        labels = labels[int(first) : int(first) + int(sizes.sum())] if len(first) else labels[:0]
+        indices = (labels - self._bounds[:, 0].repeat_interleave(sizes)).split(sizes.tolist())
+        return {
+            (owner.name, owner.dim): of_dim
+            for owner, of_dim in zip(self.stored, indices, strict=True)
+            if len(of_dim) < owner.size
+        }
+
+    def kept_sizes(self, keep: Tensor) -> Tensor:
+        """What is left of each stored dim, in the order of `stored`, shape ``(dims,)``."""
+        left = torch.cat([torch.zeros(1, dtype=torch.long), self.keep_labels(keep).cumsum(0)])
+        return left.index_select(0, self._bounds[:, 1]) - left.index_select(0, self._bounds[:, 0])
+
+    def left_of_groups(self, keep: Tensor) -> list[int]:
+        """Channels that stay in each group."""
+        left = torch.cat([torch.zeros(1, dtype=torch.long), keep.cumsum(0)])
+        bounds = torch.tensor([(group.start, group.stop) for group in self.groups], dtype=torch.long).reshape(-1, 2)
+        counts: list[int] = (left[bounds[:, 1]] - left[bounds[:, 0]]).tolist()
+        return counts
+
+    def classes(self) -> Kept:
+        """The channel of each index of each stored dim, -1 where it is frozen."""
+        start, end = (int(self._bounds[0, 0]), int(self._bounds[-1, 1])) if self.stored else (0, 0)
+        channels = self.channel_of[start:end].split([owner.size for owner in self.stored])
+        return {(owner.name, owner.dim): of_dim for owner, of_dim in zip(self.stored, channels, strict=True)}
+
+    def frozen_indices(self, owner: Owner) -> int:
+        """How many indices of a dim cannot be removed."""
+        return int((self.channel_of[owner.start : owner.start + owner.size] == NOT_PRUNABLE).sum())
+
+    def frozen_dims(self) -> list[Owner]:
+        """Parameter and buffer dims of which nothing can be removed."""
+        return [owner for owner in self.stored if self.frozen_indices(owner) == owner.size]
+
+
+def leaf_operands(tree: Any) -> list[Operand]:
+    """All operands in a node's recorded value."""
+    return [leaf for leaf in torch.utils._pytree.tree_leaves(tree) if isinstance(leaf, Operand)]

@@ -1,0 +1,58 @@
+"""What a pass is: a frozen dataclass that takes a program to a program and states its own contract."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from graphprune.program.facts import Fact
+from graphprune.program.program import Program
+
+
+@dataclass(frozen=True)
+class PassResult:
+    """What a pass gives back.
+
+    Attributes:
+        program: The new program; the same object where nothing changed.
+        modified: True only when something changed.
+        remarks: What a reader of the log should know.
+    """
+
+    program: Program
+    modified: bool
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Pass(ABC):
+    """Base of all passes; the fields of a subclass are its options.
+
+    Class attributes:
+        needs: Types of the facts that must be known before the pass.
+        provides: Types of the facts that it finds out.
+        drops: Types of the facts that are not true any more after it.
+    """
+
+    needs: ClassVar[frozenset[type[Fact]]] = frozenset()
+    provides: ClassVar[frozenset[type[Fact]]] = frozenset()
+    drops: ClassVar[frozenset[type[Fact]]] = frozenset()
+
+    @property
+    def name(self) -> str:
+        """The class name in kebab case: ``PruneChannels`` is ``prune-channels``."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "-", type(self).__name__).lower()
+
+    def requires(self, program: Program) -> list[str]:
+        """Violations of the precondition, beyond `needs`; none by default."""
+        return []
+
+    @abstractmethod
+    def run(self, program: Program) -> PassResult:
+        """The transformation."""
+
+    def ensures(self, before: Program, result: PassResult) -> list[str]:
+        """Violations of the postcondition; none by default."""
+        return []

@@ -1,0 +1,1 @@
+"""What is kept of a model, as a file that can be replayed."""

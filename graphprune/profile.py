@@ -1,0 +1,47 @@
+"""What operators cost on this machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from graphprune.capture import capture
+from graphprune.latency.model import LatencyModel
+from graphprune.latency.profiles import Profile
+from graphprune.pass_manager.runner import Runner
+from graphprune.passes import pipelines
+
+
+def profile(
+    model: nn.Module | None = None,
+    example_input: Any = None,
+    *,
+    provider: str = "auto",
+    threads: int = 1,
+    batch: int = 1,
+    dtype: str = "float32",
+) -> Profile:
+    """What operators cost on this machine, for `graphprune.compile(target=)`.
+
+    Measurements are kept on disk, by hardware, version of onnxruntime, provider, threads and data type, so each is made
+    once. What a model needs and was not measured yet is measured here, or else when the model is compiled.
+
+    Args:
+        model: Its operators are measured, at their own shapes; the model is not changed.
+        example_input: As of `graphprune.compile`.
+        provider: ``"auto"`` (CUDA where there is a device), ``"cpu"`` or ``"cuda"``.
+        threads: Threads within an operator.
+        batch: Samples in a run.
+        dtype: ``"float32"`` or ``"float16"``.
+
+    Raises:
+        OptionError: an option is out of range, or CUDA is asked for where it cannot run.
+        ArtifactError: the file of earlier measurements is damaged.
+    """
+    found = Profile.here(provider, threads, batch, dtype)
+    if model is not None:
+        latency = LatencyModel(Runner().run(pipelines.analysis(), capture(model, example_input)), found)
+        latency.ms(latency.full)
+        latency.steps()
+    return found

@@ -1,0 +1,1 @@
+"""The program that passes transform, its tensors and its nodes."""

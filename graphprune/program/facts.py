@@ -1,0 +1,67 @@
+"""What is known of a program, and what happened to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+from torch import Tensor
+
+from graphprune.program.tensors import Kept, _selected, compose_kept, cuts_of, take
+
+
+class Fact:
+    """Something that a pass found out about a program, and that others look up by its type.
+
+    Class attributes:
+        provided_by: Names of the passes that find it out.
+    """
+
+    provided_by: ClassVar[tuple[str, ...]] = ()
+
+
+@dataclass(frozen=True)
+class History:
+    """What earlier rounds have done to the user's model.
+
+    Attributes:
+        kept: What is left of the user's model, under its names; empty before the first prune.
+        masks: Live weights of the program's parameters that have dead ones, bool, of their shapes.
+        dormant: Weights as they were when they died, where they can come back; empty where they cannot.
+    """
+
+    kept: Kept = field(default_factory=dict)
+    masks: dict[str, Tensor] = field(default_factory=dict)
+    dormant: dict[str, Tensor] = field(default_factory=dict)
+
+    def pruned(self, kept: Kept) -> History:
+        """The history with one more prune, in which ``kept`` of each dim is left."""
+        cuts = cuts_of(kept)
+        masks = {name: take(mask, cuts.get(name, ())) for name, mask in self.masks.items()}
+        dormant = {name: take(weight, cuts.get(name, ())) for name, weight in self.dormant.items()}
+        return History(compose_kept(self.kept, kept), masks, dormant)
+
+
+@dataclass(frozen=True)
+class FirstAnalysis(Fact):
+    """What the analysis of the user's model found out and later ones go by.
+
+    Attributes:
+        pins: Nodes whose sizes cannot be rewritten, each with the reason.
+        classes: For each stored dim the channel of the user's model that each index left belongs to, -1 where it is
+            frozen. What went together at first goes together in every later round.
+        choices: What op rules decided, by node.
+        channels_left: Prunable channels of the user's model that are left.
+    """
+
+    provided_by: ClassVar[tuple[str, ...]] = ("build-dependencies",)
+
+    pins: tuple[tuple[str, str], ...]
+    classes: Kept
+    choices: dict[str, bool]
+    channels_left: int
+
+    def pruned(self, kept: Kept, removed: int) -> FirstAnalysis:
+        """The same after a prune of ``removed`` channels, in which ``kept`` of each dim is left."""
+        classes = self.classes | _selected({key: self.classes[key] for key in kept}, kept)
+        return replace(self, classes=classes, channels_left=self.channels_left - removed)

@@ -1,0 +1,83 @@
+"""The mode, the tensors and the buffers of a module, changed for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from graphprune.program.example import Example
+from graphprune.program.program import Program
+from graphprune.program.tensors import submodules
+
+
+@contextmanager
+def in_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
+    """Training or evaluation mode throughout, without gradients; every module's own mode comes back."""
+    changed = [submodule for submodule in submodules(module).values() if submodule.training is not training]
+    for submodule in changed:
+        submodule.training = training
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for submodule in changed:
+            submodule.training = not training
+
+
+def evaluating(module: nn.Module) -> AbstractContextManager[None]:
+    """Evaluation mode without gradients; every module's own mode comes back."""
+    return in_mode(module, training=False)
+
+
+@contextmanager
+def standing_in(module: nn.Module, replaced: Mapping[int, Tensor]) -> Iterator[None]:
+    """Puts other tensors in the place of parameters and buffers, by identity, so that ties stay ties."""
+    tables: list[dict[str, Any]] = [
+        table
+        for submodule in submodules(module).values()
+        for table in (submodule._parameters, submodule._buffers)
+        if table
+    ]
+    originals = [dict(table) for table in tables]
+    for table in tables:
+        table.update({name: replaced[id(tensor)] for name, tensor in table.items() if tensor is not None})
+    try:
+        yield
+    finally:
+        for table, original in zip(tables, originals, strict=True):
+            table.clear()
+            table.update(original)
+
+
+@contextmanager
+def keeping_buffers(module: nn.Module) -> Iterator[None]:
+    """Buffers that the program counts in get their values back."""
+    buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in buffers:
+                if buffer.shape != value.shape:  # observers of ranges get their sizes in their first call
+                    buffer.resize_(value.shape)
+                if not is_same(buffer, value):
+                    buffer.copy_(value)
+
+
+def is_same(first: Tensor, second: Tensor) -> bool:
+    """Whether shapes and all values are equal, NaN to NaN."""
+    if first.layout != torch.strided:
+        first, second = first.to_dense(), second.to_dense()
+    if first.is_meta or first.shape != second.shape:
+        return first.shape == second.shape
+    return torch.equal(first, second) or bool(((first == second) | ((first != first) & (second != second))).all())
+
+
+def run_program(program: Program, example: Example) -> Any:
+    """The flat outputs of a program in evaluation mode."""
+    with evaluating(program.module), keeping_buffers(program.module):
+        return fx.Interpreter(program.module).run(*program.inputs(example), enable_io_processing=False)

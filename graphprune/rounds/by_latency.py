@@ -1,0 +1,218 @@
+"""Rounds that meet a latency: predicted on the way, measured at the end and corrected until the measurement fits."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from graphprune.costs.measures import Measure
+from graphprune.criteria import Sensitivity
+from graphprune.deploy import TimingResult
+from graphprune.errors import BudgetError
+from graphprune.labels.dependencies import Dependencies
+from graphprune.latency.model import Calibration, LatencyModel
+from graphprune.latency.profiles import Profile
+from graphprune.latency.stopwatch import Stopwatch
+from graphprune.passes import pipelines
+from graphprune.program.program import Program
+from graphprune.request.budget import Budget
+from graphprune.rounds.by_rank import ByRank
+from graphprune.rounds.protocol import Run
+from graphprune.selection.record import Selection
+
+log = logging.getLogger(__name__)
+
+TRIES, LOOKS = 6, 16
+"""Networks that are measured at most in a round, and limits that are tried, some of which give the same network."""
+
+AIM = 0.98
+"""What is aimed at, as a share of the budget: measurements differ by about two percent."""
+
+LEAST, MOST = 0.95, 1.02
+"""Measured latencies that end the correction, as shares of the budget; those above 1 only where no try is below."""
+
+MISTAKEN = 1.5
+"""Times that a prediction may be too high: what is beyond is not even tried."""
+
+
+@dataclass(frozen=True)
+class Try:
+    """One way to do a round.
+
+    Attributes:
+        selected: The program with its selection.
+        pruned: The compact program.
+        limit_ms: What the prediction had to keep to.
+        timing: Its measurement.
+        share: Measured latency as a share of what is allowed.
+    """
+
+    selected: Program
+    pruned: Program
+    limit_ms: float
+    timing: TimingResult
+    share: float
+
+
+@dataclass
+class ByLatency:
+    """Chooses widths by the elasticity lost for the latency gained.
+
+    Attributes:
+        rank: For the other measures of the budget, which hold as well.
+        budget: What has to be met at last.
+        profile: Of the target.
+        stopwatch: Measures on the target.
+        calibration: Of the dense program.
+        dense_ms: Its measured latency.
+        by_profile: What ``rank`` and ``calibration`` are by another profile.
+        timing: The last measurement.
+        bias: What was measured last, as a multiple of what was predicted.
+    """
+
+    rank: ByRank
+    budget: Budget
+    profile: Profile
+    stopwatch: Stopwatch
+    calibration: Calibration
+    dense_ms: float
+    by_profile: Callable[[Profile], tuple[ByRank, Calibration]]
+    timing: TimingResult | None = None
+    bias: float = 1.0
+    _met: float = 0.0
+
+    def is_met(self, budget: Budget, costs: Mapping[Measure, int]) -> bool:
+        """Whether a round has done as much, and every count is within the budget."""
+        return (budget.latency or 0.0) <= self._met and self.rank.is_met(budget, costs)
+
+    def score(self, run: Run, program: Program, sensitivity: Sensitivity) -> Program:
+        """As by rank."""
+        return self.rank.score(run, program, sensitivity)
+
+    def prune(self, run: Run, scored: Program, budget: Budget, seed: int) -> tuple[Program, Program]:
+        """One round; the one that leads to the whole budget is done again with other predictions until it fits.
+
+        Where none fits by what an earlier process measured, its measurements are made anew: the machine may have been
+        busy, and predict that narrow layers are slow.
+        """
+        try:
+            return self._pruned(run, scored, budget, seed)
+        except BudgetError as error:
+            if not self.profile.of_before:
+                raise
+            log.warning("%s\nMeasuring operators anew: %s was measured before", error, self.profile.target.file)
+        self.profile, self.bias = self.profile.anew(), 1.0
+        self.rank, self.calibration = self.by_profile(self.profile)
+        return self._pruned(run, scored, budget, seed)
+
+    def _pruned(self, run: Run, scored: Program, budget: Budget, seed: int) -> tuple[Program, Program]:
+        """See `prune`.
+
+        Raises:
+            BudgetError: nothing fits.
+        """
+        assert budget.latency is not None and self.budget.latency is not None
+        model = LatencyModel(scored, self.profile, self.calibration)
+        allowed_ms = (1 - budget.latency) * self.dense_ms
+        at_last_ms = (1 - self.budget.latency) * self.dense_ms
+        narrowest_ms, widest_ms = self._narrowest_ms(model), float(model.ms(model.full))
+        if narrowest_ms > MISTAKEN * at_last_ms:
+            raise BudgetError(
+                f"latency: at most {at_last_ms:.4g} ms asked for, {narrowest_ms:.4g} ms predicted for the narrowest "
+                f"permitted widths, {widest_ms:.4g} ms for the present ones. Ask for less, lower "
+                "min_channels or align, or protect less"
+            )
+
+        measured: list[Try] = []
+
+        def attempt(limit_ms: float) -> Try:
+            passes = pipelines.pruning_by_widths(
+                self.rank.goal(budget), self.rank.limits, model, limit_ms, verify=self.rank.verify, seed=seed
+            )
+            selected = run("select", passes[:1], scored)
+            for known in measured:
+                if _keeps_the_same(known.selected, selected):
+                    return replace(known, limit_ms=limit_ms)
+            pruned = run("prune", passes[1:], selected)
+            run("measure", (), pruned)
+            timing = self.stopwatch.time(pruned.module)
+            share = self._measured_ms(timing) / allowed_ms
+            self.bias = share * allowed_ms / _predicted_ms(model, selected)
+            measured.append(Try(selected, pruned, limit_ms, timing, share))
+            return measured[-1]
+
+        tries = [attempt(max(AIM * allowed_ms / self.bias, narrowest_ms))]
+        # a round on the way need not be exact, but what it takes too much never comes back
+        if budget.latency >= self.budget.latency or tries[0].share * allowed_ms < at_last_ms:
+            tries = _corrected(tries, attempt, narrowest_ms, widest_ms)
+        best = min(tries, key=lambda each: (each.share > 1, abs(each.share - 1)))
+        # what was measured counts: rounds that ask for no more than that have nothing to do
+        self.timing, self._met = best.timing, max(budget.latency, 1 - best.share * allowed_ms / self.dense_ms)
+        return best.selected, best.pruned
+
+    def _narrowest_ms(self, model: LatencyModel) -> float:
+        """Predicted for the narrowest permitted widths: no less is asked for, and measurement has the last word."""
+        counts = [min(self.rank.limits.counts(group), default=group.channels) for group in model.dependencies.groups]
+        return float(model.ms(np.array(counts, dtype=np.int64)))
+
+    def _measured_ms(self, timing: TimingResult) -> float:
+        """The compact network's latency in terms of the first measurement of the dense one, whatever the pace since."""
+        share = 1 / timing.speedup("dense", "compact").pairwise_median
+        if self.budget.latency_ms is not None:  # a cap is in milliseconds of now
+            share = max(share, timing.latencies["compact"].median_ms / self.dense_ms)
+        return share * self.dense_ms
+
+
+def _predicted_ms(model: LatencyModel, selected: Program) -> float:
+    return float(model.ms(np.array(selected[Dependencies].left_of_groups(selected[Selection].keep))))
+
+
+def _corrected(tries: list[Try], attempt: Callable[[float], Try], narrowest_ms: float, widest_ms: float) -> list[Try]:
+    """Tries again until a measurement fits, with limits between two predictions.
+
+    Raises:
+        BudgetError: none does.
+    """
+    while len({each.share for each in tries}) < TRIES and len(tries) < LOOKS:
+        if LEAST <= tries[-1].share <= 1:
+            break
+        limit_ms = min(max(_next_limit_ms(tries), narrowest_ms), max(widest_ms, tries[0].limit_ms))
+        if any(abs(limit_ms - each.limit_ms) < 1e-3 * limit_ms for each in tries):
+            break
+        try:
+            tries.append(attempt(limit_ms))
+        except BudgetError:  # narrower than the limits permit: what was found has to do
+            break
+    best, count = min(each.share for each in tries), len({each.share for each in tries})
+    if best > MOST:
+        narrowest = " The narrowest permitted widths are among them." if tries[-1].limit_ms == narrowest_ms else ""
+        raise BudgetError(
+            f"latency: {best:.1%} of the budget measured at best, of {count} network{'s' if count > 1 else ''}."
+            f"{narrowest} Ask for less, or lower min_channels or align"
+        )
+    return tries
+
+
+def _next_limit_ms(tries: Sequence[Try]) -> float:
+    """Between the nearest measurements below and above what is aimed at, or in proportion to the nearest.
+
+    Where that gave nothing wider, in growing steps: it may be a count that binds.
+    """
+    ordered = sorted(tries, key=lambda each: (each.share, each.limit_ms))
+    below = next((each for each in reversed(ordered) if each.share <= AIM), None)
+    above = next((each for each in ordered if each.share > AIM), None)
+    if below is None or above is None:
+        nearest = below or above or tries[-1]
+        return nearest.limit_ms * (AIM / nearest.share) ** sum(each.share == nearest.share for each in tries)
+    same = [each for each in tries if each.share in (below.share, above.share)]
+    # where a limit gave widths that were known already, halving finds the ones between, if there are any
+    part = 0.5 if len(same) > 2 else (AIM - below.share) / (above.share - below.share)
+    return below.limit_ms + part * (above.limit_ms - below.limit_ms)
+
+
+def _keeps_the_same(first: Program, second: Program) -> bool:
+    return torch.equal(first[Selection].keep, second[Selection].keep)

@@ -1,0 +1,55 @@
+"""Rounds that choose widths which suit a target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from graphprune.costs.measures import Measure
+from graphprune.criteria import Sensitivity
+from graphprune.deploy import TimingResult
+from graphprune.latency.model import LatencyModel
+from graphprune.latency.profiles import Profile
+from graphprune.passes import pipelines
+from graphprune.program.program import Program
+from graphprune.request.budget import Budget
+from graphprune.rounds.by_rank import ByRank
+from graphprune.rounds.protocol import Run
+
+
+@dataclass(frozen=True)
+class ByWidths:
+    """Meets budgets that are counted, by what gains most latency for the elasticity lost, at widths that suit a target.
+
+    Attributes:
+        rank: Counts, limits, and whether results are proved.
+        budget: What has to be met at last; rounds on the way stay within theirs.
+        profile: Of the target. Nothing is measured but single operators.
+    """
+
+    rank: ByRank
+    budget: Budget
+    profile: Profile
+
+    @property
+    def timing(self) -> TimingResult | None:
+        """None."""
+        return None
+
+    def is_met(self, budget: Budget, costs: Mapping[Measure, int]) -> bool:
+        """Whether every count is within the budget."""
+        return self.rank.is_met(budget, costs)
+
+    def score(self, run: Run, program: Program, sensitivity: Sensitivity) -> Program:
+        """As by rank."""
+        return self.rank.score(run, program, sensitivity)
+
+    def prune(self, run: Run, scored: Program, budget: Budget, seed: int) -> tuple[Program, Program]:
+        """See `Rounds`."""
+        model = LatencyModel(scored, self.profile)
+        passes = pipelines.pruning_by_widths(
+            self.rank.goal(budget), self.rank.limits, model, float("inf"), at_least=budget == self.budget,
+            verify=self.rank.verify, seed=seed,
+        )  # fmt: skip
+        selected = run("select", passes[:1], scored)
+        return selected, run("prune", passes[1:], selected)

@@ -1,0 +1,173 @@
+"""What goes: whole channels, single weights, or both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal, get_args
+
+from graphprune.costs.measures import Measure
+from graphprune.criteria import CRITERIA, Accumulate, Given, criterion_of
+from graphprune.criteria.sensitivity import check_accumulate
+from graphprune.criteria.weights import WEIGHT_CRITERIA, WeightCriterion
+from graphprune.errors import OptionError
+from graphprune.labels.dependencies import Dependencies
+from graphprune.latency.model import Calibration, LatencyModel
+from graphprune.latency.profiles import Profile
+from graphprune.latency.stopwatch import Stopwatch
+from graphprune.program.program import Program
+from graphprune.registry import Registry, check_name
+from graphprune.request.budget import Budget
+from graphprune.request.limits import Limits
+from graphprune.rounds.by_latency import ByLatency
+from graphprune.rounds.by_rank import ByRank
+from graphprune.rounds.by_weights import ByWeights, Jointly
+from graphprune.rounds.by_widths import ByWidths
+from graphprune.rounds.protocol import Rounds
+
+Granularity = Literal["channel", "weight", "mixed"]
+
+DeadPathsAre = Literal["keep", "remove"]
+"""What becomes of weights and channels that are left but lie on no path from input to output."""
+
+
+def granularity_of(given: str) -> Granularity:
+    """What goes, by name.
+
+    Raises:
+        OptionError: the name is unknown.
+    """
+    check_name("granularity", given, get_args(Granularity))
+    return given  # type: ignore[return-value]
+
+
+def counted_by(granularity: Granularity) -> Measure:
+    """What ``sparsity=`` is a share of."""
+    return "channels" if granularity == "channel" else "weights"
+
+
+def accumulate_of(given: str | None, granularity: Granularity) -> Accumulate:
+    """How samples add up; by default what suits the granularity.
+
+    Channels and weights under one threshold have to be measured alike, and weights take a backward pass for each value
+    that adds up, so there the default is the paper's.
+
+    Raises:
+        OptionError: the name is unknown.
+    """
+    if given is None:
+        return "signed" if granularity == "mixed" else "absolute"
+    return check_accumulate(given)
+
+
+def samples_together(granularity: Granularity) -> int:
+    """Samples whose mean gradient in the weights adds up as one.
+
+    A backward pass for each sample takes ten times as long as one for batches. Of sixteen samples of a batch, or all of
+    a smaller one, the mean gradient is as good (`docs/decisions/0018-weights-in-small-batches.md`), except where they
+    are compared with channels, whose gates see every sample.
+    """
+    return 16 if granularity == "weight" else 1
+
+
+def rounds_of(
+    granularity: Granularity, criterion: Given | WeightCriterion, original: Mapping[Measure, int], limits: Limits, *,
+    resurrect: bool, dead_paths: str, verify: bool,
+) -> ByRank | ByWeights | Jointly:  # fmt: skip
+    """How rounds go that take what is to go.
+
+    Raises:
+        OptionError: the criterion does not rank that, or an option means nothing there.
+    """
+    check_name("dead_paths", dead_paths, get_args(DeadPathsAre))
+    on_paths = dead_paths == "remove"
+    if granularity == "channel":
+        if on_paths:
+            raise OptionError(
+                "dead_paths='remove': a channel that is left is on a path, for all of its weights are; dead paths come "
+                "with granularity='weight' or 'mixed'"
+            )
+        if resurrect:
+            raise OptionError("resurrect=True: channels are removed for real and cannot come back; weights can")
+        if isinstance(criterion, str):
+            _check_criterion(criterion, granularity, CRITERIA, WEIGHT_CRITERIA)
+        return ByRank(criterion_of(criterion), original, limits, verify)
+    if isinstance(criterion, str):
+        _check_criterion(criterion, granularity, WEIGHT_CRITERIA, CRITERIA)
+    by_weights = ByWeights(_weight_criterion_of(criterion), original, resurrect, on_paths, verify)
+    if granularity == "weight":
+        if limits.min_channels != 1 or limits.align != 1:
+            raise OptionError("min_channels and align are about channels; granularity='weight' removes none")
+        return by_weights
+    if not isinstance(criterion, str) or criterion not in CRITERIA.names():
+        both = sorted(set(CRITERIA.names()) & set(WEIGHT_CRITERIA.names()))
+        raise OptionError(
+            f"criterion={criterion!r}: granularity='mixed' needs one that ranks channels and weights alike; known are "
+            f"{', '.join(both)}"
+        )
+    return Jointly(ByRank(criterion_of(criterion), original, limits, verify), by_weights)
+
+
+def _check_criterion(name: str, granularity: Granularity, known: Registry[Any], others: Registry[Any]) -> None:
+    """Says that a criterion ranks something else rather than that it is unknown."""
+    if name not in known.names() and name in others.names():
+        raise OptionError(
+            f"criterion='{name}': it does not rank what granularity='{granularity}' removes; criteria that do are "
+            f"{', '.join(known.names())}"
+        )
+
+
+def _weight_criterion_of(given: object) -> WeightCriterion:
+    if isinstance(given, str):
+        return WEIGHT_CRITERIA[given]
+    if isinstance(given, type) or not isinstance(given, WeightCriterion):
+        raise OptionError(
+            f"criterion={given!r}: expected a name or a function (program, sensitivity) -> WeightScores; known are "
+            f"{', '.join(WEIGHT_CRITERIA.names())}"
+        )
+    return given
+
+
+def rounds_for(
+    program: Program, budget: Budget, how: Rounds, align: int | str, target: Profile | None, batch_size: int
+) -> tuple[Rounds, Budget]:
+    """How to meet a budget, and the budget with its latency as a share.
+
+    Args:
+        program: The analysed dense program.
+        budget: What has to be met.
+        how: For what can be counted.
+        align: A multiple, which ``how`` knows already, or ``"auto"``; latencies go by the target's own in any case.
+        target: Where latency is measured; this machine on one thread by default.
+        batch_size: Of the measurement, where there is no target.
+
+    Raises:
+        OptionError: the target is something else than a profile.
+        ExportError: the dense program cannot be exported to be measured.
+    """
+    if target is not None and not isinstance(target, Profile):
+        raise OptionError(f"target={target!r}: expected what graphprune.profile() gives")
+    if not budget.is_timed and align != "auto":
+        return how, budget
+    if not isinstance(how, ByRank):
+        raise OptionError("latency and align='auto' are about widths: they go with granularity='channel'")
+    profile = target or Profile.here(batch_size=batch_size)
+    if not budget.is_timed:
+        return ByWidths(_with_steps(how, program, LatencyModel(program, profile)), budget, profile), budget
+    stopwatch = Stopwatch(program.module, program.example, profile.target)
+    dense_ms = stopwatch.time().latencies["dense"].median_ms
+    by_profile = partial(_by_profile, how, program, dense_ms)
+    rank, calibration = by_profile(profile)
+    budget = budget.timed_from(dense_ms)
+    return ByLatency(rank, budget, profile, stopwatch, calibration, dense_ms, by_profile), budget
+
+
+def _with_steps(how: ByRank, program: Program, model: LatencyModel) -> ByRank:
+    return replace(how, limits=how.limits.with_steps(program[Dependencies], model.steps()))
+
+
+def _by_profile(how: ByRank, program: Program, dense_ms: float, profile: Profile) -> tuple[ByRank, Calibration]:
+    """What a measurement of operators says about a dense program whose latency is known."""
+    model = LatencyModel(program, profile)
+    return _with_steps(how, program, model), model.calibrated(dense_ms)

@@ -1,0 +1,58 @@
+"""Weights that the model divides by their own norm: where all of them are zero, it computes 0 / 0."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+from graphprune.costs.pool import pool_of
+from graphprune.program.program import Program
+
+_ALL = -1
+"""What torch calls one norm of all weights."""
+
+
+def norms_of(program: Program) -> dict[str, int | None]:
+    """Parameters of the pool that the model divides by norms of themselves.
+
+    Returns:
+        By parameter the dim of which each index has a norm of its own, or None for one norm of all weights.
+    """
+    dims: dict[int, int] = {}
+    for module in program.module.modules():
+        if isinstance(module, nn.utils.parametrize.ParametrizationList):
+            for each in module:
+                if type(each).__name__ == "_WeightNorm":
+                    dims[id(module.original1)] = int(each.dim)  # type: ignore[arg-type]
+                elif type(each).__name__ == "_SpectralNorm":
+                    dims[id(module.original)] = _ALL
+        for hook in module._forward_pre_hooks.values():  # those of torch.nn.utils, the older ones
+            if isinstance(hook, WeightNorm):
+                dims[id(getattr(module, f"{hook.name}_v"))] = hook.dim
+            elif isinstance(hook, SpectralNorm):
+                dims[id(getattr(module, f"{hook.name}_orig"))] = _ALL
+    found = {name: dims.get(id(parameter)) for name, parameter in pool_of(program).items()}
+    return {name: None if dim == _ALL else dim for name, dim in found.items() if dim is not None}
+
+
+def best_of_empty(importance: Tensor, dead: Tensor, dim: int | None) -> Tensor:
+    """The most important weight of each norm whose weights are all dead.
+
+    Args:
+        importance: Of a parameter's weights, of its shape; -inf for those that cannot stay.
+        dead: Those that go, bool, of the same shape.
+        dim: Of which each index has a norm of its own; None for one norm of all.
+
+    Returns:
+        Their indices in the flat parameter; none for a norm that has no weight that can stay.
+    """
+
+    def rows(tensor: Tensor) -> Tensor:
+        return tensor.reshape(1, -1) if dim is None else tensor.movedim(dim, 0).flatten(1)
+
+    best = rows(importance).argmax(1, keepdim=True)
+    can_stay = rows(importance).gather(1, best).flatten() > float("-inf")
+    places = torch.arange(dead.numel(), device=dead.device).view(dead.shape)
+    return rows(places).gather(1, best).flatten()[rows(dead).all(1) & can_stay]

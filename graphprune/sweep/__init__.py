@@ -1,0 +1,1 @@
+"""Several budgets from one ranking, measured together."""

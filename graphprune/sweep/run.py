@@ -1,0 +1,206 @@
+"""Accuracy against measured latency over a range of budgets, with the dense and evenly narrower networks beside it."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from graphprune.capture import unwrapped
+from graphprune.compile import compile
+from graphprune.compiled import Compiled
+from graphprune.costs.measures import Measure
+from graphprune.criteria import Evenly, Given, Sensitivity, criterion_of, name_of
+from graphprune.criteria.criterion import scores_of
+from graphprune.criteria.scores import Scores
+from graphprune.deploy import TimingResult, export_onnx, onnx_feeds, time_interleaved
+from graphprune.deploy.sessions import CUDA
+from graphprune.errors import BudgetError, OptionError, shown
+from graphprune.latency import Profile
+from graphprune.program.example import Example
+from graphprune.program.program import Program
+from graphprune.pruner import Progress, silent
+from graphprune.request.budget import Budget, is_share
+from graphprune.request.options import check_counts
+from graphprune.sweep.result import DENSE, Kind, Point, Sweep
+
+_log = logging.getLogger(__name__)
+
+LATENCIES = (0.3, 0.5, 0.7)
+"""Shares of the latency that a sweep removes by default."""
+
+
+def sweep(
+    model: nn.Module,
+    example_input: Any,
+    latencies: Sequence[float] = LATENCIES,
+    *,
+    evaluate: Callable[[nn.Module], float] | None = None,
+    finetune: Callable[[nn.Module], object] | None = None,
+    criterion: Given = "elasticity",
+    target: Profile | None = None,
+    repeats: int = 30,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Sweep:
+    """Prunes a model to several latencies, from one ranking of its channels.
+
+    The ranking is of the dense model, so every network is pruned in one round. For schedules of several rounds, which
+    rank anew in each, call `graphprune.compile` for each budget.
+
+    Args:
+        model: As of `graphprune.compile`; not changed.
+        example_input: The same.
+        latencies: Shares of the dense network's measured latency to remove, each in (0, 1).
+        evaluate: Gives the accuracy of a network, see `graphprune.top_one`; of the dense one at first.
+        finetune: Trains a pruned or uniform network in place, before it is evaluated.
+        criterion: As of `graphprune.compile`.
+        target: What latency is measured on; this machine on one thread by default.
+        repeats: Samples of each latency.
+        progress: Called with what is being done, networks done, and networks in all.
+        **options: Others of `graphprune.compile`: data, loss, samples, protect, min_channels and so on.
+
+    Raises:
+        OptionError: a share is not in (0, 1), or there is none; ``evaluate`` gives no number.
+        BudgetError: none of them can be reached.
+        UserError: as `graphprune.compile`.
+    """
+    shares = _checked(latencies, {"evaluate": evaluate, "finetune": finetune}, options)
+    check_counts(repeats=repeats)
+    model, example = unwrapped(model), Example.of(example_input)
+    target = target or Profile.here(batch_size=example.batch_size)
+    ranking, report = _Ranking(criterion), progress or silent
+    accuracy = None if evaluate is None else _accuracy(evaluate, model)
+    found: dict[float, Compiled] = {}
+    evenly: dict[float, Compiled] = {}
+    unreachable: dict[float, str] = {}
+
+    def pruned(budget: Budget, by: Given) -> Compiled:
+        compiled = compile(
+            model, example_input, budget=budget, criterion=by, schedule="one-shot", target=target, **options
+        )
+        if finetune is not None:
+            finetune(compiled.module)
+        return compiled
+
+    for index, share in enumerate(shares):
+        report(f"prune to {100 * (1 - share):.4g}% of the latency", index, len(shares))
+        try:
+            found[share] = pruned(Budget(latency=share), ranking)
+        except BudgetError as error:
+            unreachable[share] = str(error)
+            continue
+        try:
+            evenly[share] = pruned(Budget(macs=found[share].report.achieved["macs"]), Evenly(ranking))
+        except BudgetError as error:  # what is frozen, or a floor, may leave the ranking more than an even hand
+            _log.warning("no uniform network beside %s: %s", _name("pruned", share), error)
+    if not found:
+        raise BudgetError("; ".join(unreachable.values()))
+    report("time all networks in turns", len(shares), len(shares))
+    timing = _timed(model, example, found, evenly, target, repeats)
+    points = _points(accuracy, found, evenly, timing, evaluate)
+    return Sweep(type(model).__name__, ranking.__name__, points, timing, unreachable, found)
+
+
+class _Ranking:
+    """A criterion that looks at the dense model once, and gives the same scores from then on."""
+
+    def __init__(self, given: Given) -> None:
+        self._criterion = criterion_of(given)
+        self.__name__ = given if isinstance(given, str) else name_of(given)
+        self._scores: Scores | None = None
+
+    def __call__(self, program: Program, sensitivity: Sensitivity) -> Scores:
+        if self._scores is None:
+            self._scores = scores_of(self._criterion, program, sensitivity)
+        return self._scores
+
+
+_OWN = ("sparsity", "budget", "schedule", "granularity")
+"""Options of `graphprune.compile` that a sweep decides itself."""
+
+
+def _checked(latencies: Sequence[float], functions: dict[str, object], options: dict[str, Any]) -> tuple[float, ...]:
+    """The shares, each once."""
+    for name, function in functions.items():
+        if function is not None and not callable(function):
+            raise OptionError(f"{name}={shown(function)}: expected a function of a network")
+    taken = [f"{name}=" for name in _OWN if name in options]
+    if taken:
+        raise OptionError(f"sweep: {', '.join(taken)} cannot be given; latencies= says how much goes, in one round")
+    known = inspect.signature(compile).parameters
+    if unknown := [name for name in options if name not in known]:
+        raise OptionError(f"sweep: there is no option '{unknown[0]}'; there are those of compile: {', '.join(known)}")
+    try:
+        shares = tuple(dict.fromkeys(latencies))
+    except TypeError as error:
+        raise OptionError(f"latencies={latencies!r}: expected several shares, such as (0.3, 0.5)") from error
+    if not shares or not all(is_share(share) and share for share in shares):
+        raise OptionError(f"latencies={[*shares]}: expected shares of the latency to remove, each in (0, 1)")
+    return shares
+
+
+def _timed(
+    model: nn.Module, example: Example, found: dict[float, Compiled], evenly: dict[float, Compiled], target: Profile,
+    repeats: int,
+) -> TimingResult:  # fmt: skip
+    on = target.target
+    with tempfile.TemporaryDirectory() as folder:
+        files: dict[str, Path] = {DENSE: Path(folder) / "dense.onnx"}
+        export_onnx(model, example.args, example.kwargs, files[DENSE], precision=on.dtype)
+        for kind, networks in {"pruned": found, "uniform": evenly}.items():
+            for share, compiled in networks.items():
+                path = files[_name(kind, share)] = Path(folder) / f"{len(files)}.onnx"
+                compiled.export_onnx(path, precision=on.dtype)
+        feeds = onnx_feeds(model, example.resized(on.batch_size))
+        provider = "cuda" if on.provider == CUDA else "cpu"
+        return time_interleaved(files, feeds, provider=provider, threads=on.threads, repeats=repeats)
+
+
+def _name(kind: str, share: float) -> str:
+    return f"{kind} -{100 * share:.15g}%"
+
+
+def _accuracy(evaluate: Callable[[nn.Module], float], module: nn.Module) -> float:
+    """What ``evaluate`` gives for a network.
+
+    Raises:
+        OptionError: it is no number.
+    """
+    found: Any = evaluate(module)
+    try:
+        return float(found)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise OptionError(f"evaluate gave {shown(found)} for a network: expected a number") from error
+
+
+def _points(
+    accuracy: float | None, found: dict[float, Compiled], evenly: dict[float, Compiled], timing: TimingResult,
+    evaluate: Callable[[nn.Module], float] | None,
+) -> tuple[Point, ...]:  # fmt: skip
+    """The points, the dense one with the accuracy that is known."""
+
+    def point(kind: Kind, share: float, compiled: Compiled) -> Point:
+        name = _name(kind, share)
+        left = 1 / timing.speedup(DENSE, name).pairwise_median
+        accuracy = None if evaluate is None else _accuracy(evaluate, compiled.module)
+        return Point(name, kind, share, timing.latencies[name], left, _costs(compiled, 1), accuracy)
+
+    first = next(iter(found.values()))
+    points = [Point(DENSE, DENSE, None, timing.latencies[DENSE], 1.0, _costs(first, 0), accuracy)]
+    networks: dict[Kind, dict[float, Compiled]] = {"pruned": found, "uniform": evenly}
+    for share in found:
+        for kind, by_share in networks.items():
+            if share in by_share:
+                points.append(point(kind, share, by_share[share]))
+    return tuple(points)
+
+
+def _costs(compiled: Compiled, which: int) -> dict[Measure, int]:
+    """Before pruning, 0, or after, 1."""
+    return {measure: before_after[which] for measure, before_after in compiled.report.costs.items()}

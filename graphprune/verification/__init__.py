@@ -1,0 +1,1 @@
+"""The proof that a compact program equals the masked one."""
