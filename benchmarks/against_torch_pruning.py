@@ -28,6 +28,7 @@ from benchmarks.rows import read, record
 from graphprune.capture import capture
 from graphprune.criteria.group_members import member_indices
 from graphprune.labels.dependencies import Dependencies
+from graphprune.labels.keep_set import KeepSet
 from graphprune.ops.convolution import WHOLE_GROUPS
 from graphprune.pass_manager.runner import Runner
 from graphprune.passes import pipelines
@@ -67,7 +68,7 @@ def compare(model: nn.Module, example: Tensor, seed: int = 0) -> Difference:
     program = _analysed(capture(model, example))
     dependencies = program[Dependencies]
     keep = _random_keep(dependencies, seed)
-    ours: nn.Module = compact_module(program, dependencies, keep).eval()
+    ours: nn.Module = compact_module(program, KeepSet.of(dependencies, keep)).eval()
     theirs = pruned_by_torch_pruning(model, example, _rows_to_remove(model, dependencies, keep))
     first, second = _tensors(ours), _tensors(theirs)
     shapes = [name for name, tensor in first.items() if tensor.shape != second[name].shape]

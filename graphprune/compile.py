@@ -2,47 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from torch import Tensor, nn
-
 from graphprune.compiled import Compiled
-from graphprune.criteria import Given
-from graphprune.criteria.weights import WeightCriterion
-from graphprune.latency.profiles import Profile
-from graphprune.pass_manager.runner import Runner
-from graphprune.pruner import Progress, Pruner
-from graphprune.request.budget import Budget
-from graphprune.request.schedule import Schedule
+from graphprune.pruner import Pruner
+from graphprune.request.signatures import takes_as
 
 
-def compile(
-    model: nn.Module,
-    example_input: Any,
-    *,
-    sparsity: float | None = None,
-    budget: Budget | None = None,
-    data: Iterable[Any] | None = None,
-    loss: Callable[[Any, Any], Tensor] | None = None,
-    samples: int = 2560,
-    accumulate: str | None = None,
-    granularity: str = "channel",
-    resurrect: bool = False,
-    dead_paths: str = "keep",
-    criterion: Given | WeightCriterion = "elasticity",
-    schedule: str | Schedule = "halving",
-    protect: Sequence[str] = (),
-    attention: str = "heads",
-    min_channels: int | str | Callable[[int], int] = 1,
-    align: int | str = 1,
-    target: Profile | None = None,
-    verify: bool = True,
-    strict: bool = False,
-    seed: int = 0,
-    progress: Progress | None = None,
-    runner: Runner | None = None,
-) -> Compiled:
+@takes_as(Pruner)
+def compile(*args: Any, **options: Any) -> Compiled:  # noqa: D417 - the arguments are those of `Pruner`
     """Removes the least important channels or weights of a model, round by round, and proves each round.
 
     Args:
@@ -98,31 +66,7 @@ def compile(
         UserError: the model, the data or an option cannot work; the message says what to change.
         InternalError: a bug in graphprune, such as a failed proof.
     """
-    pruner = Pruner(
-        model,
-        example_input,
-        sparsity=sparsity,
-        budget=budget,
-        data=data,
-        loss=loss,
-        samples=samples,
-        accumulate=accumulate,
-        granularity=granularity,
-        resurrect=resurrect,
-        dead_paths=dead_paths,
-        criterion=criterion,
-        schedule=schedule,
-        protect=protect,
-        attention=attention,
-        min_channels=min_channels,
-        align=align,
-        target=target,
-        verify=verify,
-        strict=strict,
-        seed=seed,
-        progress=progress,
-        runner=runner,
-    )
+    pruner = Pruner(*args, **options)
     while pruner.rounds_left:
         pruner.step()
     return pruner.finish()

@@ -16,7 +16,7 @@ from graphprune.criteria.samples import SampleStream
 from graphprune.deploy import ExportResult, TimingResult, export_onnx, onnx_feeds, time_interleaved
 from graphprune.errors import VerificationError
 from graphprune.labels.dependencies import Dependencies
-from graphprune.labels.kept_labels import kept_labels
+from graphprune.labels.keep_set import KeepSet
 from graphprune.plan.plan import Plan, on_device_of
 from graphprune.program.example import Example
 from graphprune.program.program import Program, device_of
@@ -67,16 +67,16 @@ class Compiled:
         Raises:
             VerificationError: they differ; names the first node that does.
         """
-        dependencies = self._original[Dependencies]
         self._check_masks()
-        labels = kept_labels(dependencies, self.plan.kept)
+        keep = KeepSet.of_indices(self._original[Dependencies], self.plan.kept)
+        assert {k: v.tolist() for k, v in keep.indices.items()} == {k: v.tolist() for k, v in self.plan.kept.items()}
         dense, compact = self._dense(), stored_tensors(self.module)
         values = {
             name: embedded(compact[name], tensor, name, self.plan.kept)
             for name, tensor in stored_tensors(dense.module).items()
         }
         program = replace(self._compact, example=on_device_of(self.module, self._compact.example))
-        return verify_compact(MaskedProgram(dense, dependencies.space, labels, values), program, seed)
+        return verify_compact(MaskedProgram(dense, keep.dependencies.space, keep.labels, values), program, seed)
 
     def _check_masks(self) -> None:
         """What was set by hand since the last forward pass counts, so nothing is put right before."""

@@ -35,20 +35,17 @@ from graphprune.program.facts import FirstAnalysis
 from graphprune.program.program import Origin, Program, device_of
 from graphprune.program.tensors import Kept, stored_parameters
 from graphprune.report import Report, Round, build_report, left_in_evaluation
-from graphprune.request.budget import Budget, budget_of
-from graphprune.request.options import attention_of, check_options, check_switches, limits_of
+from graphprune.request.budget import Budget
 from graphprune.request.schedule import Schedule, targets_of
-from graphprune.rounds.choice import accumulate_of, counted_by, granularity_of, rounds_for, rounds_of, samples_together
-from graphprune.selection.record import Selection, costs_under
-from graphprune.training.exchange import become
-from graphprune.training.masks import hold, settle
-from graphprune.training.optimizer import Replaced, clear_dead, clear_gradients, follow, followers
+from graphprune.request.settings import Progress, Settings
+from graphprune.rounds.choice import accumulate_of, rounds_for, rounds_of, samples_together
+from graphprune.selection.record import Selection, costs_under, keep_set_of
+from graphprune.training.adoption import adopt
+from graphprune.training.masks import settle
+from graphprune.training.optimizer import Replaced, followers
 from graphprune.verification.record import Verification
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, rounds done, and rounds in all."""
 
 
 @dataclass(frozen=True)
@@ -104,45 +101,43 @@ class Pruner:
             UserError: the model, the example or an option cannot work; `BudgetError` where the budget cannot be
                 reached, `FrozenError` where ``strict`` finds something frozen for want of a rule.
         """
-        model, goes = unwrapped(model), granularity_of(granularity)
-        self._budget = budget_of(sparsity, budget, counted_by(goes))
-        limits = limits_of(min_channels, align)
-        check_switches(verify=verify, strict=strict, resurrect=resurrect)
-        how_of = partial(rounds_of, goes, criterion, resurrect=resurrect, dead_paths=dead_paths, verify=verify)
-        how_of(original={}, limits=limits)  # refuses what cannot work
+        settings = self._settings = Settings.of(locals())
+        ways = partial(rounds_of, settings, criterion)
+        ways({}, settings.limits)  # refuses what cannot work
+        model = unwrapped(model)
+        self.rounds: list[Round] = []
         self._criterion_name = criterion if isinstance(criterion, str) else name_of(criterion)
-        self._targets = targets_of(schedule, self._budget.sparsity)
-        check_options(samples, protect, seed, progress, runner)
-        self._verify, self._seed, self._progress = verify, seed, progress or silent
-        self._runner = Runner() if runner is None else runner
-        self._progress("analyse", 0, len(self._targets))
         self._model_name = type(model).__name__
-        captured = capture(model, example_input, tuple(protect), attention_of(attention, goes), verify=verify)
-        self._original = self._runner.run(pipelines.analysis(), captured)
-        if strict:
-            refuse_gaps(self._original)
-        self._dropped = _dropped(model, self._original)
-        self._evaluating = kept_in_evaluation(model, self._original.module)
-        if self._evaluating:
-            log.warning("%s", left_in_evaluation(self._model_name, self._evaluating))
-        self._program = self._original
-        self._module: fx.GraphModule = self._original.module
         self._shares_with: nn.Module | None = model
+        self._targets = targets_of(settings.schedule, settings.budget.sparsity)
+        self._tell("analyse")
+        self._program = self._original = self._analysed(model, example_input)
+        self._module: fx.GraphModule = self._original.module
         self._replaced = Replaced()
         stream = SampleStream(data, Example.of(example_input))
         self._sensitivity = Sensitivity(
-            stream, loss or cross_entropy, samples, accumulate_of(accumulate, goes), seed, samples_together(goes)
-        )
+            stream, loss or cross_entropy, settings.samples, accumulate_of(accumulate, settings.granularity),
+            settings.seed, samples_together(settings.granularity),
+        )  # fmt: skip
         self._costs_before = self._costs = costs_of(self._program).before()
         self._plan_rounds: list[Kept] = []
         self._first_importance: Tensor | None = None
-        self.rounds: list[Round] = []
-        how = how_of(original=self._costs_before, limits=limits.at_first(self._original[Dependencies]))
-        how.check(self._original, self._budget)
-        self._rounds, self._budget = rounds_for(
-            self._original, self._budget, how, align, target, stream.example.batch_size
-        )
-        self._targets = targets_of(schedule, self._budget.sparsity)
+        way = ways(self._costs_before, settings.limits.at_first(self._original[Dependencies]))
+        way.check(self._original, settings.budget)
+        self._rounds, self._budget = rounds_for(self._original, settings, way, target, stream.example.batch_size)
+        self._targets = targets_of(settings.schedule, self._budget.sparsity)
+
+    def _analysed(self, model: nn.Module, example_input: Any) -> Program:
+        settings = self._settings
+        captured = capture(model, example_input, settings.protect, settings.attention, verify=settings.verify)
+        original = settings.runner.run(pipelines.analysis(), captured)
+        if settings.strict:
+            refuse_gaps(original)
+        self._dropped = _dropped(model, original)
+        self._evaluating = kept_in_evaluation(model, original.module)
+        if self._evaluating:
+            log.warning("%s", left_in_evaluation(self._model_name, self._evaluating))
+        return original
 
     @property
     def module(self) -> fx.GraphModule:
@@ -181,7 +176,7 @@ class Pruner:
         """
         self._check_step()
         optimizers = followers(optimizer, self._module, self._replaced)
-        self._runner.forget()
+        self._settings.runner.forget()
         sensitivity = self._sensitivity
         if data is not None:
             sensitivity = replace(sensitivity, stream=SampleStream(data, sensitivity.stream.example))
@@ -191,14 +186,14 @@ class Pruner:
         if not self._rounds.is_met(target, self._costs):
             made = self._prune(target, sensitivity, optimizers)
         zeroed = weights_before - self._costs["weights"]
-        verification = self._program.get(Verification) if (made.removed or zeroed) and self._verify else None
+        verification = self._program.get(Verification) if (made.removed or zeroed) and self._settings.verify else None
         entry = Round(
             target.shares(), self._achieved(), made.removed, zeroed, made.loss, made.bound, verification,
             time.perf_counter() - started, made.dead_paths,
         )  # fmt: skip
-        self._runner.forget()  # between rounds the module is the user's, who may train it
+        self._settings.runner.forget()  # between rounds the module is the user's, who may train it
         self.rounds.append(entry)
-        self._progress("done", len(self.rounds), len(self._targets))
+        self._tell("done")
         return entry
 
     def _check_step(self) -> None:
@@ -223,7 +218,7 @@ class Pruner:
         if self._first_importance is None and scores is not None:
             self._first_importance = scores.importance
         loss = (scores or scored[WeightScores]).loss
-        selected, pruned = self._rounds.prune(self._run, scored, target, self._seed + len(self.rounds))
+        selected, pruned = self._rounds.prune(self._run, scored, target, self._settings.seed + len(self.rounds))
         dead_paths = self._checked_paths(selected) if selected[Selection].masks else None
         self._adopt(selected, pruned, optimizers)
         removed = before[FirstAnalysis].channels_left - self._program[FirstAnalysis].channels_left
@@ -282,39 +277,30 @@ class Pruner:
             evaluating=self._evaluating,
             timing=self._rounds.timing,
             criterion=self._criterion_name,
-            seconds_by_pass=dict(self._runner.seconds),
+            seconds_by_pass=dict(self._settings.runner.seconds),
         )
 
     def _run(self, stage: str, pipeline: Sequence[Any], program: Program) -> Program:
-        self._progress(stage, len(self.rounds), len(self._targets))
-        return self._runner.run(pipeline, program)
+        self._tell(stage)
+        return self._settings.runner.run(pipeline, program)
+
+    def _tell(self, stage: str) -> None:
+        self._settings.progress(stage, len(self.rounds), len(self._targets))
 
     def _adopt(self, before: Program, after: Program, optimizers: Sequence[Optimizer]) -> None:
         """Puts the compact program into the module that the user holds."""
-        kept = before[Dependencies].kept(before[Selection].keep)
+        kept = keep_set_of(before).indices
         self._costs = costs_under(before)  # while the module is still what the dependencies describe
-        old = dict(self._module.named_parameters())
-        former = become(self._module, after.module)
+        former = adopt(self._module, after.module, kept, after.history.masks, optimizers, self._replaced)
         if self._original.module is self._module:
             self._original = replace(self._original, module=former)
-        new = dict(self._module.named_parameters())
-        self._replaced.note(old, new)
-        for optimizer in optimizers:
-            follow(optimizer, old, new, kept)
-            clear_dead(optimizer, new, after.history.masks)
-        clear_gradients(new, after.history.masks)
         if kept:
             self._plan_rounds.append(kept)
-        hold(self._module, after.history.masks)
         self._program = replace(after.without(Origin, Scores, WeightScores, Selection), module=self._module)
 
     def _achieved(self) -> dict[Measure, float]:
         before = self._costs_before
         return {name: 1 - self._costs[name] / before[name] for name in MEASURES if before[name]}
-
-
-def silent(stage: str, done: int, total: int) -> None:
-    """Progress that nobody asked for."""
 
 
 def _dropped(model: nn.Module, program: Program) -> tuple[str, ...]:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -17,7 +16,7 @@ from graphprune.coupling.explain import path_to_cause, told
 from graphprune.coupling.protection import output_dim
 from graphprune.deploy import TimingResult
 from graphprune.labels.dependencies import Dependencies
-from graphprune.labels.kept_labels import kept_labels
+from graphprune.labels.keep_set import KeepSet
 from graphprune.paths.dead import DeadPaths
 from graphprune.program.program import Program
 from graphprune.program.tensors import Kept
@@ -227,13 +226,9 @@ def build_report(original: Program, kept: Kept, importance: Tensor | None, **res
 
 def group_rows(dependencies: Dependencies, kept: Kept, importance: Tensor | None) -> tuple[GroupRow, ...]:
     """A row for each group of the user's model."""
-    labels = kept_labels(dependencies, kept)
-    channels = torch.ones(dependencies.channels + 1, dtype=torch.bool)
-    channels[dependencies.channel_of[~labels]] = False
     rows = []
-    for group in dependencies.groups:
+    for group, after in zip(dependencies.groups, KeepSet.of_indices(dependencies, kept).left_of_groups, strict=True):
         score = None if importance is None else float(importance[group.start : group.stop].mean())
-        after = int(channels[group.start : group.stop].sum())
         rows.append(GroupRow(group.id, group.name, len(group.members), group.channels, after, score))
     return tuple(rows)
 

@@ -13,6 +13,7 @@ from graphprune.coupling.analysis import analyse
 from graphprune.coupling.shapes import RecordedShapes, propagate_shapes, shapes_of
 from graphprune.errors import InputError, RewriteError
 from graphprune.labels.dependencies import Dependencies
+from graphprune.labels.keep_set import KeepSet
 from graphprune.labels.operand import Operand
 from graphprune.pass_manager.protocol import Pass, PassResult
 from graphprune.program.example import Example
@@ -23,6 +24,7 @@ from graphprune.program.surgery import as_many, copy_sharing_tensors, slice_tens
 from graphprune.program.tensors import Layers
 from graphprune.rewrite.channel_sizes import with_fixed_channel_sizes
 from graphprune.rewrite.compact import foretold_shapes, resize_nodes
+from graphprune.rewrite.literals import can_resize
 from graphprune.rewrite.sizeless import is_sizeless
 
 Pins = tuple[tuple[str, str], ...]
@@ -49,7 +51,7 @@ class BuildDependencies(Pass):
             classes, choices = dependencies.classes(), dependencies.choices
             first = FirstAnalysis(pins, classes, choices, dependencies.channels)
         else:
-            dependencies = analyse(program, first.pins)
+            dependencies = analyse(program, can_resize, first.pins)
         shapes = RecordedShapes({name: shapes_of(value) for name, value in dependencies.values.items()})
         remarks = [f"{len(dependencies.groups)} groups, {dependencies.channels} channels"]
         remarks += [f"%{name} frozen: {reason}" for name, reason in first.pins]
@@ -88,7 +90,7 @@ def _with_pins_for_what_cannot_follow(program: Program, choices: Mapping[str, bo
     """Analyses until a trial prune of every group gives the shapes that were foretold."""
     pins: Pins = ()
     while True:
-        dependencies = analyse(program, pins, choices)
+        dependencies = analyse(program, can_resize, pins, choices)
         found = _trial(program, dependencies)
         if not found:
             return dependencies, pins
@@ -105,15 +107,15 @@ def _trial(program: Program, dependencies: Dependencies) -> Pins:
         is_sizeless(layers, node) or _returns_its_argument(node, dependencies) for node in program.module.graph.nodes
     ):
         return ()
-    keep = _every_second(dependencies)
+    keep = KeepSet.of(dependencies, _every_second(dependencies))
     fixed, _ = with_fixed_channel_sizes(program.module, dependencies)
     module = copy_sharing_tensors(fixed)
-    slice_tensors(module, dependencies.kept(keep), as_many)
+    slice_tensors(module, keep.indices, as_many)
     try:
-        resize_nodes(module, dependencies, keep)
+        resize_nodes(module, keep)
     except RewriteError as error:
         return ((error.node, f"its sizes cannot be rewritten: {error}"),)
-    expected = foretold_shapes(dependencies, keep)
+    expected = foretold_shapes(keep)
     return _first_misfit(program.with_module(module), expected)
 
 

@@ -73,15 +73,19 @@ def pruning_jointly(*, resurrect: bool, verify: bool, seed: int) -> Sequence[Pas
     return (MaskWeights(resurrect), PruneChannels(), *proof)
 
 
-def pruning_by_widths(
-    goal: Goal, limits: Limits, model: LatencyModel, limit_ms: float, *, at_least: bool = True, verify: bool, seed: int
+def selecting_widths(
+    goal: Goal, limits: Limits, model: LatencyModel, limit_ms: float, *, at_least: bool = True
 ) -> Sequence[Pass]:
-    """The second half of a round that goes by what widths gain in latency."""
-    proof = (VerifyPrune(seed),) if verify else ()
-    return (SelectWidths(goal, limits, model, limit_ms, at_least), PruneChannels(), *proof)
+    """What chooses the widths that gain most latency for what is lost."""
+    return (SelectWidths(goal, limits, model, limit_ms, at_least),)
 
 
-def pruning(goal: Goal, limits: Limits, *, verify: bool, seed: int) -> Sequence[Pass]:
-    """The second half of a round."""
+def selecting(goal: Goal, limits: Limits) -> Sequence[Pass]:
+    """What chooses the channels that stay."""
+    return (SelectChannels(goal, limits),)
+
+
+def pruning(*, verify: bool, seed: int) -> Sequence[Pass]:
+    """What removes the channels that do not stay."""
     proof = (VerifyPrune(seed),) if verify else ()
-    return (SelectChannels(goal, limits), PruneChannels(), *proof)
+    return (PruneChannels(), *proof)

@@ -13,7 +13,7 @@ from graphprune.pass_manager.protocol import Pass, PassResult
 from graphprune.program.facts import Fact
 from graphprune.program.program import Origin, Program
 from graphprune.rewrite.compact import compact_module, foretold_shapes
-from graphprune.selection.record import Selection
+from graphprune.selection.record import Selection, keep_set_of
 
 
 @dataclass(frozen=True)
@@ -26,16 +26,13 @@ class PruneChannels(Pass):
 
     def run(self, program: Program) -> PassResult:
         """Gives the compact program; nothing changes where the selection keeps everything."""
-        dependencies, selection = program[Dependencies], program[Selection]
-        removed = int((~selection.keep).sum())
-        module = compact_module(program, dependencies, selection.keep)
-        compact = program.pruned(module, dependencies.kept(selection.keep), removed)
-        shapes = RecordedShapes(foretold_shapes(dependencies, selection.keep))
-        compact = compact.knowing(shapes, program.get(Origin) or Origin(program))
-        return PassResult(compact, True, (f"{removed} channels removed",))
+        keep = keep_set_of(program)
+        compact = program.pruned(compact_module(program, keep), keep.indices, keep.removed)
+        compact = compact.knowing(RecordedShapes(foretold_shapes(keep)), program.get(Origin) or Origin(program))
+        return PassResult(compact, True, (f"{keep.removed} channels removed",))
 
     def ensures(self, before: Program, result: PassResult) -> list[str]:
         """Parameters are as many as the cost model foretold."""
-        foretold = costs_of(before).params(before[Selection].keep)
+        foretold = costs_of(before).params(keep_set_of(before))
         found = count_parameters(result.program.module)
         return [] if found == foretold else [f"{found} parameters, foretold {foretold}"]

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from graphprune.criteria.scores import Scores
 from graphprune.labels.dependencies import Dependencies
+from graphprune.labels.keep_set import KeepSet
 from graphprune.pass_manager.protocol import Pass, PassResult
 from graphprune.paths.connectivity import connectivity_of, useful_masks
 from graphprune.paths.dead import dead_paths_of, without_dead_paths
@@ -78,7 +79,7 @@ class RemoveDeadPaths(Pass):
         return []
 
     def _outputs(self, program: Program, selection: Selection) -> list[Tensor]:
-        masked = MaskedProgram.of(program, program[Dependencies], selection.keep, selection.masks)
+        masked = MaskedProgram.of(program, KeepSet.of(program[Dependencies], selection.keep), selection.masks)
         example = program.example.fresh(program.example.batch_size, torch.Generator().manual_seed(self.seed))
         with private_random_state(self.seed), torch.no_grad():
             leaves = tree_leaves(masked.run(example))

@@ -13,6 +13,7 @@ from graphprune.costs.widths import Counts
 from graphprune.criteria.scores import Scores
 from graphprune.errors import BudgetError
 from graphprune.labels.dependencies import Dependencies
+from graphprune.labels.keep_set import KeepSet
 from graphprune.latency.choice import Keeping, choose_widths
 from graphprune.latency.model import LatencyModel
 from graphprune.pass_manager.protocol import Pass, PassResult
@@ -77,7 +78,7 @@ class SelectWidths(Pass):
         keep = program[Selection].keep
         goal = self.goal if self.at_least else Goal({})
         problems = violations(costs_of(program), keep, goal, self.limits)
-        predicted_ms = float(self.model.ms(np.array(program[Dependencies].left_of_groups(keep))))
+        predicted_ms = float(self.model.ms(np.array(KeepSet.of(program[Dependencies], keep).left_of_groups)))
         if self.at_least and predicted_ms > self.limit_ms * (1 + _ROUNDING):
             problems.append(f"{predicted_ms} ms predicted, {self.limit_ms} allowed")
         return problems

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from graphprune.labels.dependencies import Dependencies
 from graphprune.pass_manager.protocol import Pass, PassResult
 from graphprune.program.facts import Fact
 from graphprune.program.program import Origin, Program
-from graphprune.selection.record import Selection
+from graphprune.selection.record import Selection, keep_set_of
 from graphprune.verification.equivalence import MaskedProgram, verify_compact
 from graphprune.verification.record import Verification
 
@@ -30,8 +29,7 @@ class VerifyPrune(Pass):
             VerificationError: the programs differ.
         """
         origin = program[Origin].program
-        selection = origin[Selection]
-        masked = MaskedProgram.of(origin, origin[Dependencies], selection.keep, selection.masks)
+        masked = MaskedProgram.of(origin, keep_set_of(origin), origin[Selection].masks)
         verification = verify_compact(masked, program, self.seed)
         remark = f"max abs error {verification.max_abs_error:.2g} at scale {verification.scale:.2g}"
         return PassResult(program.without(Origin).knowing(verification), True, (remark,))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from graphprune.costs.model import CostModel, count_macs, count_parameters
+from graphprune.labels.keep_set import KeepSet
 from graphprune.rewrite.compact import compact_module
 from tests.small_models import (
     CLASSES,
@@ -83,10 +84,12 @@ def test_params_and_macs_of_random_keep_sets(name: str, batch: int) -> None:
     costs = CostModel(program, dependencies)
     everything = torch.ones(dependencies.channels, dtype=torch.bool)
     for keep in (everything, *(_random_keep(dependencies.channels, dependencies.groups) for _ in range(3))):
-        module = compact_module(program, dependencies, keep)
-        assert costs.params(keep) == count_parameters(module)
-        assert costs.macs(keep) == count_macs(module, program.inputs(), program.example.batch_size)
-        assert costs.channels(keep) == int(keep.sum())
+        module = compact_module(program, KeepSet.of(dependencies, keep))
+        assert costs.params(KeepSet.of(dependencies, keep)) == count_parameters(module)
+        assert costs.macs(KeepSet.of(dependencies, keep)) == count_macs(
+            module, program.inputs(), program.example.batch_size
+        )
+        assert costs.channels(KeepSet.of(dependencies, keep)) == int(keep.sum())
 
 
 def _random_keep(channels: int, groups: tuple[object, ...]) -> Tensor:
@@ -100,13 +103,13 @@ def test_macs_do_not_depend_on_the_batch_size() -> None:
     counts = set()
     for batch in (1, 2, 5):
         program, dependencies = analysed(Residual(), images(batch))
-        counts.add(CostModel(program, dependencies).macs(torch.ones(dependencies.channels, dtype=torch.bool)))
+        counts.add(CostModel(program, dependencies).macs(KeepSet.everything(dependencies)))
     assert len(counts) == 1
 
 
 def test_macs_of_a_layer_by_hand() -> None:
     program, dependencies = analysed(Chain(6), images())
-    everything = torch.ones(dependencies.channels, dtype=torch.bool)
+    everything = KeepSet.everything(dependencies)
     assert CostModel(program, dependencies).macs(everything) == 2 * 9 * 36 * 6 + 6 * CLASSES
 
 
@@ -122,5 +125,5 @@ def test_tied_parameters_count_once() -> None:
             return out
 
     program, dependencies = analysed(Tied(), torch.randn(2, 6))
-    everything = torch.ones(dependencies.channels, dtype=torch.bool)
+    everything = KeepSet.everything(dependencies)
     assert CostModel(program, dependencies).params(everything) == 36 + 6 + 6 + 21

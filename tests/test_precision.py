@@ -10,6 +10,7 @@ from torch import nn
 
 from graphprune.errors import VerificationError
 from graphprune.labels.dependencies import Dependencies
+from graphprune.labels.keep_set import KeepSet
 from graphprune.program.program import Program
 from graphprune.rewrite.compact import compact_module
 from graphprune.verification import comparison
@@ -29,8 +30,8 @@ def casting() -> nn.Module:
 def pruned() -> tuple[MaskedProgram, Program]:
     program, dependencies = analysed(casting(), torch.randn(2, 5))
     keep = torch.arange(dependencies.channels) % 3 > 0
-    compact = replace(program, module=compact_module(program, dependencies, keep)).without(Dependencies)
-    return MaskedProgram.of(program, dependencies, keep), compact
+    compact = replace(program, module=compact_module(program, KeepSet.of(dependencies, keep))).without(Dependencies)
+    return MaskedProgram.of(program, KeepSet.of(dependencies, keep)), compact
 
 
 def test_rounding_is_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:

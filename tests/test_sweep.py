@@ -46,7 +46,7 @@ class ByIndex:
 @pytest.fixture(scope="module")
 def result() -> Iterator[Sweep]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("graphprune.rounds.by_latency.Stopwatch", Counting)
+        patch.setattr("graphprune.rounds.choice.Stopwatch", Counting)
         trained: list[int] = []
         ByIndex.calls = 0
         yield sweep(
@@ -102,7 +102,7 @@ def test_without_matplotlib(result: Sweep, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_latency_that_cannot_be_reached_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("graphprune.rounds.by_latency.Stopwatch", Counting)
+    monkeypatch.setattr("graphprune.rounds.choice.Stopwatch", Counting)
     options: dict[str, Any] = {"target": Stepped(HERE, step=1), "repeats": 3, "min_channels": 16}
     found = sweep(network(), EXAMPLE, (0.5, 0.99), **options)
     assert [point.requested for point in found.points] == [None, 0.5, 0.5]
@@ -112,7 +112,7 @@ def test_a_latency_that_cannot_be_reached_is_told(monkeypatch: pytest.MonkeyPatc
 
 
 def test_what_torch_compile_wraps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("graphprune.rounds.by_latency.Stopwatch", Counting)
+    monkeypatch.setattr("graphprune.rounds.choice.Stopwatch", Counting)
     wrapped: Any = torch.compile(network())
     found = sweep(wrapped, EXAMPLE, (0.5,), target=Stepped(HERE, step=1), repeats=3, evaluate=lambda module: 1)
     assert found.model == "Sequential"
@@ -126,7 +126,7 @@ def test_wrong_shares(shares: Any) -> None:
 
 
 def test_shares_that_are_close_or_given_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("graphprune.rounds.by_latency.Stopwatch", Counting)
+    monkeypatch.setattr("graphprune.rounds.choice.Stopwatch", Counting)
     found = sweep(network(), EXAMPLE, iter((0.5, 0.504, 0.5)), target=Stepped(HERE, step=1), repeats=3)  # type: ignore[arg-type]
     names = [point.name for point in found.points]
     assert names == ["dense", "pruned -50%", "uniform -50%", "pruned -50.4%", "uniform -50.4%"]

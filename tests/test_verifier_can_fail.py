@@ -18,6 +18,7 @@ from graphprune.capture import capture
 from graphprune.coupling.shapes import RecordedShapes
 from graphprune.errors import InvariantError, VerificationError
 from graphprune.labels.dependencies import Dependencies
+from graphprune.labels.keep_set import KeepSet
 from graphprune.ops.registry import RULES
 from graphprune.pass_manager.runner import Runner, check
 from graphprune.passes import pipelines
@@ -43,11 +44,12 @@ def prune_and_verify(model: nn.Module, example: Tensor) -> None:
     for group in dependencies.groups:
         keep[group.start + 1 : group.start + 2] = True
         keep[group.start] = group.channels == 1
-    module = compact.compact_module(program, dependencies, keep)
-    shapes = RecordedShapes(compact.foretold_shapes(dependencies, keep))
-    smaller = program.pruned(module, dependencies.kept(keep), int((~keep).sum())).knowing(shapes)
+    kept = KeepSet.of(dependencies, keep)
+    module = compact.compact_module(program, kept)
+    shapes = RecordedShapes(compact.foretold_shapes(kept))
+    smaller = program.pruned(module, kept.indices, kept.removed).knowing(shapes)
     check(smaller, "after a prune")
-    verify_compact(MaskedProgram.of(program, dependencies, keep), smaller)
+    verify_compact(MaskedProgram.of(program, kept), smaller)
     assert not bool(keep.all()), "nothing was removed, so nothing was proved"
 
 

@@ -16,7 +16,7 @@ from graphprune.errors import OptionError
 from graphprune.latency import Profile
 from graphprune.pass_manager.runner import Runner
 from graphprune.program.example import Example
-from graphprune.rounds.choice import counted_by, granularity_of
+from graphprune.request.settings import counted_by, granularity_of
 
 NAME, SUMMARY = "compile", "Prune a model, print the report, save the result."
 HELP = """Removes the least important channels of MODEL, or zeroes its least important weights, proves that the rest

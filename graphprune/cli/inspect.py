@@ -8,7 +8,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
 from graphprune.capture import capture
@@ -20,6 +19,7 @@ from graphprune.coupling.explain import path_to_cause, told
 from graphprune.coupling.gaps import refuse_gaps
 from graphprune.errors import OptionError
 from graphprune.labels.dependencies import Dependencies
+from graphprune.labels.keep_set import KeepSet
 from graphprune.labels.labels import Owner
 from graphprune.latency import LatencyModel, Profile
 from graphprune.pass_manager.runner import Runner
@@ -102,7 +102,7 @@ def _print_tables(model: str, program: Program, dependencies: Dependencies) -> N
     captured = program.captured_by
     reason = f" ({captured.reason})" if captured.reason else ""
     costs = CostModel(program, dependencies)
-    everything = torch.ones(dependencies.channels, dtype=torch.bool)
+    everything = KeepSet.everything(dependencies)
     show(f"{model}: {type(program.module).__name__}, captured by {captured.route}{reason}")
     show(
         f"{costs.channels(everything):,} prunable channels in {len(dependencies.groups)} groups, "
@@ -120,13 +120,12 @@ def _print_costs(program: Program, profile: Profile) -> None:
     """What each group has a part in: what would be saved if one of its channels were left."""
     costs, latency = costs_of(program), LatencyModel(program, profile)
     elements, ms = float(latency.elements(latency.full)), float(latency.ms(latency.full))
-    everything = torch.ones(costs.dependencies.channels, dtype=torch.bool)
+    everything = KeepSet.everything(costs.dependencies)
     show(f"{ms:.4g} ms predicted for convolutions and products, batch {profile.target.batch_size}; {profile.target}")
     columns = ("group", "channels", "params", "macs", "activations", "ms", "suits", "first member")
     rows = []
     for index, (group, step) in enumerate(zip(costs.dependencies.groups, latency.steps(), strict=True)):
-        keep, counts = everything.clone(), latency.full
-        keep[group.start + 1 : group.stop] = False
+        keep, counts = everything.without(slice(group.start + 1, group.stop)), latency.full
         counts[index] = 1
         params, macs = costs.params(everything) - costs.params(keep), costs.macs(everything) - costs.macs(keep)
         saved = elements - float(latency.elements(counts)), ms - float(latency.ms(counts))
@@ -135,12 +134,11 @@ def _print_costs(program: Program, profile: Profile) -> None:
     show(table(columns, rows, numbers=columns[1:6]))
 
 
-def _group_rows(costs: CostModel, dependencies: Dependencies, everything: torch.Tensor) -> Iterator[tuple[str, ...]]:
+def _group_rows(costs: CostModel, dependencies: Dependencies, everything: KeepSet) -> Iterator[tuple[str, ...]]:
     """A row for each group, with what one of its channels costs while all others are there."""
     params, macs = costs.params(everything), costs.macs(everything)
     for group in dependencies.groups:
-        without = everything.clone()
-        without[group.start] = False
+        without = everything.without(slice(group.start, group.start + 1))
         yield (
             group.id,
             str(group.channels),

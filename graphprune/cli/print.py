@@ -14,7 +14,7 @@ from graphprune.pass_manager.printer import print_program
 from graphprune.pass_manager.runner import Runner
 from graphprune.passes import pipelines
 from graphprune.pruner import Pruner
-from graphprune.rounds.choice import granularity_of
+from graphprune.request.settings import granularity_of
 
 NAME, SUMMARY = "print", "Print the program as text, after any pass."
 HELP = """Prints MODEL as the compiler sees it: one node per line, then the groups of channels that go together.

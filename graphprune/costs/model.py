@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from graphprune.costs.measures import Measure
 from graphprune.costs.pool import pool_of
 from graphprune.labels.dependencies import Dependencies
+from graphprune.labels.keep_set import KeepSet
 from graphprune.labels.planes import channel_planes, squash
 from graphprune.program.facts import FirstAnalysis
 from graphprune.program.module_state import evaluating
@@ -44,12 +45,12 @@ class CostModel:
         labelled = {owner.name for owner in self.dependencies.stored}
         return sum(p.numel() for name, p in stored_parameters(self.program.module).items() if name not in labelled)
 
-    def channels(self, keep: Tensor) -> int:
+    def channels(self, keep: KeepSet) -> int:
         """Channels left of those that were prunable at first.
 
         A group of one channel is not labelled any more, so what went is subtracted rather than what stays counted.
         """
-        return self.program[FirstAnalysis].channels_left - int((~keep).sum())
+        return self.program[FirstAnalysis].channels_left - keep.removed
 
     def before(self) -> dict[Measure, int]:
         """All costs with every channel kept."""
@@ -61,9 +62,9 @@ class CostModel:
             "macs": macs // self.program.example.batch_size,
         }
 
-    def params(self, keep: Tensor) -> int:
+    def params(self, keep: KeepSet) -> int:
         """Parameters left."""
-        sizes: list[int] = self.dependencies.kept_sizes(keep).tolist()
+        sizes: list[int] = keep.sizes.tolist()
         return self._fixed_parameters + sum(
             prod([sizes[place] for place in dims]) for dims in self._dims_of_parameters.values()
         )
@@ -72,10 +73,10 @@ class CostModel:
     def _pool(self) -> dict[str, torch.nn.Parameter]:
         return pool_of(self.program)
 
-    def weights(self, keep: Tensor) -> int:
+    def weights(self, keep: KeepSet) -> int:
         """Weights of the pool that are left and live."""
-        sizes: list[int] = self.dependencies.kept_sizes(keep).tolist()
-        cuts = cuts_of(self.dependencies.kept(keep)) if self.program.history.masks else {}
+        sizes: list[int] = keep.sizes.tolist()
+        cuts = cuts_of(keep.indices) if self.program.history.masks else {}
         total = 0
         for name in self._pool:
             mask = self.program.history.masks.get(name)
@@ -85,10 +86,10 @@ class CostModel:
                 total += int(take(mask, cuts.get(name, ())).count_nonzero())
         return total
 
-    def macs(self, keep: Tensor) -> int:
+    def macs(self, keep: KeepSet) -> int:
         """Multiply-accumulates per sample of convolutions, linear layers and other matrix products."""
         labels, ends = self._labels_of_loops
-        kept = self.dependencies.keep_labels(keep).index_select(0, labels).cumsum(0)
+        kept = keep.labels.index_select(0, labels).cumsum(0)
         left = iter(kept.index_select(0, ends - 1).diff(prepend=torch.zeros(1, dtype=torch.long)).tolist())
         total = 0
         for macs, sizes in self._loops:

@@ -9,15 +9,9 @@ from torch import Tensor, fx, nn
 
 from graphprune.coupling.protection import protected_dims
 from graphprune.labels.dependencies import Dependencies
+from graphprune.program.nodes import Kind, kind_of
 from graphprune.program.program import Program
 from graphprune.program.tensors import Layers, stored_parameters
-
-_MOVED_BY = frozenset({
-    "chunk", "clone", "contiguous", "expand", "flatten", "getitem", "movedim", "narrow", "permute", "reshape", "select",
-    "slice", "split", "split_with_sizes", "squeeze", "t", "tensor_split", "transpose", "unbind", "unflatten",
-    "unsqueeze", "view",
-})  # fmt: skip
-"""What a model may do to a weight before it multiplies by it; each weight stays one weight."""
 
 
 def pool_of(program: Program) -> dict[str, nn.Parameter]:
@@ -59,7 +53,7 @@ def weights_by_node(program: Program) -> Iterator[tuple[fx.Node, list[nn.Paramet
 
 def _read_by(module: nn.Module, source: fx.Node) -> list[nn.Parameter]:
     """The parameter that a node is, or is a part or another view of; empty where it is something else."""
-    while source.op in ("call_function", "call_method") and _name_of(source) in _MOVED_BY:
+    while Kind.MOVES in kind_of(source):
         if len(source.all_input_nodes) != 1:
             return []
         source = source.all_input_nodes[0]
@@ -68,12 +62,6 @@ def _read_by(module: nn.Module, source: fx.Node) -> list[nn.Parameter]:
     home, _, name = str(source.target).rpartition(".")
     found = getattr(module.get_submodule(home), name)
     return [found] if isinstance(found, nn.Parameter) else []
-
-
-def _name_of(node: fx.Node) -> str:
-    """The plain name of a function, a method or an ATen op, without its overload."""
-    target = getattr(node.target, "overloadpacket", node.target)
-    return target if isinstance(target, str) else getattr(target, "__name__", "").rstrip("_")
 
 
 def _weights_of_layer(layer: nn.Module) -> list[nn.Parameter]:

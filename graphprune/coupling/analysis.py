@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,14 +20,16 @@ from graphprune.program.facts import FirstAnalysis
 from graphprune.program.nodes import source_line
 from graphprune.program.program import Program, device_of
 from graphprune.program.tensors import stored_parameters
-from graphprune.rewrite.literals import can_resize
 
 CHOICES = ("more of what is flattened", "outer of what is broadcast", "whole entries", "whole groups of a convolution")
 """Kinds of choices of op rules, in the order in which the other side is tried."""
 
 
 def analyse(
-    program: Program, pins: Sequence[tuple[str, str]] = (), choices: Mapping[str, bool] | None = None
+    program: Program,
+    rewritable: Callable[[fx.Node], bool],
+    pins: Sequence[tuple[str, str]] = (),
+    choices: Mapping[str, bool] | None = None,
 ) -> Dependencies:
     """Runs a program on labels and solves the unions.
 
@@ -36,23 +38,27 @@ def analyse(
 
     Args:
         program: The program; it is not changed.
+        rewritable: Whether positions in a node can be rewritten; channels that others address by position are frozen.
         pins: Names of nodes whose labels are frozen besides, each with the reason.
         choices: What op rules decide, by node, in a first analysis; later ones keep to what the first one decided.
     """
     if (first := program.get(FirstAnalysis)) is not None:
-        return _analyse(program, pins, first.choices)[0]
-    found, in_vain = _analyse(program, pins, choices or {})
+        return _analyse(program, rewritable, pins, first.choices)[0]
+    found, in_vain = _analyse(program, rewritable, pins, choices or {})
     for kind in CHOICES:
         changed = {choice: not found.choices[choice] for choice in in_vain if choice.endswith(kind)}
         if changed:
-            other, still_in_vain = _analyse(program, pins, found.choices | changed)
+            other, still_in_vain = _analyse(program, rewritable, pins, found.choices | changed)
             if other.channels > found.channels:
                 found, in_vain = other, still_in_vain
     return found
 
 
 def _analyse(
-    program: Program, pins: Sequence[tuple[str, str]], choices: Mapping[str, bool]
+    program: Program,
+    rewritable: Callable[[fx.Node], bool],
+    pins: Sequence[tuple[str, str]],
+    choices: Mapping[str, bool],
 ) -> tuple[Dependencies, list[str]]:
     """Dependencies under some choices, and those choices that were in vain: what they hoped for cannot go."""
     run = LabelRun(LabelSpace(), device=device_of(program), choices=dict(choices), attention=program.attention)
@@ -69,7 +75,7 @@ def _analyse(
     for index, (node, reason) in enumerate(pins):
         repeats = sum(1 for earlier, _ in pins[:index] if earlier == node)
         _freeze_node(program, run, values, node, reason, reach=2**repeats)
-    root = _solve(program, run)
+    root = _solve(program, run, rewritable)
     channel_of, groups = number_channels(run.space, root, [plane for plane, _ in run.moved_planes()])
     in_vain = [choice for choice, plane, wanted in run.hopes if _classes(look_up(root, squash(plane))) < wanted]
     return Dependencies(
@@ -138,14 +144,14 @@ def _freeze_node(
                 run.space.pin(squash(plane), cause)
 
 
-def _solve(program: Program, run: LabelRun) -> Tensor:
+def _solve(program: Program, run: LabelRun, rewritable: Callable[[fx.Node], bool]) -> Tensor:
     """Solves the unions, and freezes channels that are addressed by position in nodes that cannot be rewritten."""
     root = _solve_with_product_sets(run)
-    rewritable = {node.name for node in program.module.graph.nodes if can_resize(node)}
+    followed = {node.name for node in program.module.graph.nodes if rewritable(node)}
     stuck = [
         (plane, cause)
         for node, plane, cause in run.positional
-        if node not in rewritable and bool((look_up(root, squash(plane)) != PINNED).any())
+        if node not in followed and bool((look_up(root, squash(plane)) != PINNED).any())
     ]
     for plane, cause in stuck:
         run.space.pin(squash(plane), cause)

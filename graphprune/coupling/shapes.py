@@ -20,7 +20,7 @@ from graphprune.ops.likeness import result_like
 from graphprune.ops.schema import bind
 from graphprune.program.facts import Fact
 from graphprune.program.module_state import evaluating, standing_in
-from graphprune.program.nodes import op_name
+from graphprune.program.nodes import Kind, kind_of, op_name
 from graphprune.program.program import Program, device_of
 from graphprune.program.tensors import stored_tensors
 
@@ -47,7 +47,7 @@ class ShapeInterpreter(LabelInterpreter):
         told = result_like(known[0], bind(*known)) if known and _on_meta((*args, *kwargs.values())) else None
         if told is not None:
             return told[0] if isinstance(told, tuple) else told
-        if _only_moves(node, args):
+        if _only_reads_shape(node, args):
             return self._call(node, args, kwargs)
         args, kwargs = map_aggregate((args, kwargs), self._labelled)
         result = super().result(node, args, kwargs)
@@ -77,21 +77,15 @@ def _on_meta(arguments: Iterable[Any]) -> bool:
     )
 
 
-_FREE_OF_LAYOUT = frozenset({
-    "getitem", "size", "dim", "transpose", "permute", "chunk", "split", "unbind", "unsqueeze", "squeeze", "expand",
-})  # fmt: skip
-_IN_ORDER = frozenset({"view", "reshape", "flatten", "unflatten"})
-
-
-def _only_moves(node: fx.Node, args: tuple[Any, ...]) -> bool:
+def _only_reads_shape(node: fx.Node, args: tuple[Any, ...]) -> bool:
     """Whether torch is quick to tell the result of a node, and right whatever the layout of the network's tensors."""
     if node.op not in ("call_function", "call_method") or len(node.all_input_nodes) != 1:
         return False
-    name = op_name(node)
-    if name == "getattr":
+    if op_name(node) == "getattr":
         return args[1] in ("shape", "dtype", "ndim", "values", "indices")
+    kind = kind_of(node)
     contiguous = bool(args) and isinstance(args[0], Tensor) and args[0].is_contiguous()
-    return name in _FREE_OF_LAYOUT or (name in _IN_ORDER and contiguous)
+    return Kind.READS_SHAPE in kind or (Kind.READS_SHAPE_IN_ORDER in kind and contiguous)
 
 
 def propagate_shapes(program: Program) -> tuple[dict[str, Any], str]:

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-import torch
-from torch import Tensor
-
 from graphprune.costs.measures import Measure
 from graphprune.costs.model import costs_of
 from graphprune.criteria.as_given import Given, criterion_of
@@ -17,6 +14,7 @@ from graphprune.criteria.scores import Scores
 from graphprune.criteria.sensitivity import Sensitivity
 from graphprune.errors import OptionError
 from graphprune.labels.dependencies import Dependencies
+from graphprune.labels.keep_set import KeepSet
 from graphprune.program.program import Program
 
 _UNITS: dict[str, str] = {"macs": "mac", "params": "param"}
@@ -79,14 +77,11 @@ class PerCost:
 def savings_of(program: Program, measure: Measure) -> list[int]:
     """What the program saves when one channel of a group goes, for each group: MACs per sample, or parameters."""
     dependencies, costs = program[Dependencies], costs_of(program)
-    cost: Callable[[Tensor], int] = getattr(costs, measure)
-    all_kept = torch.ones(dependencies.channels, dtype=torch.bool)
-    before, savings = cost(all_kept), []
-    for group in dependencies.groups:
-        without = all_kept.clone()
-        without[group.start] = False  # all channels of a group have as many indices in the same members
-        savings.append(before - cost(without))
-    return savings
+    cost: Callable[[KeepSet], int] = getattr(costs, measure)
+    everything = KeepSet.everything(dependencies)
+    before = cost(everything)
+    # all channels of a group have as many indices in the same members, so the first one stands for them
+    return [before - cost(everything.without(slice(group.start, group.start + 1))) for group in dependencies.groups]
 
 
 CRITERIA.register("elasticity-per-mac")(PerCost())

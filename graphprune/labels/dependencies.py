@@ -13,7 +13,6 @@ from graphprune.labels.contractions import Contraction
 from graphprune.labels.groups import NOT_PRUNABLE, Group
 from graphprune.labels.labels import LabelSpace, Owner
 from graphprune.labels.operand import Operand
-from graphprune.labels.planes import KnownSizes
 from graphprune.program.facts import Fact
 from graphprune.program.tensors import Kept
 
@@ -57,65 +56,19 @@ class Dependencies(Fact):
         return tuple(owner for owner in self.space.owners if owner.stored)
 
     @cached_property
-    def _bounds(self) -> Tensor:
+    def bounds(self) -> Tensor:
         """First label and end of each stored dim, shape ``(dims, 2)``; one dim follows the other."""
         bounds = [(owner.start, owner.start + owner.size) for owner in self.stored]
         return torch.tensor(bounds, dtype=torch.long).reshape(-1, 2)
 
     @cached_property
-    def _channel_or_last(self) -> Tensor:
+    def channel_or_last(self) -> Tensor:
+        """`channel_of` with the number of channels in the place of `NOT_PRUNABLE`, shape ``(labels,)``."""
         return torch.where(self.channel_of == NOT_PRUNABLE, self.channels, self.channel_of)
-
-    def keep_labels(self, keep: Tensor) -> Tensor:
-        """Which labels survive when the channels ``keep`` (bool, shape ``(channels,)``) do."""
-        return torch.cat([keep, torch.ones(1, dtype=torch.bool)]).index_select(0, self._channel_or_last)
-
-    def _about(self, keep: Tensor) -> dict[str, Any]:
-        """What was found out about the last keep set, which several passes ask for."""
-        last: dict[str, Any] = self.__dict__.get("_last", {})
-        if last.get("keep") is not keep:
-            last = self.__dict__["_last"] = {"keep": keep}
-        return last
-
-    def known_sizes(self, keep: Tensor) -> KnownSizes:
-        """Kept sizes of planes that were looked up before; to be filled in by whoever looks up others."""
-        known: KnownSizes = self._about(keep).setdefault("sizes", {})
-        return known
-
-    def kept(self, keep: Tensor) -> Kept:
-        """Kept indices of each parameter or buffer dim that shrinks."""
-        if "kept" not in self._about(keep):
-            self._about(keep)["kept"] = self._kept(keep)
-        kept: Kept = self._about(keep)["kept"]
-        return kept
-
-    def _kept(self, keep: Tensor) -> Kept:
-        # all dims at once: a network has thousands
-        sizes, labels = self.kept_sizes(keep), self.keep_labels(keep).nonzero().flatten()
-        first = torch.searchsorted(labels, self._bounds[:1, 0])
-        labels = labels[int(first) : int(first) + int(sizes.sum())] if len(first) else labels[:0]
-        indices = (labels - self._bounds[:, 0].repeat_interleave(sizes)).split(sizes.tolist())
-        return {
-            (owner.name, owner.dim): of_dim
-            for owner, of_dim in zip(self.stored, indices, strict=True)
-            if len(of_dim) < owner.size
-        }
-
-    def kept_sizes(self, keep: Tensor) -> Tensor:
-        """What is left of each stored dim, in the order of `stored`, shape ``(dims,)``."""
-        left = torch.cat([torch.zeros(1, dtype=torch.long), self.keep_labels(keep).cumsum(0)])
-        return left.index_select(0, self._bounds[:, 1]) - left.index_select(0, self._bounds[:, 0])
-
-    def left_of_groups(self, keep: Tensor) -> list[int]:
-        """Channels that stay in each group."""
-        left = torch.cat([torch.zeros(1, dtype=torch.long), keep.cumsum(0)])
-        bounds = torch.tensor([(group.start, group.stop) for group in self.groups], dtype=torch.long).reshape(-1, 2)
-        counts: list[int] = (left[bounds[:, 1]] - left[bounds[:, 0]]).tolist()
-        return counts
 
     def classes(self) -> Kept:
         """The channel of each index of each stored dim, -1 where it is frozen."""
-        start, end = (int(self._bounds[0, 0]), int(self._bounds[-1, 1])) if self.stored else (0, 0)
+        start, end = (int(self.bounds[0, 0]), int(self.bounds[-1, 1])) if self.stored else (0, 0)
         channels = self.channel_of[start:end].split([owner.size for owner in self.stored])
         return {(owner.name, owner.dim): of_dim for owner, of_dim in zip(self.stored, channels, strict=True)}
 

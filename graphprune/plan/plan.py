@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from graphprune.capture import capture, unshare, unwrapped
 from graphprune.errors import ArtifactError, InputError, UserError, shown
 from graphprune.labels.dependencies import Dependencies
+from graphprune.labels.keep_set import KeepSet
 from graphprune.pass_manager.runner import Runner
 from graphprune.passes import pipelines
 from graphprune.plan.packed_masks import pack, unpack
@@ -168,7 +169,7 @@ class Plan:
     def _steps(self, program: Program) -> tuple[Kept, ...]:
         """All at once where the channels of the dense model allow it, which takes a fraction of the time."""
         try:
-            channels_of(program[Dependencies], self.kept)
+            keep_set_of_plan(program[Dependencies], self.kept)
         except ArtifactError:
             return self.rounds
         return (self.kept,) if self.kept else ()
@@ -176,39 +177,33 @@ class Plan:
 
 def _without(program: Program, kept: Kept) -> Program:
     """The program with only what is kept of it, analysed again."""
-    keep = channels_of(program[Dependencies], kept)
-    module = compact_module(program, program[Dependencies], keep)
-    smaller = program.pruned(module, kept, int((~keep).sum()))
+    keep = keep_set_of_plan(program[Dependencies], kept)
+    smaller = program.pruned(compact_module(program, keep), kept, keep.removed)
     return Runner().run(pipelines.reanalysis(), smaller)
 
 
-def channels_of(dependencies: Dependencies, kept: Kept) -> Tensor:
-    """The channels that a plan keeps, bool, shape ``(channels,)``.
+def keep_set_of_plan(dependencies: Dependencies, kept: Kept) -> KeepSet:
+    """What a plan keeps of a program.
 
     Raises:
         ArtifactError: the plan names what the model does not have, or would take channels apart.
     """
     owners = {(owner.name, owner.dim): owner for owner in dependencies.stored}
-    keep = torch.ones(dependencies.channels + 1, dtype=torch.bool)
     problems = []
     for key, indices in kept.items():
         owner = owners.get(key)
         if owner is None or len(indices) == 0 or int(indices.max()) >= owner.size or int(indices.min()) < 0:
             size = "has nothing of that name" if owner is None else f"has {owner.size} indices"
             problems.append(f"{key[0]} dim {key[1]}: the model {size}")
-            continue
-        removed = torch.ones(owner.size, dtype=torch.bool)
-        removed[indices] = False
-        keep[dependencies.channel_of[owner.start : owner.start + owner.size][removed]] = False
     if problems:
         raise ArtifactError(f"the plan does not fit the model:\n  {listed(problems)}")
-    found, wanted = dependencies.kept(keep[:-1]), kept_to_json(kept)
-    if not bool(keep[-1]) or kept_to_json(found) != wanted:
+    keep = KeepSet.of_indices(dependencies, kept)
+    if kept_to_json(keep.indices) != kept_to_json(kept):
         raise ArtifactError(
             "the plan does not fit the model: it keeps indices that cannot be kept apart from those it removes; "
             "was it made for another model or configuration, or by another version of graphprune?"
         )
-    return keep[:-1]
+    return keep
 
 
 def load_plan(path: Path) -> Plan:

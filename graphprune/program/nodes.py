@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Flag, auto
 from typing import Any
 
 import torch
@@ -36,3 +37,47 @@ def set_argument(node: fx.Node, position: int, name: str, value: Any) -> None:
         node.update_arg(position, value)
     else:
         node.update_kwarg(name, value)
+
+
+class Kind(Flag):
+    """What is known of an op by its name."""
+
+    UNKNOWN = 0
+    SIZELESS = auto()
+    """It holds no size of a channel dim, so that it follows a prune by itself."""
+    MOVES = auto()
+    """It moves or picks elements; each one that is left is itself."""
+    READS_SHAPE = auto()
+    """Torch is quick to tell its result without values, and right whatever the memory layout is."""
+    READS_SHAPE_IN_ORDER = auto()
+    """The same, of contiguous tensors alone."""
+
+
+_SIZELESS, _MOVES, _READS, _IN_ORDER = Kind.SIZELESS, Kind.MOVES, Kind.READS_SHAPE, Kind.READS_SHAPE_IN_ORDER
+
+KINDS: dict[str, Kind] = {
+    "permute": _MOVES | _SIZELESS | _READS,
+    "transpose": _MOVES | _SIZELESS | _READS,
+    "flatten": _MOVES | _SIZELESS | _IN_ORDER,
+    "contiguous": _MOVES | _SIZELESS,
+    **dict.fromkeys(("chunk", "expand", "getitem", "split", "squeeze", "unbind", "unsqueeze"), _MOVES | _READS),
+    **dict.fromkeys(("reshape", "unflatten", "view"), _MOVES | _IN_ORDER),
+    **dict.fromkeys(
+        ("clone", "movedim", "narrow", "select", "slice", "split_with_sizes", "squeeze_", "t", "t_", "tensor_split",
+         "transpose_", "unsqueeze_"),
+        _MOVES,
+    ),
+    **dict.fromkeys(("dim", "size"), _READS),
+    **dict.fromkeys(
+        ("adaptive_avg_pool2d", "add", "add_", "avg_pool2d", "cat", "concat", "div", "dropout", "gelu", "hardswish",
+         "iadd", "imul", "leaky_relu", "max_pool2d", "mean", "mul", "mul_", "relu", "relu_", "sigmoid", "silu", "sub",
+         "truediv"),
+        _SIZELESS,
+    ),
+}  # fmt: skip
+"""Kinds of functions, methods and ATen ops, by `op_name`."""
+
+
+def kind_of(node: fx.Node) -> Kind:
+    """What is known of the op that a node calls; nothing of layers, inputs, stored tensors and the output."""
+    return KINDS.get(op_name(node), Kind.UNKNOWN) if node.op in ("call_function", "call_method") else Kind.UNKNOWN

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from graphprune.labels.keep_set import KeepSet
 from graphprune.labels.operand import Operand
 from graphprune.labels.planes import KnownSizes, channel_planes, is_sample, kept_indices, kept_size, varying
 
@@ -63,20 +64,21 @@ class Resize:
     Attributes:
         module: The compact module, of which the graph is a part.
         node: The node, in the compact module's graph.
-        values: Old shapes and planes of every node's result, by node name.
-        keep: Bool per label.
-        sizes: Sizes that were looked up before.
+        keep: What is kept of the program.
     """
 
     module: nn.Module
     node: fx.Node
-    values: dict[str, Any]
-    keep: Tensor
-    sizes: KnownSizes = field(default_factory=dict, repr=False)
+    keep: KeepSet
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """Old shapes and planes of every node's result, by node name."""
+        return self.keep.dependencies.values
 
     def survivors(self, operand: Operand) -> Survivors:
         """An operand under the keep set."""
-        return Survivors(operand, self.keep, self.sizes)
+        return Survivors(operand, self.keep.labels, self.keep.known_sizes)
 
     def of(self, node: fx.Node) -> Survivors | None:
         """The tensor that a node gives; None for anything but a single tensor."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +13,6 @@ from graphprune.costs.measures import Measure
 from graphprune.criteria import Sensitivity
 from graphprune.deploy import TimingResult
 from graphprune.errors import BudgetError
-from graphprune.labels.dependencies import Dependencies
 from graphprune.latency.model import Calibration, LatencyModel
 from graphprune.latency.profiles import Profile
 from graphprune.latency.stopwatch import Stopwatch
@@ -21,41 +20,14 @@ from graphprune.passes import pipelines
 from graphprune.program.program import Program
 from graphprune.request.budget import Budget
 from graphprune.rounds.by_rank import ByRank
+from graphprune.rounds.correction import Correction, Try
 from graphprune.rounds.protocol import Run
-from graphprune.selection.record import Selection
+from graphprune.selection.record import Selection, keep_set_of
 
 log = logging.getLogger(__name__)
 
-TRIES, LOOKS = 6, 16
-"""Networks that are measured at most in a round, and limits that are tried, some of which give the same network."""
-
-AIM = 0.98
-"""What is aimed at, as a share of the budget: measurements differ by about two percent."""
-
-LEAST, MOST = 0.95, 1.02
-"""Measured latencies that end the correction, as shares of the budget; those above 1 only where no try is below."""
-
-MISTAKEN = 1.5
-"""Times that a prediction may be too high: what is beyond is not even tried."""
-
-
-@dataclass(frozen=True)
-class Try:
-    """One way to do a round.
-
-    Attributes:
-        selected: The program with its selection.
-        pruned: The compact program.
-        limit_ms: What the prediction had to keep to.
-        timing: Its measurement.
-        share: Measured latency as a share of what is allowed.
-    """
-
-    selected: Program
-    pruned: Program
-    limit_ms: float
-    timing: TimingResult
-    share: float
+CORRECTION = Correction()
+"""How measurements are corrected."""
 
 
 @dataclass
@@ -84,6 +56,10 @@ class ByLatency:
     timing: TimingResult | None = None
     bias: float = 1.0
     _met: float = 0.0
+
+    def check(self, program: Program, budget: Budget) -> None:
+        """As by rank."""
+        self.rank.check(program, budget)
 
     def is_met(self, budget: Budget, costs: Mapping[Measure, int]) -> bool:
         """Whether a round has done as much, and every count is within the budget."""
@@ -120,7 +96,7 @@ class ByLatency:
         allowed_ms = (1 - budget.latency) * self.dense_ms
         at_last_ms = (1 - self.budget.latency) * self.dense_ms
         narrowest_ms, widest_ms = self._narrowest_ms(model), float(model.ms(model.full))
-        if narrowest_ms > MISTAKEN * at_last_ms:
+        if narrowest_ms > CORRECTION.mistaken * at_last_ms:
             raise BudgetError(
                 f"latency: at most {at_last_ms:.4g} ms asked for, {narrowest_ms:.4g} ms predicted for the narrowest "
                 f"permitted widths, {widest_ms:.4g} ms for the present ones. Ask for less, lower "
@@ -130,14 +106,12 @@ class ByLatency:
         measured: list[Try] = []
 
         def attempt(limit_ms: float) -> Try:
-            passes = pipelines.pruning_by_widths(
-                self.rank.goal(budget), self.rank.limits, model, limit_ms, verify=self.rank.verify, seed=seed
-            )
-            selected = run("select", passes[:1], scored)
+            choice = pipelines.selecting_widths(self.rank.goal(budget), self.rank.limits, model, limit_ms)
+            selected = run("select", choice, scored)
             for known in measured:
                 if _keeps_the_same(known.selected, selected):
                     return replace(known, limit_ms=limit_ms)
-            pruned = run("prune", passes[1:], selected)
+            pruned = run("prune", pipelines.pruning(verify=self.rank.verify, seed=seed), selected)
             run("measure", (), pruned)
             timing = self.stopwatch.time(pruned.module)
             share = self._measured_ms(timing) / allowed_ms
@@ -145,10 +119,10 @@ class ByLatency:
             measured.append(Try(selected, pruned, limit_ms, timing, share))
             return measured[-1]
 
-        tries = [attempt(max(AIM * allowed_ms / self.bias, narrowest_ms))]
+        tries = [attempt(max(CORRECTION.aim * allowed_ms / self.bias, narrowest_ms))]
         # a round on the way need not be exact, but what it takes too much never comes back
         if budget.latency >= self.budget.latency or tries[0].share * allowed_ms < at_last_ms:
-            tries = _corrected(tries, attempt, narrowest_ms, widest_ms)
+            tries = CORRECTION.corrected(tries, attempt, narrowest_ms, widest_ms)
         best = min(tries, key=lambda each: (each.share > 1, abs(each.share - 1)))
         # what was measured counts: rounds that ask for no more than that have nothing to do
         self.timing, self._met = best.timing, max(budget.latency, 1 - best.share * allowed_ms / self.dense_ms)
@@ -168,50 +142,7 @@ class ByLatency:
 
 
 def _predicted_ms(model: LatencyModel, selected: Program) -> float:
-    return float(model.ms(np.array(selected[Dependencies].left_of_groups(selected[Selection].keep))))
-
-
-def _corrected(tries: list[Try], attempt: Callable[[float], Try], narrowest_ms: float, widest_ms: float) -> list[Try]:
-    """Tries again until a measurement fits, with limits between two predictions.
-
-    Raises:
-        BudgetError: none does.
-    """
-    while len({each.share for each in tries}) < TRIES and len(tries) < LOOKS:
-        if LEAST <= tries[-1].share <= 1:
-            break
-        limit_ms = min(max(_next_limit_ms(tries), narrowest_ms), max(widest_ms, tries[0].limit_ms))
-        if any(abs(limit_ms - each.limit_ms) < 1e-3 * limit_ms for each in tries):
-            break
-        try:
-            tries.append(attempt(limit_ms))
-        except BudgetError:  # narrower than the limits permit: what was found has to do
-            break
-    best, count = min(each.share for each in tries), len({each.share for each in tries})
-    if best > MOST:
-        narrowest = " The narrowest permitted widths are among them." if tries[-1].limit_ms == narrowest_ms else ""
-        raise BudgetError(
-            f"latency: {best:.1%} of the budget measured at best, of {count} network{'s' if count > 1 else ''}."
-            f"{narrowest} Ask for less, or lower min_channels or align"
-        )
-    return tries
-
-
-def _next_limit_ms(tries: Sequence[Try]) -> float:
-    """Between the nearest measurements below and above what is aimed at, or in proportion to the nearest.
-
-    Where that gave nothing wider, in growing steps: it may be a count that binds.
-    """
-    ordered = sorted(tries, key=lambda each: (each.share, each.limit_ms))
-    below = next((each for each in reversed(ordered) if each.share <= AIM), None)
-    above = next((each for each in ordered if each.share > AIM), None)
-    if below is None or above is None:
-        nearest = below or above or tries[-1]
-        return nearest.limit_ms * (AIM / nearest.share) ** sum(each.share == nearest.share for each in tries)
-    same = [each for each in tries if each.share in (below.share, above.share)]
-    # where a limit gave widths that were known already, halving finds the ones between, if there are any
-    part = 0.5 if len(same) > 2 else (AIM - below.share) / (above.share - below.share)
-    return below.limit_ms + part * (above.limit_ms - below.limit_ms)
+    return float(model.ms(np.array(keep_set_of(selected).left_of_groups)))
 
 
 def _keeps_the_same(first: Program, second: Program) -> bool:

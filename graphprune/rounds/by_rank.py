@@ -77,9 +77,8 @@ class ByRank:
 
     def prune(self, run: Run, scored: Program, budget: Budget, seed: int) -> tuple[Program, Program]:
         """See `Rounds`."""
-        passes = pipelines.pruning(self.goal(budget), self.limits, verify=self.verify, seed=seed)
-        selected = run("select", passes[:1], scored)
-        return selected, run("prune", passes[1:], selected)
+        selected = run("select", pipelines.selecting(self.goal(budget), self.limits), scored)
+        return selected, run("prune", pipelines.pruning(verify=self.verify, seed=seed), selected)
 
 
 def _nothing_prunable(program: Program, dependencies: Dependencies) -> str:

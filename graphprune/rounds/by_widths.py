@@ -36,6 +36,10 @@ class ByWidths:
         """None."""
         return None
 
+    def check(self, program: Program, budget: Budget) -> None:
+        """As by rank."""
+        self.rank.check(program, budget)
+
     def is_met(self, budget: Budget, costs: Mapping[Measure, int]) -> bool:
         """Whether every count is within the budget."""
         return self.rank.is_met(budget, costs)
@@ -47,9 +51,8 @@ class ByWidths:
     def prune(self, run: Run, scored: Program, budget: Budget, seed: int) -> tuple[Program, Program]:
         """See `Rounds`."""
         model = LatencyModel(scored, self.profile)
-        passes = pipelines.pruning_by_widths(
-            self.rank.goal(budget), self.rank.limits, model, float("inf"), at_least=budget == self.budget,
-            verify=self.rank.verify, seed=seed,
-        )  # fmt: skip
-        selected = run("select", passes[:1], scored)
-        return selected, run("prune", passes[1:], selected)
+        choice = pipelines.selecting_widths(
+            self.rank.goal(budget), self.rank.limits, model, float("inf"), at_least=budget == self.budget
+        )
+        selected = run("select", choice, scored)
+        return selected, run("prune", pipelines.pruning(verify=self.rank.verify, seed=seed), selected)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any
 
 from graphprune.costs.measures import Measure
 from graphprune.criteria import CRITERIA, Accumulate, Given, criterion_of
@@ -17,34 +17,15 @@ from graphprune.latency.model import Calibration, LatencyModel
 from graphprune.latency.profiles import Profile
 from graphprune.latency.stopwatch import Stopwatch
 from graphprune.program.program import Program
-from graphprune.registry import Registry, check_name
+from graphprune.registry import Registry
 from graphprune.request.budget import Budget
 from graphprune.request.limits import Limits
+from graphprune.request.settings import Granularity, Settings
 from graphprune.rounds.by_latency import ByLatency
 from graphprune.rounds.by_rank import ByRank
 from graphprune.rounds.by_weights import ByWeights, Jointly
 from graphprune.rounds.by_widths import ByWidths
 from graphprune.rounds.protocol import Rounds
-
-Granularity = Literal["channel", "weight", "mixed"]
-
-DeadPathsAre = Literal["keep", "remove"]
-"""What becomes of weights and channels that are left but lie on no path from input to output."""
-
-
-def granularity_of(given: str) -> Granularity:
-    """What goes, by name.
-
-    Raises:
-        OptionError: the name is unknown.
-    """
-    check_name("granularity", given, get_args(Granularity))
-    return given  # type: ignore[return-value]
-
-
-def counted_by(granularity: Granularity) -> Measure:
-    """What ``sparsity=`` is a share of."""
-    return "channels" if granularity == "channel" else "weights"
 
 
 def accumulate_of(given: str | None, granularity: Granularity) -> Accumulate:
@@ -72,30 +53,35 @@ def samples_together(granularity: Granularity) -> int:
 
 
 def rounds_of(
-    granularity: Granularity, criterion: Given | WeightCriterion, original: Mapping[Measure, int], limits: Limits, *,
-    resurrect: bool, dead_paths: str, verify: bool,
-) -> ByRank | ByWeights | Jointly:  # fmt: skip
+    settings: Settings, criterion: Given | WeightCriterion, original: Mapping[Measure, int], limits: Limits
+) -> Rounds:
     """How rounds go that take what is to go.
+
+    Args:
+        settings: What the user asks for.
+        criterion: Ranks what may go.
+        original: Costs of the dense program.
+        limits: Of the settings, or with what is known of the program's groups.
 
     Raises:
         OptionError: the criterion does not rank that, or an option means nothing there.
     """
-    check_name("dead_paths", dead_paths, get_args(DeadPathsAre))
-    on_paths = dead_paths == "remove"
+    granularity, verify = settings.granularity, settings.verify
+    on_paths = settings.dead_paths == "remove"
     if granularity == "channel":
         if on_paths:
             raise OptionError(
                 "dead_paths='remove': a channel that is left is on a path, for all of its weights are; dead paths come "
                 "with granularity='weight' or 'mixed'"
             )
-        if resurrect:
+        if settings.resurrect:
             raise OptionError("resurrect=True: channels are removed for real and cannot come back; weights can")
         if isinstance(criterion, str):
             _check_criterion(criterion, granularity, CRITERIA, WEIGHT_CRITERIA)
         return ByRank(criterion_of(criterion), original, limits, verify)
     if isinstance(criterion, str):
         _check_criterion(criterion, granularity, WEIGHT_CRITERIA, CRITERIA)
-    by_weights = ByWeights(_weight_criterion_of(criterion), original, resurrect, on_paths, verify)
+    by_weights = ByWeights(_weight_criterion_of(criterion), original, settings.resurrect, on_paths, verify)
     if granularity == "weight":
         if limits.min_channels != 1 or limits.align != 1:
             raise OptionError("min_channels and align are about channels; granularity='weight' removes none")
@@ -130,15 +116,14 @@ def _weight_criterion_of(given: object) -> WeightCriterion:
 
 
 def rounds_for(
-    program: Program, budget: Budget, how: Rounds, align: int | str, target: Profile | None, batch_size: int
+    program: Program, settings: Settings, how: Rounds, target: Profile | None, batch_size: int
 ) -> tuple[Rounds, Budget]:
     """How to meet a budget, and the budget with its latency as a share.
 
     Args:
         program: The analysed dense program.
-        budget: What has to be met.
+        settings: With the budget that has to be met, and the alignment.
         how: For what can be counted.
-        align: A multiple, which ``how`` knows already, or ``"auto"``; latencies go by the target's own in any case.
         target: Where latency is measured; this machine on one thread by default.
         batch_size: Of the measurement, where there is no target.
 
@@ -148,7 +133,8 @@ def rounds_for(
     """
     if target is not None and not isinstance(target, Profile):
         raise OptionError(f"target={target!r}: expected what graphprune.profile() gives")
-    if not budget.is_timed and align != "auto":
+    budget = settings.budget
+    if not budget.is_timed and settings.align != "auto":
         return how, budget
     if not isinstance(how, ByRank):
         raise OptionError("latency and align='auto' are about widths: they go with granularity='channel'")

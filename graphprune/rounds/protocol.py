@@ -23,6 +23,15 @@ class Rounds(Protocol):
     def timing(self) -> TimingResult | None:
         """The last measurement of latency; None where none was asked for."""
 
+    def check(self, program: Program, budget: Budget) -> None:
+        """Refuses a budget before any round.
+
+        Raises:
+            NothingToPruneError: nothing would be removed, or nothing can be.
+            BudgetError: the budget cannot be reached.
+            OptionError: it counts what these rounds do not.
+        """
+
     def is_met(self, budget: Budget, costs: Mapping[Measure, int]) -> bool:
         """Whether a program of these costs meets the budget."""
 

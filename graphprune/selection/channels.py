@@ -10,6 +10,7 @@ from torch import Tensor
 from graphprune.costs.model import CostModel
 from graphprune.errors import BudgetError
 from graphprune.labels.dependencies import Dependencies
+from graphprune.labels.keep_set import KeepSet
 from graphprune.request.limits import Limits
 from graphprune.selection.goal import Goal
 from graphprune.selection.record import Selection
@@ -50,7 +51,7 @@ def violations(costs: CostModel, keep: Tensor, goal: Goal, limits: Limits) -> li
     """What of goal and limits a keep set does not respect."""
     problems = [] if goal.is_met(costs, keep) else ["the goal is not met"]
     groups = costs.dependencies.groups
-    for group, left in zip(groups, costs.dependencies.left_of_groups(keep), strict=True):
+    for group, left in zip(groups, KeepSet.of(costs.dependencies, keep).left_of_groups, strict=True):
         if left != group.channels and left not in limits.counts(group):
             problems.append(f"group {group.id} keeps {left} of {group.channels} channels, which the limits forbid")
     return problems
@@ -151,7 +152,7 @@ def _bound(dependencies: Dependencies, importance: Tensor, keep: Tensor, limits:
         return ()
     threshold = float(removed.max())
     found = []
-    for group, left in zip(dependencies.groups, dependencies.left_of_groups(keep), strict=True):
+    for group, left in zip(dependencies.groups, KeepSet.of(dependencies, keep).left_of_groups, strict=True):
         smallest = min(limits.counts(group), default=group.channels)
         if left != smallest:
             continue
@@ -164,7 +165,7 @@ def _bound(dependencies: Dependencies, importance: Tensor, keep: Tensor, limits:
 def _unreachable(costs: CostModel, goal: Goal, limits: Limits, smallest: Tensor) -> str:
     lines = ["the budget cannot be reached:"]
     for name, limit in goal.limits.items():
-        least = getattr(costs, name)(smallest)
+        least = getattr(costs, name)(KeepSet.of(costs.dependencies, smallest))
         if least > limit:
             lines.append(f"  {name}: at most {limit} asked for, {least} are left at the least")
     binding = []

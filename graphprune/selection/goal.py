@@ -11,6 +11,7 @@ from torch import Tensor
 
 from graphprune.costs.measures import Measure
 from graphprune.costs.model import CostModel
+from graphprune.labels.keep_set import KeepSet
 from graphprune.request.budget import Budget
 
 
@@ -30,8 +31,9 @@ class Goal:
             limits[name] = original[name] - (round(exact) if name == "channels" else ceil(exact))
         return cls(limits)
 
-    def is_met(self, costs: CostModel, keep: Tensor) -> bool:
-        """Whether every cost is within its limit."""
+    def is_met(self, costs: CostModel, channels: Tensor) -> bool:
+        """Whether every cost is within its limit when some channels stay, bool, shape ``(channels,)``."""
+        keep = KeepSet.of(costs.dependencies, channels)
         return self.allows({name: getattr(costs, name)(keep) for name in self.limits})
 
     def allows(self, costs: Mapping[Measure, int]) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor
 from graphprune.costs.measures import MEASURES, Measure
 from graphprune.costs.model import CostModel, costs_of
 from graphprune.labels.dependencies import Dependencies
+from graphprune.labels.keep_set import KeepSet
 from graphprune.pass_manager.invariants import invariant
 from graphprune.program.facts import Fact
 from graphprune.program.program import Program
@@ -35,15 +36,20 @@ class Selection(Fact):
     masks: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+def keep_set_of(selected: Program) -> KeepSet:
+    """What a program's selection keeps of it."""
+    return KeepSet.of(selected[Dependencies], selected[Selection].keep)
+
+
 def weights_left(selected: Program) -> int:
     """Weights that are left and live once a selection is carried out."""
-    selection = selected[Selection]
-    return CostModel(selected.masked(selection.masks), selected[Dependencies]).weights(selection.keep)
+    masked, dependencies = selected.masked(selected[Selection].masks), selected[Dependencies]
+    return CostModel(masked, dependencies).weights(keep_set_of(selected))
 
 
 def costs_under(selected: Program) -> dict[Measure, int]:
     """All costs of a program once its selection is carried out."""
-    keep, costs = selected[Selection].keep, costs_of(selected)
+    keep, costs = keep_set_of(selected), costs_of(selected)
     counted: dict[Measure, int] = {name: getattr(costs, name)(keep) for name in MEASURES if name != "weights"}
     return counted | {"weights": weights_left(selected)}
 
@@ -59,6 +65,6 @@ def selection_keeps_every_group(program: Program) -> list[str]:
         return [f"the selection has {len(keep)} channels of {dependencies.channels}"]
     return [
         f"group {group.id} ({group.name}) keeps no channel"
-        for group, left in zip(dependencies.groups, dependencies.left_of_groups(keep), strict=True)
+        for group, left in zip(dependencies.groups, KeepSet.of(dependencies, keep).left_of_groups, strict=True)
         if not left
     ]

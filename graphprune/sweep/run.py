@@ -24,17 +24,23 @@ from graphprune.errors import BudgetError, OptionError, shown
 from graphprune.latency import Profile
 from graphprune.program.example import Example
 from graphprune.program.program import Program
-from graphprune.pruner import Progress, silent
+from graphprune.pruner import Pruner
 from graphprune.request.budget import Budget, is_share
 from graphprune.request.options import check_counts
+from graphprune.request.settings import Progress, silent
+from graphprune.request.signatures import takes_options_of
 from graphprune.sweep.result import DENSE, Kind, Point, Sweep
 
 _log = logging.getLogger(__name__)
+
+_OWN = ("sparsity", "budget", "schedule", "granularity")
+"""Options of `graphprune.compile` that a sweep decides itself."""
 
 LATENCIES = (0.3, 0.5, 0.7)
 """Shares of the latency that a sweep removes by default."""
 
 
+@takes_options_of(Pruner, but=_OWN)
 def sweep(
     model: nn.Module,
     example_input: Any,
@@ -121,10 +127,6 @@ class _Ranking:
         return self._scores
 
 
-_OWN = ("sparsity", "budget", "schedule", "granularity")
-"""Options of `graphprune.compile` that a sweep decides itself."""
-
-
 def _checked(latencies: Sequence[float], functions: dict[str, object], options: dict[str, Any]) -> tuple[float, ...]:
     """The shares, each once."""
     for name, function in functions.items():
@@ -133,7 +135,7 @@ def _checked(latencies: Sequence[float], functions: dict[str, object], options: 
     taken = [f"{name}=" for name in _OWN if name in options]
     if taken:
         raise OptionError(f"sweep: {', '.join(taken)} cannot be given; latencies= says how much goes, in one round")
-    known = inspect.signature(compile).parameters
+    known = inspect.signature(Pruner).parameters
     if unknown := [name for name in options if name not in known]:
         raise OptionError(f"sweep: there is no option '{unknown[0]}'; there are those of compile: {', '.join(known)}")
     try:

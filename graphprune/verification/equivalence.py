@@ -19,7 +19,7 @@ from graphprune.costs.pool import full_weights
 from graphprune.coupling.interpret import interpret
 from graphprune.coupling.labelled import Labelled, LabelRun
 from graphprune.errors import InputError, VerificationError, is_out_of_memory
-from graphprune.labels.dependencies import Dependencies
+from graphprune.labels.keep_set import KeepSet
 from graphprune.labels.labels import LabelSpace, ReplayedSpace
 from graphprune.labels.planes import gather
 from graphprune.process_state import private_random_state
@@ -52,15 +52,13 @@ class MaskedProgram:
     values: Mapping[str, Tensor]
 
     @classmethod
-    def of(
-        cls, program: Program, dependencies: Dependencies, keep: Tensor, masks: Mapping[str, Tensor] | None = None
-    ) -> MaskedProgram:
-        """Masks the channels of a program that ``keep`` (bool per channel) does not name, and dead weights."""
+    def of(cls, program: Program, keep: KeepSet, masks: Mapping[str, Tensor] | None = None) -> MaskedProgram:
+        """Masks what is not kept of a program, and dead weights."""
         tensors = stored_tensors(program.module) | (full_weights(program) if program.history.dormant else {})
         for name, mask in (masks or {}).items():
             tensors[name] = torch.where(mask.to(tensors[name].device), tensors[name].detach(), 0)
-        values = masked_tensors(tensors, dependencies.kept(keep))
-        return cls(program, dependencies.space, dependencies.keep_labels(keep), values)
+        values = masked_tensors(tensors, keep.indices)
+        return cls(program, keep.dependencies.space, keep.labels, values)
 
     def run(self, example: Example, record: Callable[[fx.Node, Any], None] = lambda node, result: None) -> Any:
         """The flat outputs, as `Labelled` tensors."""

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from graphprune.cli import app
+from graphprune.rounds.correction import Correction
 
 BATCHES = """
 import torch
@@ -29,7 +30,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GRAPHPRUNE_CACHE", str(tmp_path))
     monkeypatch.setattr("graphprune.latency.stopwatch.REPEATS", 3)
-    monkeypatch.setattr("graphprune.rounds.by_latency.MOST", 10.0)  # what a busy machine measures is not tested here
+    # what a busy machine measures is not tested here
+    monkeypatch.setattr("graphprune.rounds.by_latency.CORRECTION", Correction(most=10.0))
     return tmp_path
 
 

@@ -19,6 +19,7 @@ from graphprune.criteria.per_cost import savings_of
 from graphprune.criteria.sensitivity import Sensitivity
 from graphprune.errors import OptionError
 from graphprune.labels.dependencies import Dependencies
+from graphprune.labels.keep_set import KeepSet
 from graphprune.program.example import Example
 from graphprune.program.program import Program
 from graphprune.request.budget import Budget
@@ -37,7 +38,7 @@ MODELS: dict[str, Shape] = {
 
 def counted(program: Program, keep: Tensor, measure: Measure) -> int:
     """Costs of the network that is left, which is built and run (on the meta device, by torch's counter)."""
-    module = compact_module(program, program[Dependencies], keep)
+    module = compact_module(program, KeepSet.of(program[Dependencies], keep))
     if measure == "params":
         return count_parameters(module)
     return count_macs(module, program.inputs(), program.example.batch_size)

@@ -16,6 +16,7 @@ from graphprune.gates.insertion import GATE, GatedModule, can_be_per_sample, ins
 from graphprune.gates.placement import find_sites
 from graphprune.gates.site import Site
 from graphprune.labels.dependencies import Dependencies
+from graphprune.labels.keep_set import KeepSet
 from graphprune.program.example import Example
 from graphprune.program.module_state import evaluating
 from graphprune.program.program import Program
@@ -57,7 +58,7 @@ def closed(gates: GatedModule, channel: int, inputs: Tensor) -> Tensor:
 def masked(program: Program, dependencies: Dependencies, channel: int, inputs: Tensor) -> Tensor:
     keep = torch.ones(dependencies.channels, dtype=torch.bool)
     keep[channel] = False
-    (out,) = tree_leaves(MaskedProgram.of(program, dependencies, keep).run(Example.of(inputs)))
+    (out,) = tree_leaves(MaskedProgram.of(program, KeepSet.of(dependencies, keep)).run(Example.of(inputs)))
     value: Tensor = out.value
     return value
 

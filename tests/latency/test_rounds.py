@@ -27,7 +27,7 @@ EXAMPLE = torch.randn(2, 3, 8, 8)
 @pytest.fixture(params=[1.0, 0.8, 1.2])
 def power(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> float:
     monkeypatch.setattr(Counting, "power", request.param)
-    monkeypatch.setattr("graphprune.rounds.by_latency.Stopwatch", Counting)
+    monkeypatch.setattr("graphprune.rounds.choice.Stopwatch", Counting)
     return float(request.param)
 
 
@@ -91,7 +91,7 @@ class Busy(Stepped):
 def test_measurements_of_before_that_lead_nowhere_are_made_anew(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("graphprune.rounds.by_latency.Stopwatch", Counting)
+    monkeypatch.setattr("graphprune.rounds.choice.Stopwatch", Counting)
     found = compiled(Budget(latency=0.6), target=Busy(HERE, of_before=True, step=4))
     assert 0.95 * 0.4 <= share_left(found) <= 0.4 * 1.02
     assert "Measuring operators anew" in caplog.text
@@ -141,7 +141,7 @@ def test_a_criterion_that_is_a_square_is_not_squared_again() -> None:
 
 
 def test_the_same_widths_are_not_measured_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("graphprune.rounds.by_latency.Stopwatch", Counting)
+    monkeypatch.setattr("graphprune.rounds.choice.Stopwatch", Counting)
     monkeypatch.setattr(Counting, "power", 0.8)
     seen: list[tuple[int, ...]] = []
 
@@ -168,7 +168,7 @@ def test_steps_that_bind_are_named() -> None:
 
 
 def test_a_round_has_nothing_to_do_where_an_earlier_one_measured_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("graphprune.rounds.by_latency.Stopwatch", Counting)
+    monkeypatch.setattr("graphprune.rounds.choice.Stopwatch", Counting)
     found = compiled(Budget(latency=0.5), schedule=lambda share: [0.99 * share, share])  # two percent more are aimed at
     first, second = found.report.rounds
     assert first.removed and not second.removed
@@ -176,7 +176,7 @@ def test_a_round_has_nothing_to_do_where_an_earlier_one_measured_enough(monkeypa
 
 
 def test_a_count_that_binds_ends_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("graphprune.rounds.by_latency.Stopwatch", Counting)
+    monkeypatch.setattr("graphprune.rounds.choice.Stopwatch", Counting)
     stages: list[str] = []
     found = compiled(Budget(latency=0.5, params=0.6), progress=lambda stage, done, total: stages.append(stage))
     assert 0.6 <= found.report.achieved["params"] < 0.61
@@ -185,7 +185,7 @@ def test_a_count_that_binds_ends_the_search(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_narrowest_widths_are_named_where_they_are_too_slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("graphprune.rounds.by_latency.Stopwatch", Counting)
+    monkeypatch.setattr("graphprune.rounds.choice.Stopwatch", Counting)
     narrowest = r"of 1 network\. The narrowest permitted widths are among them\. Ask for less"
     with pytest.raises(BudgetError, match=narrowest):
         compiled(Budget(latency=0.95), min_channels=17)

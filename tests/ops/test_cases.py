@@ -18,6 +18,7 @@ from graphprune.coupling.labelled import Labelled
 from graphprune.gates.insertion import GatedModule, insert_gates
 from graphprune.gates.placement import find_sites
 from graphprune.labels.dependencies import Dependencies
+from graphprune.labels.keep_set import KeepSet
 from graphprune.pass_manager.runner import Runner
 from graphprune.passes import pipelines
 from graphprune.program.example import Example
@@ -92,8 +93,8 @@ def test_a_second_round_verifies(case: Case) -> None:
     first = compare(case, found, random_keep(found.dependencies, seed=7))
     again = Runner().run(pipelines.reanalysis(), first)
     keep = random_keep(again[Dependencies], seed=8)
-    second = again.with_module(compact_module(again, again[Dependencies], keep))
-    verify_compact(MaskedProgram.of(again, again[Dependencies], keep), second)
+    second = again.with_module(compact_module(again, KeepSet.of(again[Dependencies], keep)))
+    verify_compact(MaskedProgram.of(again, KeepSet.of(again[Dependencies], keep)), second)
 
 
 @rows
@@ -132,7 +133,7 @@ def test_a_closed_gate_is_a_removed_channel(case: Case) -> None:
     for group in found.dependencies.groups[:3]:
         gate, keep = torch.ones(gated.channels + 1), torch.ones(gated.channels, dtype=torch.bool)
         gate[group.start], keep[group.start] = 0, False
-        masked = MaskedProgram.of(found.program, found.dependencies, keep).run(found.example)
+        masked = MaskedProgram.of(found.program, KeepSet.of(found.dependencies, keep)).run(found.example)
         expected = [leaf.value for leaf in tree_leaves(masked) if isinstance(leaf, Labelled)]
         compare_gated(gated, gate, expected, found)
 
@@ -149,10 +150,10 @@ def compare_gated(gated: GatedModule, gate: Tensor, expected: list[Tensor], foun
 def compare(case: Case, found: Analysed, keep: Tensor) -> Program:
     """Masked equals compact, by the built-in verifier and, where nothing mixes channels, by zeroing the user's
     model."""
-    module = compact_module(found.program, found.dependencies, keep)
-    kept = found.dependencies.kept(keep)
+    module = compact_module(found.program, KeepSet.of(found.dependencies, keep))
+    kept = KeepSet.of(found.dependencies, keep).indices
     compact = found.program.pruned(module, kept, int((~keep).sum()))
-    verify_compact(MaskedProgram.of(found.program, found.dependencies, keep), compact)
+    verify_compact(MaskedProgram.of(found.program, KeepSet.of(found.dependencies, keep)), compact)
     assert bool(kept) == (not bool(keep.all()))
     if case.mixing:
         return compact

@@ -28,6 +28,7 @@ from graphprune.coupling.shapes import RecordedShapes
 from graphprune.deploy.onnx_export import export_onnx
 from graphprune.errors import ExportError
 from graphprune.labels.dependencies import Dependencies
+from graphprune.labels.keep_set import KeepSet
 from graphprune.pass_manager.runner import Runner
 from graphprune.passes import pipelines
 from graphprune.passes.prune_channels import PruneChannels
@@ -122,7 +123,7 @@ def pruned_in_rounds(program: Program, below: Below, rounds: int) -> tuple[Progr
         keep = random_keep(dependencies_of(program), below)
         removed.append(int((~keep).sum()))
         if removed[-1]:
-            steps.append(dependencies_of(program).kept(keep))
+            steps.append(KeepSet.of(dependencies_of(program), keep).indices)
             program = pruned(program, keep)
     return program, tuple(removed), steps
 

@@ -14,12 +14,12 @@ from graphprune.criteria.weights import WeightCriterion
 from graphprune.errors import OptionError
 from graphprune.pruner import Pruner
 from graphprune.request.schedule import Schedule
+from graphprune.request.settings import DeadPathsAre, Granularity
 from graphprune.research.datasets import Dataset, sensitivity_batches
 from graphprune.research.methods.channels import example_of
 from graphprune.research.methods.method import METHODS, Target, Trained, check_sparsity, trainer_of
 from graphprune.research.metrics import node_sparsity, weight_sparsity
 from graphprune.research.training import Recipe, Trainer
-from graphprune.rounds.choice import DeadPathsAre, Granularity
 
 SAMPLES = 2560
 """Sensitivity samples of an event. Source: section 4 of the SNIP-it paper."""

@@ -1,0 +1,115 @@
+"""What a user asks for, apart from model, data and criterion: checked once, before anything else happens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from graphprune.costs.measures import Measure
+from graphprune.pass_manager.runner import Runner
+from graphprune.program.program import Attention
+from graphprune.registry import check_name
+from graphprune.request.budget import Budget, budget_of
+from graphprune.request.limits import Limits
+from graphprune.request.options import attention_of, check_options, check_switches, limits_of
+from graphprune.request.schedule import Schedule, targets_of
+
+Granularity = Literal["channel", "weight", "mixed"]
+"""What goes: whole channels, single weights, or both."""
+
+DeadPathsAre = Literal["keep", "remove"]
+"""What becomes of weights and channels that are left but lie on no path from input to output."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, rounds done, and rounds in all."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options of `graphprune.compile` in the form in which they are used; see there for what they mean.
+
+    Attributes:
+        granularity: What goes.
+        budget: How much goes.
+        schedule: Leads up to the budget.
+        limits: Floors and alignment.
+        align: A multiple, or ``"auto"``.
+        protect: Name patterns of what stays.
+        attention: What goes of attention.
+        resurrect: Whether weights can come back.
+        dead_paths: What becomes of what is on no path.
+        samples: Sensitivity samples per round.
+        verify: Whether each round is proved.
+        strict: Whether what is frozen for want of a rule is refused.
+        seed: Of everything random.
+        progress: Called with what is being done.
+        runner: Runs the passes.
+    """
+
+    granularity: Granularity
+    budget: Budget
+    schedule: str | Schedule
+    limits: Limits
+    align: int | str
+    protect: tuple[str, ...]
+    attention: Attention
+    resurrect: bool
+    dead_paths: DeadPathsAre
+    samples: int
+    verify: bool
+    strict: bool
+    seed: int
+    progress: Progress
+    runner: Runner
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Settings:
+        """Checks options as a user gives them, by name; those of other parts are passed over.
+
+        Raises:
+            OptionError: an option has no such value; `BudgetError` for a budget that makes no sense.
+        """
+        granularity = granularity_of(given["granularity"])
+        budget = budget_of(given["sparsity"], given["budget"], counted_by(granularity))
+        limits = limits_of(given["min_channels"], given["align"])
+        check_switches(**{name: given[name] for name in ("verify", "strict", "resurrect")})
+        check_name("dead_paths", given["dead_paths"], get_args(DeadPathsAre))
+        targets_of(given["schedule"], budget.sparsity)  # refuses what leads nowhere
+        check_options(given["samples"], given["protect"], given["seed"], given["progress"], given["runner"])
+        return cls(
+            granularity=granularity,
+            budget=budget,
+            schedule=given["schedule"],
+            limits=limits,
+            align=given["align"],
+            protect=tuple(given["protect"]),
+            attention=attention_of(given["attention"], granularity),
+            resurrect=given["resurrect"],
+            dead_paths=given["dead_paths"],
+            samples=given["samples"],
+            verify=given["verify"],
+            strict=given["strict"],
+            seed=given["seed"],
+            progress=given["progress"] or silent,
+            runner=Runner() if given["runner"] is None else given["runner"],
+        )
+
+
+def granularity_of(given: str) -> Granularity:
+    """What goes, by name.
+
+    Raises:
+        OptionError: the name is unknown.
+    """
+    check_name("granularity", given, get_args(Granularity))
+    return given  # type: ignore[return-value]
+
+
+def counted_by(granularity: Granularity) -> Measure:
+    """What ``sparsity=`` is a share of."""
+    return "channels" if granularity == "channel" else "weights"
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """Progress that nobody asked for."""
