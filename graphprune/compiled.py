@@ -13,10 +13,12 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from graphprune.criteria.samples import SampleStream
-from graphprune.deploy import ExportResult, TimingResult, export_onnx, onnx_feeds, time_interleaved
+from graphprune.deploy import ExportResult, TimingResult
 from graphprune.errors import VerificationError
 from graphprune.labels.dependencies import Dependencies
 from graphprune.labels.keep_set import KeepSet
+from graphprune.pass_manager.runner import Runner
+from graphprune.passes import pipelines
 from graphprune.plan.plan import Plan, on_device_of
 from graphprune.program.example import Example
 from graphprune.program.program import Program, device_of
@@ -69,7 +71,6 @@ class Compiled:
         """
         self._check_masks()
         keep = KeepSet.of_indices(self._original[Dependencies], self.plan.kept)
-        assert {k: v.tolist() for k, v in keep.indices.items()} == {k: v.tolist() for k, v in self.plan.kept.items()}
         dense, compact = self._dense(), stored_tensors(self.module)
         values = {
             name: embedded(compact[name], tensor, name, self.plan.kept)
@@ -106,11 +107,12 @@ class Compiled:
             ExportError: the file would not be valid or would not compute the same; nothing is written then.
             OptionError: the precision is unknown.
         """
-        return self._exported(self.module, path, precision, self._calibration(data, samples))
+        return self._exported(self.module, path, precision, self._calibration(data, samples))[ExportResult]
 
-    def _exported(self, module: nn.Module, path: str | Path, precision: str, data: Sequence[Example]) -> ExportResult:
-        example = on_device_of(self.module, self._compact.example)
-        return export_onnx(module, example.args, example.kwargs, path, precision=precision, calibration=data)
+    def _exported(self, module: fx.GraphModule, path: str | Path, precision: str, data: Sequence[Example]) -> Program:
+        """A module as it is now, whatever its owner made of it, with what was measured on its file."""
+        bare = Program(module, on_device_of(self.module, self._compact.example), self._compact.captured_by)
+        return Runner().run(pipelines.exporting(Path(path), precision, data), bare)
 
     def _calibration(self, data: Iterable[Any] | None, samples: int) -> list[Example]:
         if data is None:
@@ -143,13 +145,13 @@ class Compiled:
         """
         batch = self._batch_size if batch is None else batch
         check_counts(batch=batch, threads=threads, repeats=repeats)
-        example, calibration = on_device_of(self.module, self._compact.example), self._calibration(data, samples=256)
+        calibration = self._calibration(data, samples=256)
         with tempfile.TemporaryDirectory() as directory:
-            paths = {"dense": Path(directory) / "dense.onnx", "compact": Path(directory) / "compact.onnx"}
-            for name, module in {"dense": self._dense().module, "compact": self.module}.items():
-                self._exported(module, paths[name], precision, calibration)
-            feeds = onnx_feeds(self.module, example.resized(batch))
-            return time_interleaved(paths, feeds, provider=provider, threads=threads, repeats=repeats)
+            dense, compact = Path(directory) / "dense.onnx", Path(directory) / "compact.onnx"
+            self._exported(self._dense().module, dense, precision, calibration)
+            exported = self._exported(self.module, compact, precision, calibration)
+            timed = Runner().run(pipelines.timing(dense, batch, provider, threads, repeats), exported)
+        return timed[TimingResult]
 
     def save(self, directory: str | Path, *, onnx: bool = True) -> Path:
         """Writes plan, weights, ONNX file and report into a directory; `graphprune.load` reads it.

@@ -6,10 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from graphprune.capture import capture
 from graphprune.latency.model import LatencyModel
 from graphprune.latency.profiles import Profile
-from graphprune.pass_manager.runner import Runner
 from graphprune.passes import pipelines
 
 
@@ -41,7 +39,7 @@ def profile(
     """
     found = Profile.here(provider, threads, batch, dtype)
     if model is not None:
-        latency = LatencyModel(Runner().run(pipelines.analysis(), capture(model, example_input)), found)
+        latency = LatencyModel(pipelines.analysed(model, example_input), found)
         latency.ms(latency.full)
         latency.steps()
     return found

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.optim import Optimizer
 
-from graphprune.capture import capture, kept_in_evaluation, unshare, unwrapped
+from graphprune.capture import kept_in_evaluation, unshare, unwrapped
 from graphprune.compiled import Compiled
 from graphprune.costs.measures import MEASURES, Measure
 from graphprune.costs.model import costs_of
@@ -33,8 +33,8 @@ from graphprune.plan.plan import Plan
 from graphprune.program.example import Example
 from graphprune.program.facts import FirstAnalysis
 from graphprune.program.program import Origin, Program, device_of
-from graphprune.program.tensors import Kept, stored_parameters
-from graphprune.report import Report, Round, build_report, left_in_evaluation
+from graphprune.program.tensors import Kept
+from graphprune.report import Report, Round, build_report, dropped_parameters, left_in_evaluation
 from graphprune.request.budget import Budget
 from graphprune.request.schedule import Schedule, targets_of
 from graphprune.request.settings import Progress, Settings
@@ -129,11 +129,12 @@ class Pruner:
 
     def _analysed(self, model: nn.Module, example_input: Any) -> Program:
         settings = self._settings
-        captured = capture(model, example_input, settings.protect, settings.attention, verify=settings.verify)
-        original = settings.runner.run(pipelines.analysis(), captured)
+        original = pipelines.analysed(
+            model, example_input, settings.protect, settings.attention, verify=settings.verify, runner=settings.runner
+        )
         if settings.strict:
             refuse_gaps(original)
-        self._dropped = _dropped(model, original)
+        self._dropped = dropped_parameters(model, original)
         self._evaluating = kept_in_evaluation(model, original.module)
         if self._evaluating:
             log.warning("%s", left_in_evaluation(self._model_name, self._evaluating))
@@ -301,8 +302,3 @@ class Pruner:
     def _achieved(self) -> dict[Measure, float]:
         before = self._costs_before
         return {name: 1 - self._costs[name] / before[name] for name in MEASURES if before[name]}
-
-
-def _dropped(model: nn.Module, program: Program) -> tuple[str, ...]:
-    known = {name for name, _ in program.module.named_parameters(remove_duplicate=False)}
-    return tuple(name for name in stored_parameters(model) if name not in known)

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
 from graphprune.costs.measures import Measure
 from graphprune.coupling.explain import path_to_cause, told
@@ -19,7 +19,7 @@ from graphprune.labels.dependencies import Dependencies
 from graphprune.labels.keep_set import KeepSet
 from graphprune.paths.dead import DeadPaths
 from graphprune.program.program import Program
-from graphprune.program.tensors import Kept
+from graphprune.program.tensors import Kept, stored_parameters
 from graphprune.verification.record import Verification
 
 
@@ -247,3 +247,9 @@ def frozen_rows(program: Program, dependencies: Dependencies) -> tuple[FrozenRow
             steps = path_to_cause(program, owner.name, owner.dim)
             rows.append(FrozenRow(owner.name, frozen, owner.size, str(steps[-1].cause), told(steps)))
     return tuple(rows)
+
+
+def dropped_parameters(model: nn.Module, program: Program) -> tuple[str, ...]:
+    """Parameters of the user's model that its program does not have, for nothing reads them in evaluation mode."""
+    known = {name for name, _ in program.module.named_parameters(remove_duplicate=False)}
+    return tuple(name for name in stored_parameters(model) if name not in known)

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from graphprune.criteria.criterion import Criterion
+from torch import nn
+
+from graphprune.criteria.criterion import Criterion, gating_of
 from graphprune.criteria.sensitivity import Sensitivity
 from graphprune.criteria.weights import WeightCriterion
 from graphprune.latency.model import LatencyModel
 from graphprune.pass_manager.protocol import Pass
+from graphprune.pass_manager.runner import Runner
 from graphprune.passes.build_dependencies import BuildDependencies
+from graphprune.passes.drop_dead_nodes import DropDeadNodes
+from graphprune.passes.export_onnx import ExportOnnx
 from graphprune.passes.fix_channel_sizes import FixChannelSizes
+from graphprune.passes.insert_gates import InsertGates
 from graphprune.passes.mask_weights import MaskWeights
 from graphprune.passes.prune_channels import PruneChannels
 from graphprune.passes.remove_dead_paths import RemoveDeadPaths
@@ -20,7 +28,11 @@ from graphprune.passes.select_channels import SelectChannels
 from graphprune.passes.select_jointly import SelectJointly
 from graphprune.passes.select_weights import SelectWeights
 from graphprune.passes.select_widths import SelectWidths
+from graphprune.passes.time_onnx import TimeOnnx
+from graphprune.passes.trace import Trace
 from graphprune.passes.verify_prune import VerifyPrune
+from graphprune.program.example import Example
+from graphprune.program.program import Attention, Program
 from graphprune.request.limits import Limits
 from graphprune.selection.goal import Goal
 
@@ -31,7 +43,7 @@ def analysis(choices: Mapping[str, bool] | None = None) -> Sequence[Pass]:
     Args:
         choices: See `BuildDependencies`.
     """
-    return (BuildDependencies(choices or {}), FixChannelSizes())
+    return (DropDeadNodes(), BuildDependencies(choices or {}), FixChannelSizes())
 
 
 def reanalysis() -> Sequence[Pass]:
@@ -40,8 +52,15 @@ def reanalysis() -> Sequence[Pass]:
 
 
 def scoring(criterion: Criterion, sensitivity: Sensitivity) -> Sequence[Pass]:
-    """The first half of a round."""
-    return (ScoreChannels(criterion, sensitivity),)
+    """The first half of a round; gates come first where the criterion reads them."""
+    gating = gating_of(criterion, sensitivity)
+    gates = () if gating is None else (InsertGates(gating),)
+    return (*gates, ScoreChannels(criterion, sensitivity))
+
+
+def gating() -> Sequence[Pass]:
+    """What shows a program with its gates."""
+    return (InsertGates(),)
 
 
 def scoring_weights(criterion: WeightCriterion, sensitivity: Sensitivity) -> Sequence[Pass]:
@@ -89,3 +108,22 @@ def pruning(*, verify: bool, seed: int) -> Sequence[Pass]:
     """What removes the channels that do not stay."""
     proof = (VerifyPrune(seed),) if verify else ()
     return (PruneChannels(), *proof)
+
+
+def exporting(path: Path, precision: str = "float32", calibration: Sequence[Example] = ()) -> Sequence[Pass]:
+    """What writes a program as an ONNX file."""
+    return (ExportOnnx(path, precision, calibration),)
+
+
+def timing(dense: Path, batch: int, provider: str, threads: int, repeats: int) -> Sequence[Pass]:
+    """What measures an exported program beside the dense one."""
+    return (TimeOnnx(dense, batch, provider, threads, repeats),)
+
+
+def analysed(
+    model: nn.Module, example_input: Any, protect: tuple[str, ...] = (), attention: Attention = "heads", *,
+    verify: bool = True, runner: Runner | None = None,
+) -> Program:  # fmt: skip
+    """From a model to its analysed program; see `Trace` for the options."""
+    runner = runner or Runner()
+    return runner.run(analysis(), runner.start(Trace(example_input, protect, attention, verify), model))

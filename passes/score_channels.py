@@ -9,6 +9,7 @@ from typing import ClassVar
 from graphprune.criteria.criterion import Criterion, scores_of
 from graphprune.criteria.scores import Scores, remark
 from graphprune.criteria.sensitivity import Sensitivity
+from graphprune.gates.insertion import GatedModule
 from graphprune.labels.dependencies import Dependencies
 from graphprune.pass_manager.protocol import Pass, PassResult
 from graphprune.program.facts import Fact
@@ -25,6 +26,7 @@ class ScoreChannels(Pass):
     sensitivity: Sensitivity
     needs: ClassVar[frozenset[type[Fact]]] = frozenset({Dependencies})
     provides: ClassVar[frozenset[type[Fact]]] = frozenset({Scores})
+    drops: ClassVar[frozenset[type[Fact]]] = frozenset({GatedModule})
 
     def run(self, program: Program) -> PassResult:
         """Fills in scores.
@@ -37,4 +39,4 @@ class ScoreChannels(Pass):
         if len(scores.importance.unique()) == 1 < channels:
             log.warning("all %d channels have the same %s: their ranking is arbitrary", channels, scores.criterion)
         told = remark(scores.criterion, scores.samples, scores.loss)
-        return PassResult(program.knowing(scores), True, (told,))
+        return PassResult(program.without(GatedModule).knowing(scores), True, (told,))

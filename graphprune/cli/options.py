@@ -179,10 +179,15 @@ def floor(min_channels: str) -> int | str:
 
 
 def pass_names() -> list[str]:
-    """Names of all passes that the pipelines put together, sorted."""
+    """Names of all passes that a compilation runs, sorted."""
     found = (entry for entry in vars(pipelines).values() if isinstance(entry, type) and issubclass(entry, Pass))
     # the name comes from the class alone, and options need not be made up for it
-    return sorted(object.__new__(entry).name for entry in found if entry is not Pass)
+    names = {object.__new__(entry).name for entry in found if entry is not Pass}
+    return sorted(names - _OF_FILES)
+
+
+_OF_FILES = {"export-onnx", "time-onnx"}
+"""Passes that come after a compilation, each on a network that is done."""
 
 
 def check_pass(option: str, name: str, known: Iterable[str]) -> None:

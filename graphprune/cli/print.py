@@ -26,10 +26,11 @@ time.
 Examples:
   graphprune print paper:lenet5
   graphprune print torchvision:resnet18 --after capture
+  graphprune print paper:lenet5 --after insert-gates
   graphprune print paper:lenet5 --sparsity 0.5 --after prune-channels
 """
 
-CAPTURE = "capture"
+CAPTURED, GATES = ("capture", "trace"), "insert-gates"
 
 
 def command(
@@ -38,7 +39,7 @@ def command(
         str | None,
         typer.Option(
             metavar="PASS",
-            help=f"Where to stop: {CAPTURE}, {', '.join(options.pass_names())}. Default: the last pass that runs.",
+            help=f"Where to stop: {', '.join(CAPTURED)}, {', '.join(options.pass_names())}. Default: the last pass that runs.",
         ),
     ] = None,
     sparsity: options.Sparsity = None,
@@ -51,19 +52,20 @@ def command(
 ) -> None:
     """Prints the program after the pass, as it was when that pass ran for the last time."""
     if after is not None:
-        options.check_pass("--after", after, (CAPTURE, *options.pass_names()))
+        options.check_pass("--after", after, (*CAPTURED, *options.pass_names()))
     granularity_of(granularity)
     if sparsity is None and (granularity != "channel" or criterion != "elasticity"):
         raise OptionError("--granularity and --criterion are those of a round; give --sparsity, such as --sparsity 0.5")
     named = build_model(model, input_shape, weights, seed)
     program = capture(named.module, named.example, tuple(protect or ()))
-    if after == CAPTURE:
+    if after in CAPTURED:
         typer.echo(print_program(program), nl=False)
         return
     texts: list[str] = []
     runner = Runner(print_after=frozenset([after] if after else options.pass_names()), emit=texts.append)
     if sparsity is None:
-        runner.run(pipelines.analysis(), program)
+        gates = pipelines.gating() if after == GATES else ()
+        runner.run((*pipelines.analysis(), *gates), program)
     else:
         _one_round(
             named, runner, sparsity=sparsity, protect=program.protect, granularity=granularity, criterion=criterion,

@@ -10,6 +10,7 @@ from torch import Tensor
 from graphprune.criteria.scores import Scores
 from graphprune.criteria.sensitivity import Sensitivity
 from graphprune.errors import OptionError
+from graphprune.gates.insertion import Gating
 from graphprune.labels.dependencies import Dependencies
 from graphprune.program.program import Program
 from graphprune.registry import Registry
@@ -22,6 +23,20 @@ class Criterion(Protocol):
     def __call__(self, program: Program, sensitivity: Sensitivity) -> Scores | Tensor:
         """Importance of each channel, alone as a tensor of shape ``(channels,)``; the program is not changed."""
         ...
+
+
+@runtime_checkable
+class ReadsGates(Protocol):
+    """A criterion that reads gates, which a pass inserts before it."""
+
+    def gating(self, sensitivity: Sensitivity) -> Gating | None:
+        """The gates that it reads; None where it reads none after all."""
+        ...
+
+
+def gating_of(criterion: object, sensitivity: Sensitivity) -> Gating | None:
+    """The gates that a criterion reads; None for one that reads none."""
+    return criterion.gating(sensitivity) if isinstance(criterion, ReadsGates) else None
 
 
 CRITERIA: Registry[Any] = Registry("criterion")

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from graphprune.criteria.criterion import CRITERIA
 from graphprune.criteria.losses import evaluate_loss
@@ -17,12 +16,10 @@ from graphprune.criteria.samples import Batch
 from graphprune.criteria.scores import Scores
 from graphprune.criteria.sensitivity import Accumulate, Sensitivity
 from graphprune.errors import LossError, is_out_of_memory
-from graphprune.gates.insertion import GatedModule, can_be_per_sample, insert_gates
-from graphprune.gates.placement import find_sites
-from graphprune.labels.dependencies import Dependencies
+from graphprune.gates.gating import gated_module
+from graphprune.gates.insertion import GatedModule, Gating
 from graphprune.process_state import private_random_state
 from graphprune.program.program import Program, device_of
-from graphprune.program.tensors import Layers
 
 ACCUMULATE: dict[Accumulate, Callable[[Tensor], Tensor]] = {
     "signed": lambda gradient: gradient,
@@ -51,6 +48,10 @@ class Elasticity:
     training: bool = False
     before_normalisation: bool = False
 
+    def gating(self, sensitivity: Sensitivity) -> Gating:
+        """Gates of all samples together where their gradients add up as they are, else of each by itself."""
+        return Gating(self.before_normalisation, per_sample=sensitivity.accumulate != "signed")
+
     def __call__(self, program: Program, sensitivity: Sensitivity) -> Scores:
         """Draws the samples and scores the channels; leaves no trace on the program or the random state.
 
@@ -58,8 +59,8 @@ class Elasticity:
             InputError: the data is empty or does not fit the model.
             LossError: the loss or its gradient is not finite, or the loss is 0.
         """
-        passed = _normalisations(program) if self.before_normalisation else frozenset[str]()
-        mean, loss, count = mean_gate_gradient(program, sensitivity, training=self.training, passed=passed)
+        gating = self.gating(sensitivity)
+        mean, loss, count = mean_gate_gradient(program, sensitivity, gating, training=self.training)
         if loss == 0:
             raise LossError(
                 "the mean loss of the sensitivity samples is 0; elasticity is relative to the loss. Give other data, "
@@ -72,23 +73,16 @@ class Elasticity:
 CRITERIA.register("elasticity")(Elasticity())
 
 
-def _normalisations(program: Program) -> frozenset[str]:
-    """Nodes that hold a BatchNorm, by name: those that do not mix channels."""
-    layers = Layers(program.module)
-    calls = [node for node in program.module.graph.nodes if node.op == "call_module"]
-    return frozenset(node.name for node in calls if isinstance(layers.called_by(node), _BatchNorm))
-
-
 def mean_gate_gradient(
-    program: Program, sensitivity: Sensitivity, *, training: bool = False, passed: frozenset[str] = frozenset()
+    program: Program, sensitivity: Sensitivity, gating: Gating, *, training: bool = False
 ) -> tuple[Tensor, float, int]:
     """Draws the samples; leaves no trace on the program or the random state.
 
     Args:
-        program: With its dependencies.
+        program: With its dependencies, and with its gates where the pass that inserts them has run.
         sensitivity: Data, and how samples add up.
+        gating: The gates that are needed.
         training: With batch statistics and dropout, as in training.
-        passed: Normalisations that gates come before; see `find_sites`.
 
     Returns:
         Mean over samples of the accumulated gradients of the loss in the gates, float64, on the CPU, shape
@@ -98,16 +92,14 @@ def mean_gate_gradient(
         InputError: the data is empty or does not fit the model.
         LossError: the loss or its gradient is not finite.
     """
-    dependencies = program[Dependencies]
-    sites = find_sites(program, dependencies, passed)
-    signed = sensitivity.accumulate == "signed"
-    separable = all(map(can_be_per_sample, sites))
-    gated = insert_gates(program, dependencies, sites, per_sample=not signed and separable)
+    gated = program.get(GatedModule)
+    if gated is None or gated.gating != gating:
+        gated = gated_module(program, gating)
     batches = sensitivity.stream.draw(sensitivity.samples, device_of(program))
-    if not signed and not separable:
+    if gating.per_sample and not gated.per_sample:
         batches = (sample for batch in batches for sample in batch.parts(1))  # they cannot have gates of their own
     # the channels that are left tell the rounds apart: each draws other random numbers
-    seed = sensitivity.seed + dependencies.channels
+    seed = sensitivity.seed + gated.channels
     with private_random_state(seed), _untouched(gated.module, training=training):
         total, loss, count = _accumulate(gated, batches, sensitivity)
     return (total / count).cpu(), loss, count

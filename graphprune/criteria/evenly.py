@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from graphprune.criteria.as_given import Given, criterion_of
-from graphprune.criteria.criterion import name_of, scores_of
+from graphprune.criteria.criterion import gating_of, name_of, scores_of
 from graphprune.criteria.sensitivity import Sensitivity
+from graphprune.gates.insertion import Gating
 from graphprune.labels.dependencies import Dependencies
 from graphprune.program.program import Program
 
@@ -31,6 +32,10 @@ class Evenly:
     def __post_init__(self) -> None:
         name = self.by if isinstance(self.by, str) else name_of(self.by)
         object.__setattr__(self, "__name__", f"{name}, evenly")
+
+    def gating(self, sensitivity: Sensitivity) -> Gating | None:
+        """Those of the criterion that it goes by."""
+        return gating_of(criterion_of(self.by), sensitivity)
 
     def __call__(self, program: Program, sensitivity: Sensitivity) -> Tensor:
         """Importances in (0, 1], float64, shape ``(channels,)``."""

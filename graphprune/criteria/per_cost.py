@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 from graphprune.costs.measures import Measure
 from graphprune.costs.model import costs_of
 from graphprune.criteria.as_given import Given, criterion_of
-from graphprune.criteria.criterion import CRITERIA, name_of, scores_of
+from graphprune.criteria.criterion import CRITERIA, gating_of, name_of, scores_of
 from graphprune.criteria.from_weights import put_last
 from graphprune.criteria.scores import Scores
 from graphprune.criteria.sensitivity import Sensitivity
 from graphprune.errors import OptionError
+from graphprune.gates.insertion import Gating
 from graphprune.labels.dependencies import Dependencies
 from graphprune.labels.keep_set import KeepSet
 from graphprune.program.program import Program
@@ -49,6 +50,10 @@ class PerCost:
             raise OptionError(f"measure='{self.measure}': expected one of {', '.join(_UNITS)}")
         name = self.by if isinstance(self.by, str) else name_of(self.by)
         object.__setattr__(self, "__name__", f"{name}-per-{_UNITS[self.measure]}")
+
+    def gating(self, sensitivity: Sensitivity) -> Gating | None:
+        """Those of the criterion that it goes by."""
+        return gating_of(criterion_of(self.by), sensitivity)
 
     def __call__(self, program: Program, sensitivity: Sensitivity) -> Scores:
         """Importances per multiply-accumulate or parameter, float64, shape ``(channels,)``.

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from graphprune.criteria.criterion import CRITERIA
 from graphprune.criteria.elasticity import mean_gate_gradient
 from graphprune.criteria.scores import Scores
 from graphprune.criteria.sensitivity import Sensitivity
+from graphprune.gates.insertion import Gating
 from graphprune.program.program import Program
 
 
-@CRITERIA.register("taylor")
-def taylor(program: Program, sensitivity: Sensitivity) -> Scores:
+@dataclass(frozen=True)
+class Taylor:
     """(dL/dc)^2 for a gate c = 1 on the channel, L the mean loss over all samples.
 
     It is the squared change of the loss when the gate closes, to first order. On a channel of a linear layer or a
@@ -23,10 +25,24 @@ def taylor(program: Program, sensitivity: Sensitivity) -> Scores:
         gates behind the batch norms. The paper averages the square over minibatches, which adds the gradient's
         variance by batch size; here it is that of one minibatch of all samples, so that the batch size does not matter.
         ``accumulate`` plays no part; the ranking is that of "elasticity" with ``accumulate="signed"``.
-
-    Raises:
-        InputError: the data is empty or does not fit the model.
-        LossError: the loss or its gradient is not finite.
     """
-    mean, loss, count = mean_gate_gradient(program, replace(sensitivity, accumulate="signed"))
-    return Scores(mean.square(), "taylor", loss, count, is_squared=True)
+
+    __name__: ClassVar[str] = "taylor"
+
+    def gating(self, sensitivity: Sensitivity) -> Gating:
+        """Gates of all samples together."""
+        return Gating()
+
+    def __call__(self, program: Program, sensitivity: Sensitivity) -> Scores:
+        """Draws the samples and scores the channels; leaves no trace on the program or the random state.
+
+        Raises:
+            InputError: the data is empty or does not fit the model.
+            LossError: the loss or its gradient is not finite.
+        """
+        signed = replace(sensitivity, accumulate="signed")
+        mean, loss, count = mean_gate_gradient(program, signed, self.gating(signed))
+        return Scores(mean.square(), "taylor", loss, count, is_squared=True)
+
+
+CRITERIA.register("taylor")(Taylor())

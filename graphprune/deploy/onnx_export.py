@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import onnx
 from torch import Tensor, nn
@@ -32,12 +32,13 @@ from graphprune.deploy.signature import feed, onnx_feeds, output_names, tensor_l
 from graphprune.deploy.translate import Request, capture, quiet_exporter, summary
 from graphprune.errors import ExportError, InputError, OptionError
 from graphprune.program.example import Example
+from graphprune.program.facts import Fact
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class ExportResult:
+class ExportResult(Fact):
     """What was written and what was measured on it.
 
     Attributes:
@@ -56,6 +57,8 @@ class ExportResult:
         batch_sizes: Batch sizes that were compared.
         precision: Of weights and activations inside; inputs and outputs are the module's.
     """
+
+    provided_by: ClassVar[tuple[str, ...]] = ("export-onnx",)
 
     path: Path
     size_bytes: int

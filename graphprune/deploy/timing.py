@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from graphprune.deploy.hardware import Hardware, describe_hardware, library_versions
 from graphprune.deploy.sessions import CPU, BoundSession, NodePlacement, choose_provider, node_placement, open_session
 from graphprune.errors import OptionError
+from graphprune.program.facts import Fact
 
 _log = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ class Speedup:
 
 
 @dataclass(frozen=True)
-class TimingResult:
+class TimingResult(Fact):
     """Latencies of several models, with all that is needed to judge them.
 
     Attributes:
@@ -91,6 +92,8 @@ class TimingResult:
         latencies: By the name of the model, in the order they were given.
         placements: Which nodes ran on the CPU provider, by the name of the model.
     """
+
+    provided_by: ClassVar[tuple[str, ...]] = ("time-onnx",)
 
     provider: str
     provider_reason: str

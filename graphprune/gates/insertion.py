@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, fx
@@ -13,6 +13,7 @@ from graphprune.errors import InternalError
 from graphprune.gates.recurrent import GatedRecurrent
 from graphprune.gates.site import Site, spread
 from graphprune.labels.dependencies import Dependencies
+from graphprune.program.facts import Fact
 from graphprune.program.program import Program
 from graphprune.program.surgery import copy_sharing_tensors
 
@@ -20,7 +21,21 @@ GATE = "_gate"
 
 
 @dataclass(frozen=True)
-class GatedModule:
+class Gating:
+    """What a criterion wants of gates.
+
+    Attributes:
+        before_normalisation: Gates come before BatchNorms instead of after them, against what is right, as in the
+            published code of the method.
+        per_sample: Each sample has gates of its own.
+    """
+
+    before_normalisation: bool = False
+    per_sample: bool = False
+
+
+@dataclass(frozen=True)
+class GatedModule(Fact):
     """A module with gate nodes.
 
     Attributes:
@@ -28,12 +43,21 @@ class GatedModule:
         channels: Number of channels; the gate has one entry more.
         sites: Where gates act.
         per_sample: Whether each sample has gates of its own: the gate has the shape ``(N, channels + 1)`` then.
+        gating: What was asked for.
     """
+
+    provided_by: ClassVar[tuple[str, ...]] = ("insert-gates",)
 
     module: fx.GraphModule
     channels: int
     sites: tuple[Site, ...]
     per_sample: bool
+    gating: Gating = Gating()
+
+    @property
+    def shown(self) -> fx.GraphModule:
+        """The program with its gates."""
+        return self.module
 
     def set_gate(self, gate: Tensor) -> None:
         """Sets the gate values."""
@@ -41,7 +65,7 @@ class GatedModule:
 
 
 def insert_gates(
-    program: Program, dependencies: Dependencies, sites: Sequence[Site], *, per_sample: bool
+    program: Program, dependencies: Dependencies, sites: Sequence[Site], *, per_sample: bool, gating: Gating = Gating()
 ) -> GatedModule:
     """Multiplies the pre-activations of every channel by its gate.
 
@@ -50,6 +74,7 @@ def insert_gates(
         dependencies: Its channels.
         sites: As `graphprune.gates.placement.find_sites` gives them.
         per_sample: Whether each sample has gates of its own.
+        gating: What was asked for.
 
     Raises:
         InternalError: a per-sample gate is asked for at a site where samples do not lie along a dim of their own.
@@ -65,7 +90,7 @@ def insert_gates(
         node = products.get(place, nodes[site.node])
         products[place] = _insert(module, node, site, index, per_sample=per_sample)
     module.recompile()
-    return GatedModule(module, dependencies.channels, tuple(sites), per_sample)
+    return GatedModule(module, dependencies.channels, tuple(sites), per_sample, gating)
 
 
 def can_be_per_sample(site: Site) -> bool:

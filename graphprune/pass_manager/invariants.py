@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any, Literal
 
 import torch
@@ -11,8 +12,9 @@ from torch import Tensor
 from graphprune.coupling.shapes import RecordedShapes, propagate_shapes
 from graphprune.labels.dependencies import Dependencies
 from graphprune.program.facts import Fact, FirstAnalysis
+from graphprune.program.liveness import has_effects
 from graphprune.program.program import Program
-from graphprune.program.tensors import stored_tensors
+from graphprune.program.tensors import Layers, stored_parameters, stored_tensors
 
 Invariant = Callable[[Program], list[str]]
 """Gives a message for each place where something that must hold does not."""
@@ -87,6 +89,21 @@ def label_maps_fit_tensors(program: Program) -> list[str]:
         for owner in dependencies.stored
         if owner.name not in shapes or shapes[owner.name][owner.dim] != owner.size
     ]
+
+
+@invariant("module", Dependencies)
+def every_parameter_is_read(program: Program) -> list[str]:
+    """In an analysed program each parameter is read by a node whose result is used, or that does more than give one."""
+    if Dependencies not in program:
+        return []
+    layers, read = Layers(program.module), set[int]()
+    for node in program.module.graph.nodes:
+        if node.op == "get_attr" and node.users:
+            read.add(id(attrgetter(str(node.target))(program.module)))
+        elif node.op == "call_module" and (node.users or has_effects(layers, node)):
+            read.update(map(id, layers.called_by(node).parameters()))
+    parameters = stored_parameters(program.module).items()
+    return [f"parameter {name} is read by nobody" for name, parameter in parameters if id(parameter) not in read]
 
 
 @invariant("module", FirstAnalysis)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,11 +25,13 @@ _DTYPES = {
 
 
 def print_program(program: Program) -> str:
-    """The textual form of a program."""
-    groups, types = _groups_by_node(program), _types(program)
+    """The textual form of a program; of one that a fact shows otherwise (with its gates) that form."""
+    shown = next((fact.shown for fact in program.facts.values() if fact.shown is not None), program.module)
+    groups, printed = _groups_by_node(program), replace(program, module=shown)
+    types = _types(printed)
     lines = [f"program {type(program.module).__name__} captured by {program.captured_by.route}"]
-    for node in program.module.graph.nodes:
-        lines.append(_node_line(program, node, types.get(node.name, ""), groups.get(node.name, ())))
+    for node in shown.graph.nodes:
+        lines.append(_node_line(printed, node, types.get(node.name, ""), groups.get(node.name, ())))
     lines += _group_lines(program)
     return "\n".join(lines) + "\n"
 

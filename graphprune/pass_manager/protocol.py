@@ -7,6 +7,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import nn
+
 from graphprune.program.facts import Fact
 from graphprune.program.program import Program
 
@@ -26,8 +28,24 @@ class PassResult:
     remarks: tuple[str, ...] = ()
 
 
+class _Named:
+    @property
+    def name(self) -> str:
+        """The class name in kebab case: ``PruneChannels`` is ``prune-channels``."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "-", type(self).__name__).lower()
+
+
 @dataclass(frozen=True)
-class Pass(ABC):
+class FrontEnd(_Named, ABC):
+    """What comes before all passes: it makes a program of a model; the fields of a subclass are its options."""
+
+    @abstractmethod
+    def run(self, model: nn.Module) -> PassResult:
+        """The program, and what a reader of the log should know."""
+
+
+@dataclass(frozen=True)
+class Pass(_Named, ABC):
     """Base of all passes; the fields of a subclass are its options.
 
     Class attributes:
@@ -39,11 +57,6 @@ class Pass(ABC):
     needs: ClassVar[frozenset[type[Fact]]] = frozenset()
     provides: ClassVar[frozenset[type[Fact]]] = frozenset()
     drops: ClassVar[frozenset[type[Fact]]] = frozenset()
-
-    @property
-    def name(self) -> str:
-        """The class name in kebab case: ``PruneChannels`` is ``prune-channels``."""
-        return re.sub(r"(?<!^)(?=[A-Z])", "-", type(self).__name__).lower()
 
     def requires(self, program: Program) -> list[str]:
         """Violations of the precondition, beyond `needs`; none by default."""

@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from torch import nn
+
 from graphprune.errors import InternalError, InvariantError
 from graphprune.pass_manager.invariants import violations
 from graphprune.pass_manager.printer import print_program
-from graphprune.pass_manager.protocol import Pass, PassResult
+from graphprune.pass_manager.protocol import FrontEnd, Pass, PassResult
 from graphprune.program.facts import Fact
 from graphprune.program.program import Program
 from graphprune.program.tensors import submodules
@@ -37,6 +39,17 @@ class Runner:
     _step: int = 0
     _checked: Program | None = field(default=None, repr=False)
     _last: tuple[object, object] | None = field(default=None, repr=False)
+
+    def start(self, front_end: FrontEnd, model: nn.Module) -> Program:
+        """Makes a program of a model, which is checked when a pipeline runs on it.
+
+        Raises:
+            UserError: the model cannot become a program.
+        """
+        started = time.perf_counter()
+        result = front_end.run(model)
+        self._finish(front_end.name, started, result)
+        return result.program
 
     def run(self, pipeline: Sequence[Pass], program: Program) -> Program:
         """Runs a pipeline.
@@ -67,11 +80,14 @@ class Runner:
         _raise_if(_claims(transformation, program, given, result), f"{transformation.name}: claim")
         if result.modified:
             check(result.program, f"after {transformation.name}", program)
-        elapsed = time.perf_counter() - started
-        self.seconds[transformation.name] = self.seconds.get(transformation.name, 0.0) + elapsed
-        log.info("%s: %s", transformation.name, "; ".join(result.remarks) or "done")
-        self._show(transformation.name, result.program)
+        self._finish(transformation.name, started, result)
         return result.program
+
+    def _finish(self, name: str, started: float, result: PassResult) -> None:
+        """Notes the time, logs, and shows the program."""
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+        log.info("%s: %s", name, "; ".join(result.remarks) or "done")
+        self._show(name, result.program)
 
     def _contents_of(self, program: Program) -> object:
         """`_contents`, taken over from the check of the pass before where the module is the same."""

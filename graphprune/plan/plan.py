@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from graphprune.capture import capture, unshare, unwrapped
+from graphprune.capture import unshare, unwrapped
 from graphprune.errors import ArtifactError, InputError, UserError, shown
 from graphprune.labels.dependencies import Dependencies
 from graphprune.labels.keep_set import KeepSet
@@ -164,7 +164,7 @@ class Plan:
 
     def _analysed(self, model: nn.Module) -> Program:
         example = on_device_of(model, self.example).mapped(Tensor.contiguous)
-        return Runner().run(pipelines.analysis(), capture(model, example, self.protect, self.attention))
+        return pipelines.analysed(model, example, self.protect, self.attention)
 
     def _steps(self, program: Program) -> tuple[Kept, ...]:
         """All at once where the channels of the dense model allow it, which takes a fraction of the time."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from torch import Tensor
+from torch import Tensor, fx
 
 from graphprune.program.tensors import Kept, _selected, compose_kept, cuts_of, take
 
@@ -18,6 +18,11 @@ class Fact:
     """
 
     provided_by: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def shown(self) -> fx.GraphModule | None:
+        """The module that stands for the program's own where the program is printed; None for its own."""
+        return None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,64 @@
+"""Nodes whose result is used, and nodes that do more than give one."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from graphprune.program.tensors import Layers
+
+_IN_PLACE_OPERATORS = frozenset({"setitem", "delitem", "iadd", "isub", "imul", "itruediv", "ifloordiv", "imatmul"})
+_LIBRARIES = ("torch", "_operator", "operator", "math", "builtins")
+
+
+def dead_nodes(module: fx.GraphModule) -> list[fx.Node]:
+    """Nodes on whose result nothing depends that is used, each before those that it reads."""
+    layers, dead = Layers(module), dict[fx.Node, None]()
+    for node in reversed(module.graph.nodes):
+        if all(user in dead for user in node.users) and not has_effects(layers, node):
+            dead[node] = None
+    return list(dead)
+
+
+def has_effects(layers: Layers, node: fx.Node) -> bool:
+    """Whether a node does, or may do, more than give its result: it writes in place, say, or checks something."""
+    if node.op in ("placeholder", "output"):
+        return True
+    if node.op == "call_module":
+        return _layer_has_effects(layers.called_by(node))
+    if node.op == "call_method":
+        return _is_in_place(str(node.target))
+    return node.op == "call_function" and (node.is_impure() or _function_has_effects(node))
+
+
+def _is_in_place(name: str) -> bool:
+    return name.endswith("_") and not name.endswith("__")
+
+
+def _layer_has_effects(layer: nn.Module) -> bool:
+    """A layer of torch gives a result and nothing else, unless it works in place or somebody is told of its calls."""
+    if getattr(layer, "inplace", False) or layer._forward_hooks or layer._forward_pre_hooks:
+        return True
+    return not str(getattr(type(layer).forward, "__module__", "")).startswith("torch.nn.modules.")
+
+
+def _function_has_effects(node: fx.Node) -> bool:
+    function: Any = node.target
+    if isinstance(function, torch._ops.OpOverload):
+        return bool(function._schema.is_mutable)
+    name, home = getattr(function, "__name__", ""), str(getattr(function, "__module__", None) or "torch")
+    if home.partition(".")[0] not in _LIBRARIES or name in _IN_PLACE_OPERATORS or _is_in_place(name):
+        return True
+    return "out" in node.kwargs or _given_in_place(function, node)
+
+
+def _given_in_place(function: Any, node: fx.Node) -> bool:
+    """Whether a function that can work in place is told to."""
+    try:
+        bound = inspect.signature(function).bind_partial(*node.args, **node.kwargs)
+    except (TypeError, ValueError):  # built in: those have a name of their own for it
+        return False
+    return bool(bound.arguments.get("inplace", False))

@@ -1,0 +1,64 @@
+"""Removes what the program computes and nobody uses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import fx, nn
+
+from graphprune.pass_manager.protocol import Pass, PassResult
+from graphprune.program.liveness import dead_nodes
+from graphprune.program.program import Program
+from graphprune.program.surgery import copy_sharing_tensors
+from graphprune.program.tensors import submodules
+
+
+@dataclass(frozen=True)
+class DropDeadNodes(Pass):
+    """Removes nodes on whose result nothing depends, and the layers and tensors that only they read.
+
+    A layer whose result is used by nobody would count towards the sparsity that is asked for, and pruning it would
+    change nothing.
+    """
+
+    def run(self, program: Program) -> PassResult:
+        """Gives a program without dead nodes; nothing changes where there are none."""
+        names = {node.name for node in dead_nodes(program.module)}
+        if not names:
+            return PassResult(program, False)
+        module = copy_sharing_tensors(program.module)
+        for node in reversed(module.graph.nodes):
+            if node.name in names:
+                module.graph.erase_node(node)
+        before = dict(module.named_parameters())
+        _drop_unread(module)
+        module.recompile()
+        gone = [name for name in before if name not in dict(module.named_parameters())]
+        remarks = (f"{len(names)} nodes removed", *(f"{name} is read by nobody" for name in gone))
+        return PassResult(program.with_module(module), True, remarks)
+
+    def ensures(self, before: Program, result: PassResult) -> list[str]:
+        """No dead node is left."""
+        return [f"%{node.name} is dead and still there" for node in dead_nodes(result.program.module)]
+
+
+def _drop_unread(module: fx.GraphModule) -> None:
+    """Takes out layers and tensors that no node names any more."""
+    module.delete_all_unused_submodules()
+    read = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
+    called = [str(node.target) for node in module.graph.nodes if node.op == "call_module"]
+    inside = {f"{path}." for path in (*called, *read) if isinstance(_found(module, path), nn.Module)}
+    for path, submodule in submodules(module).items():
+        start = f"{path}." if path else ""
+        if any(start.startswith(layer) for layer in inside):
+            continue
+        for table in (submodule._parameters, submodule._buffers):
+            for name in [name for name in table if start + name not in read]:
+                del table[name]
+
+
+def _found(module: nn.Module, path: str) -> object:
+    value: object = module
+    for part in path.split("."):
+        value = getattr(value, part)
+    return value
