@@ -35,7 +35,8 @@ from benchmarks.trained_networks import SETTINGS, Setting
 from graphprune import Budget, Profile
 from graphprune.deploy import TimingResult, describe_hardware, export_onnx, library_versions, time_interleaved
 from graphprune.research.datasets import Dataset, sensitivity_batches
-from graphprune.research.training import accuracy, train
+from graphprune.research.epochs import accuracy
+from graphprune.research.training import train
 
 RESULTS = Path(__file__).resolve().parent / "results" / "accuracy.jsonl"
 SPEEDUPS = (2.0, 3.0)

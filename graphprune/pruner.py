@@ -62,9 +62,6 @@ class Pruner:
     """Prunes a model round by round; between rounds it can be trained.
 
     Attributes:
-        module: The present module: dense at first, smaller after each step. It stays the same object, so a training
-            loop can hold on to it; its parameters are replaced where they shrink. Averages (EMA) and wrappers (DDP)
-            that copy it or hold its parameters are made anew then.
         rounds: What each step did.
     """
 
@@ -145,7 +142,8 @@ class Pruner:
         """The present module: dense at first, smaller after each step.
 
         It stays the same object, so a training loop can hold on to it; its parameters are replaced where they shrink.
-        Until it is read for the first time, the pruner follows the weights of the user's model.
+        Averages (EMA) and wrappers (DDP) that copy it or hold its parameters are made anew then. Until it is read for
+        the first time, the pruner follows the weights of the user's model.
         """
         if self._shares_with is not None:
             unshare(self._module, self._shares_with)
@@ -188,14 +186,13 @@ class Pruner:
             made = self._prune(target, sensitivity, optimizers)
         zeroed = weights_before - self._costs["weights"]
         verification = self._program.get(Verification) if (made.removed or zeroed) and self._settings.verify else None
-        entry = Round(
+        self.rounds.append(Round(
             target.shares(), self._achieved(), made.removed, zeroed, made.loss, made.bound, verification,
             time.perf_counter() - started, made.dead_paths,
-        )  # fmt: skip
+        ))  # fmt: skip
         self._settings.runner.forget()  # between rounds the module is the user's, who may train it
-        self.rounds.append(entry)
         self._tell("done")
-        return entry
+        return self.rounds[-1]
 
     def _check_step(self) -> None:
         if not self.rounds_left:

@@ -14,8 +14,9 @@ import graphprune
 from graphprune.cli.demo_run import DemoResult, DemoSettings, run_demo, train_in_turns
 from graphprune.errors import LossError, OptionError
 from graphprune.research.datasets import Dataset, Split, mnist_5k
+from graphprune.research.epochs import accuracy
 from graphprune.research.networks import build
-from graphprune.research.training import Recipe, accuracy, train
+from graphprune.research.training import Recipe, train
 
 SETTINGS = DemoSettings(network="mlp5", sparsity=0.9, epochs=1, batch=16, provider="cpu", repeats=3)
 

@@ -46,19 +46,16 @@ def by_ray(runs: Sequence[Run], place: Place, at_once: int) -> Iterator[Row]:
         under_way: dict[Any, Run] = {}
         while waiting or under_way:
             while waiting and len(under_way) < at_once:
-                run = waiting.pop(0)
-                under_way[remote.remote(run, place)] = run
+                under_way[remote.remote(waiting[0], place)] = waiting.pop(0)
             (ready,), _ = ray.wait(list(under_way), num_returns=1)
             run = under_way.pop(ready)
             try:
-                row = ray.get(ready)
-            except ray.exceptions.RayTaskError as error:
-                if isinstance(error.cause, UserError):  # what the run itself raises is no failure of the method
-                    raise error.cause from None
-                row = _crashed(run, place, error)
+                yield ray.get(ready)
             except ray.exceptions.RayError as error:
-                row = _crashed(run, place, error)
-            yield row
+                cause = getattr(error, "cause", None)
+                if isinstance(cause, UserError):  # what the run itself raises is no failure of the method
+                    raise cause from None
+                yield _crashed(run, place, error)
     finally:
         ray.shutdown()
 

@@ -24,6 +24,7 @@ from graphprune.deploy import Latency, describe_hardware
 from graphprune.errors import InputError
 from graphprune.research.analyses import remaining
 from graphprune.research.datasets import Batch, Dataset, Split
+from graphprune.research.epochs import accuracy
 from graphprune.research.methods import Iterated, Trained
 from graphprune.research.metrics import (
     disk_size,
@@ -37,7 +38,7 @@ from graphprune.research.metrics import (
     weight_sparsity,
 )
 from graphprune.research.networks import build, orthogonal_init_
-from graphprune.research.training import Recipe, accuracy, observed
+from graphprune.research.training import Recipe, observed
 
 _log = logging.getLogger(__name__)
 

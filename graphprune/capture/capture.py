@@ -7,13 +7,13 @@ from typing import Any
 
 from torch import nn
 
-from graphprune.capture.fidelity import Reference
+from graphprune.capture.fidelity import Difference, Reference
 from graphprune.capture.inputs import check_inputs
 from graphprune.capture.private_copy import private_copy
 from graphprune.capture.requirements import require_sizes
 from graphprune.capture.routes import ROUTES
 from graphprune.capture.torch_compiled import unwrapped
-from graphprune.capture.traced import trace
+from graphprune.capture.traced import Traced, trace
 from graphprune.capture.writes import sharing_memory
 from graphprune.errors import CaptureError, first_line
 from graphprune.program.example import Example
@@ -61,24 +61,38 @@ def capture(
             reasons.append(f"{name}: {first_line(error)}")
             continue
         program = Program(traced.module, example, CapturedBy(name, "; ".join(reasons)), protect, attention)
-        difference, captured_by = None, program.captured_by
-        if reference is not None:
-            difference = reference.difference(traced.module)
-            captured_by = captured_by if difference else reference.remarked(program)
-        elif not on_meta:
-            traced.run(example)
+        difference, program = _compared(traced, program, reference, run=not on_meta)
         traced.shared.check(type(model).__name__)
         if traced.constants.written():
             reasons.append(f"{name}: it writes to a tensor that the model makes anew, or does not own")
             continue
         if difference is None:
-            return replace(program, captured_by=captured_by)
+            return program
         reasons.append(f"{name}: {difference}")
         if at_one_size is None and difference.batch_size != example.batch_size:
             at_one_size = program
     if at_one_size is None:
         raise _refusal(model, reasons)
     return _fixed(at_one_size, "; ".join(reasons))
+
+
+def _compared(
+    traced: Traced, program: Program, reference: Reference | None, *, run: bool
+) -> tuple[Difference | None, Program]:
+    """How a graph differs from the model, None where it does not, and the program with what is to be said of it.
+
+    Args:
+        traced: The graph.
+        program: The same.
+        reference: What the model computes; None where nothing is compared.
+        run: Whether a graph that is not compared is run, to see what it writes to.
+    """
+    if reference is None:
+        if run:
+            traced.run(program.example)
+        return None, program
+    difference = reference.difference(traced.module)
+    return difference, program if difference else replace(program, captured_by=reference.remarked(program))
 
 
 def _refusal(model: nn.Module, reasons: list[str]) -> CaptureError:

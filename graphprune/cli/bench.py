@@ -77,8 +77,7 @@ def command(
                 named.module, named.example, budget=options.budget(sparsity, params, macs),
                 protect=tuple(protect or ()), align=options.multiple(align), seed=seed, progress=phases.rounds,
             )  # fmt: skip
-            phases("export", 0, 1)
-            contest = _with_compiled(named, compiled, batch, Path(scratch))
+            contest = _with_compiled(named, compiled, batch, Path(scratch), phases)
         phases("time", 0, repeats)
         times = time_interleaved(
             contest.files, contest.feeds, provider=provider, threads=threads, repeats=repeats,
@@ -95,8 +94,11 @@ def _check_options(saved: bool, dense: str | None, pruning: dict[str, Any]) -> N
         raise OptionError(f"{', '.join(given)}: a saved directory is timed as it is; name a model to prune one")
 
 
-def _with_compiled(named: NamedModel, compiled: graphprune.Compiled, batch: int | None, scratch: Path) -> _Contest:
+def _with_compiled(
+    named: NamedModel, compiled: graphprune.Compiled, batch: int | None, scratch: Path, phases: Phases
+) -> _Contest:
     """The model before and after."""
+    phases("export", 0, 1)
     example = Example.of(named.example)
     files = {"dense": scratch / "dense.onnx", "compact": scratch / "compact.onnx"}
     export_onnx(named.module, example.args, example.kwargs, files["dense"])

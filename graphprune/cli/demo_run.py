@@ -17,8 +17,9 @@ from graphprune.deploy import Latency, TimingResult, export_onnx, onnx_feeds, ti
 from graphprune.deploy.sessions import choose_provider
 from graphprune.program.example import Example
 from graphprune.research.datasets import Dataset, Split, mnist_5k, sensitivity_batches
+from graphprune.research.epochs import accuracy
 from graphprune.research.networks import build, orthogonal_init_
-from graphprune.research.training import Epoch, Recipe, TrainingResult, accuracy, epochs, result_of
+from graphprune.research.training import Epoch, Recipe, TrainingResult, epochs, result_of
 from graphprune.verification.record import Verification
 
 Progress = Callable[[str, int, int], None]

@@ -10,7 +10,6 @@ from typing import Annotated
 
 import typer
 
-from graphprune.capture import capture
 from graphprune.cli import options
 from graphprune.cli.model_names import build_model
 from graphprune.cli.tables import show, table
@@ -22,7 +21,6 @@ from graphprune.labels.dependencies import Dependencies
 from graphprune.labels.keep_set import KeepSet
 from graphprune.labels.labels import Owner
 from graphprune.latency import LatencyModel, Profile
-from graphprune.pass_manager.runner import Runner
 from graphprune.passes import pipelines
 from graphprune.program.example import Example
 from graphprune.program.program import Program
@@ -78,12 +76,10 @@ def command(
     if meta and weights is not None:
         raise OptionError("--meta builds the model without values; leave out --weights")
     named = build_model(model, input_shape, weights, seed, device="meta" if meta else "cpu")
-    captured = capture(named.module, named.example, tuple(protect or ()), attention_of(attention))
-    program = Runner().run(pipelines.analysis(), captured)
-    if why:
-        for name in why:
-            typer.echo("\n".join(explanation(program, name)))
-    else:
+    program = pipelines.analysed(named.module, named.example, tuple(protect or ()), attention_of(attention))
+    for name in why or ():
+        typer.echo("\n".join(explanation(program, name)))
+    if not why:
         _print_tables(model, program, program[Dependencies])
     if cost:
         _print_costs(program, Profile.here(provider, threads, Example.of(named.example).batch_size))

@@ -39,7 +39,7 @@ def command(
         str | None,
         typer.Option(
             metavar="PASS",
-            help=f"Where to stop: {', '.join(CAPTURED)}, {', '.join(options.pass_names())}. Default: the last pass that runs.",
+            help=f"Where to stop: {', '.join((*CAPTURED, *options.pass_names()))}. Default: the last pass that runs.",
         ),
     ] = None,
     sparsity: options.Sparsity = None,
@@ -53,9 +53,7 @@ def command(
     """Prints the program after the pass, as it was when that pass ran for the last time."""
     if after is not None:
         options.check_pass("--after", after, (*CAPTURED, *options.pass_names()))
-    granularity_of(granularity)
-    if sparsity is None and (granularity != "channel" or criterion != "elasticity"):
-        raise OptionError("--granularity and --criterion are those of a round; give --sparsity, such as --sparsity 0.5")
+    _check_round(sparsity, granularity, criterion)
     named = build_model(model, input_shape, weights, seed)
     program = capture(named.module, named.example, tuple(protect or ()))
     if after in CAPTURED:
@@ -71,11 +69,19 @@ def command(
             named, runner, sparsity=sparsity, protect=program.protect, granularity=granularity, criterion=criterion,
             seed=seed,
         )  # fmt: skip
-    if not texts and sparsity is None:
-        raise OptionError(f"--after: the pass '{after}' is part of a round; give --sparsity, such as --sparsity 0.5")
     if not texts:
-        raise OptionError(f"--after: the pass '{after}' is no part of this round")
+        remedy = (
+            "part of a round; give --sparsity, such as --sparsity 0.5" if sparsity is None else "no part of this round"
+        )
+        raise OptionError(f"--after: the pass '{after}' is {remedy}")
     typer.echo(texts[-1], nl=False)
+
+
+def _check_round(sparsity: float | None, granularity: str, criterion: str) -> None:
+    """Refuses options of a round where there is none."""
+    granularity_of(granularity)
+    if sparsity is None and (granularity != "channel" or criterion != "elasticity"):
+        raise OptionError("--granularity and --criterion are those of a round; give --sparsity, such as --sparsity 0.5")
 
 
 def _one_round(named: NamedModel, runner: Runner, **arguments: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +36,11 @@ class Operand:
     def labelled_dims(self) -> frozenset[int]:
         """Dims along which something can be removed."""
         return self.also_labelled.union(*map(varying, channel_planes(self.planes)))
+
+    def stiff_dims(self, rank: int) -> Iterable[int]:
+        """Dims that it has with a size above 1 and without labels, counted in a result of so many dims."""
+        offset, labelled = rank - len(self.shape), self.labelled_dims
+        return (offset + dim for dim, size in enumerate(self.shape) if size > 1 and dim not in labelled)
 
     def mapped(self, shape: Sequence[int], change: Callable[[Tensor], Tensor]) -> Operand:
         """The operand after a change of layout, given as a function of one plane."""

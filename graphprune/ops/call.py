@@ -224,7 +224,7 @@ class OpCall:
 
         Where one operand cannot shrink along a dim that it really has, nothing can shrink along that dim.
         """
-        stiff = frozenset(dim for operand in operands for dim in _stiff_dims(operand, len(shape)))
+        stiff = frozenset(dim for operand in operands for dim in operand.stiff_dims(len(shape)))
         planes: list[Tensor] = []
         for operand in operands:
             for plane in operand.planes:
@@ -297,10 +297,3 @@ class OpCall:
 def _overlapping(plane: Tensor, others: list[Tensor]) -> int | None:
     live = varying(plane)
     return next((index for index, other in enumerate(others) if live & varying(other)), None)
-
-
-def _stiff_dims(operand: Operand, rank: int) -> Iterable[int]:
-    """Dims (counted in the broadcast result) that the operand has with a size above 1 and without labels."""
-    offset = rank - len(operand.shape)
-    labelled = operand.labelled_dims
-    return (offset + dim for dim, size in enumerate(operand.shape) if size > 1 and dim not in labelled)

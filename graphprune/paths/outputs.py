@@ -91,13 +91,7 @@ def outputs_of(
         if bool(torch.isin(roots, told).any())
     ]
     bundles = {rows: int(channels[0]) for rows, channels in channels_of.items() if len(channels)}
-    untold = dict[frozenset[int], None]()
-    for tensor in leaving:
-        roots = _among(tensor.roots, told)
-        named = {bundles[rows] for rows, of_rows in roots_of.items() if bool(torch.isin(of_rows, roots).any())}
-        rest = tensor.bundles - named
-        if rest and rest <= {*bundles.values()} and not bool(torch.isin(roots, otherwise).any()):
-            untold[rest] = None
+    untold = _untold(leaving, told, bundles, roots_of, otherwise)
     for output, of_output in enumerate(untold, len(told)):
         makers += [
             (rows, torch.full((len(channels_of[rows]),), output))
@@ -108,6 +102,21 @@ def outputs_of(
     return Outputs(
         tuple(makers), torch.cat([torch.isin(told, otherwise), missed]), tuple(each for each in together if len(each))
     )
+
+
+def _untold(
+    leaving: Sequence[Leaving], told: Tensor, bundles: Mapping[Rows, int], roots_of: Mapping[Rows, Tensor],
+    otherwise: Tensor,
+) -> list[frozenset[int]]:  # fmt: skip
+    """Bundles of rows that make a tensor which leaves, where labels do not tell which row makes which index."""
+    untold = dict[frozenset[int], None]()
+    for tensor in leaving:
+        roots = _among(tensor.roots, told)
+        named = {bundles[rows] for rows, of_rows in roots_of.items() if bool(torch.isin(of_rows, roots).any())}
+        rest = tensor.bundles - named
+        if rest and rest <= {*bundles.values()} and not bool(torch.isin(roots, otherwise).any()):
+            untold[rest] = None
+    return list(untold)
 
 
 def ties_without_pins(dependencies: Dependencies) -> Tensor:

@@ -1,4 +1,4 @@
-"""Parts of an epoch: its batches, their loss, the state that it runs in, and its mean loss."""
+"""Parts of an epoch: its batches, their loss, the state that it runs in, its mean loss; and accuracy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from graphprune.errors import LossError
+from graphprune.errors import LossError, OptionError
 from graphprune.research.datasets import Batch, Split, batches
 
 Precision = Literal["float32", "bfloat16"]
@@ -77,3 +77,27 @@ def private_random_state_on(seed: int, device: torch.device) -> Iterator[None]:
             state = torch.Generator(accelerator).manual_seed(seed).get_state()
             torch.get_device_module(accelerator).set_rng_state(state, accelerator)
         yield
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, split: Split, batch_size: int = 1000) -> float:
+    """Return the share of `split` that `model` classifies right, in [0, 1].
+
+    Evaluates in eval mode and then gives every module the mode it had.
+
+    Args:
+        model: maps inputs ``(B, C, H, W)`` to logits ``(B, classes)``.
+        split: the samples; on any device, batches move to the model's.
+        batch_size: samples evaluated at a time; the result does not depend on it beyond rounding.
+
+    Raises:
+        OptionError: if `batch_size` is below 1.
+    """
+    if batch_size < 1:
+        raise OptionError(f"batch_size must be 1 or more, got {batch_size}")
+    device = device_of(model)
+    correct = torch.zeros((), dtype=torch.int64, device=device)
+    with mode(model, training=False):
+        for inputs, targets in zip(split.inputs.split(batch_size), split.targets.split(batch_size), strict=True):
+            correct += (model(inputs.to(device)).argmax(dim=1) == targets.to(device)).sum()
+    return int(correct) / len(split)

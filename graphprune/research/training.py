@@ -290,27 +290,3 @@ def train(
 def result_of(done: Sequence[Epoch]) -> TrainingResult:
     """The sum of epochs."""
     return TrainingResult(sum(epoch.seconds for epoch in done), tuple(epoch.loss for epoch in done))
-
-
-@torch.no_grad()
-def accuracy(model: nn.Module, split: Split, batch_size: int = 1000) -> float:
-    """Return the share of `split` that `model` classifies right, in [0, 1].
-
-    Evaluates in eval mode and then gives every module the mode it had.
-
-    Args:
-        model: maps inputs ``(B, C, H, W)`` to logits ``(B, classes)``.
-        split: the samples; on any device, batches move to the model's.
-        batch_size: samples evaluated at a time; the result does not depend on it beyond rounding.
-
-    Raises:
-        OptionError: if `batch_size` is below 1.
-    """
-    if batch_size < 1:
-        raise OptionError(f"batch_size must be 1 or more, got {batch_size}")
-    device = device_of(model)
-    correct = torch.zeros((), dtype=torch.int64, device=device)
-    with mode(model, training=False):
-        for inputs, targets in zip(split.inputs.split(batch_size), split.targets.split(batch_size), strict=True):
-            correct += (model(inputs.to(device)).argmax(dim=1) == targets.to(device)).sum()
-    return int(correct) / len(split)

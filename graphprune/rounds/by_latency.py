@@ -97,12 +97,7 @@ class ByLatency:
         at_last_ms = (1 - self.budget.latency) * self.dense_ms
         narrowest_ms, widest_ms = self._narrowest_ms(model), float(model.ms(model.full))
         if narrowest_ms > CORRECTION.mistaken * at_last_ms:
-            raise BudgetError(
-                f"latency: at most {at_last_ms:.4g} ms asked for, {narrowest_ms:.4g} ms predicted for the narrowest "
-                f"permitted widths, {widest_ms:.4g} ms for the present ones. Ask for less, lower "
-                "min_channels or align, or protect less"
-            )
-
+            raise BudgetError(_out_of_reach(at_last_ms, narrowest_ms, widest_ms))
         measured: list[Try] = []
 
         def attempt(limit_ms: float) -> Try:
@@ -139,6 +134,13 @@ class ByLatency:
         if self.budget.latency_ms is not None:  # a cap is in milliseconds of now
             share = max(share, timing.latencies["compact"].median_ms / self.dense_ms)
         return share * self.dense_ms
+
+
+def _out_of_reach(asked_ms: float, narrowest_ms: float, widest_ms: float) -> str:
+    return (
+        f"latency: at most {asked_ms:.4g} ms asked for, {narrowest_ms:.4g} ms predicted for the narrowest permitted "
+        f"widths, {widest_ms:.4g} ms for the present ones. Ask for less, lower min_channels or align, or protect less"
+    )
 
 
 def _predicted_ms(model: LatencyModel, selected: Program) -> float:

@@ -69,13 +69,7 @@ def rounds_of(
     granularity, verify = settings.granularity, settings.verify
     on_paths = settings.dead_paths == "remove"
     if granularity == "channel":
-        if on_paths:
-            raise OptionError(
-                "dead_paths='remove': a channel that is left is on a path, for all of its weights are; dead paths come "
-                "with granularity='weight' or 'mixed'"
-            )
-        if settings.resurrect:
-            raise OptionError("resurrect=True: channels are removed for real and cannot come back; weights can")
+        _refuse_options_of_weights(settings)
         if isinstance(criterion, str):
             _check_criterion(criterion, granularity, CRITERIA, WEIGHT_CRITERIA)
         return ByRank(criterion_of(criterion), original, limits, verify)
@@ -93,6 +87,16 @@ def rounds_of(
             f"{', '.join(both)}"
         )
     return Jointly(ByRank(criterion_of(criterion), original, limits, verify), by_weights)
+
+
+def _refuse_options_of_weights(settings: Settings) -> None:
+    if settings.dead_paths == "remove":
+        raise OptionError(
+            "dead_paths='remove': a channel that is left is on a path, for all of its weights are; dead paths come "
+            "with granularity='weight' or 'mixed'"
+        )
+    if settings.resurrect:
+        raise OptionError("resurrect=True: channels are removed for real and cannot come back; weights can")
 
 
 def _check_criterion(name: str, granularity: Granularity, known: Registry[Any], others: Registry[Any]) -> None:

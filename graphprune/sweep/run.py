@@ -6,6 +6,7 @@ import inspect
 import logging
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -80,37 +81,18 @@ def sweep(
     check_counts(repeats=repeats)
     model, example = unwrapped(model), Example.of(example_input)
     target = target or Profile.here(batch_size=example.batch_size)
-    ranking, report = _Ranking(criterion), progress or silent
-    accuracy = None if evaluate is None else _accuracy(evaluate, model)
-    found: dict[float, Compiled] = {}
-    evenly: dict[float, Compiled] = {}
-    unreachable: dict[float, str] = {}
-
-    def pruned(budget: Budget, by: Given) -> Compiled:
-        compiled = compile(
-            model, example_input, budget=budget, criterion=by, schedule="one-shot", target=target, **options
-        )
-        if finetune is not None:
-            finetune(compiled.module)
-        return compiled
-
+    report, accuracy = progress or silent, None if evaluate is None else _accuracy(evaluate, model)
+    networks = _Networks(model, example_input, _Ranking(criterion), target, finetune, options)
     for index, share in enumerate(shares):
         report(f"prune to {100 * (1 - share):.4g}% of the latency", index, len(shares))
-        try:
-            found[share] = pruned(Budget(latency=share), ranking)
-        except BudgetError as error:
-            unreachable[share] = str(error)
-            continue
-        try:
-            evenly[share] = pruned(Budget(macs=found[share].report.achieved["macs"]), Evenly(ranking))
-        except BudgetError as error:  # what is frozen, or a floor, may leave the ranking more than an even hand
-            _log.warning("no uniform network beside %s: %s", _name("pruned", share), error)
-    if not found:
-        raise BudgetError("; ".join(unreachable.values()))
+        networks.add(share)
+    if not networks.found:
+        raise BudgetError("; ".join(networks.unreachable.values()))
     report("time all networks in turns", len(shares), len(shares))
-    timing = _timed(model, example, found, evenly, target, repeats)
-    points = _points(accuracy, found, evenly, timing, evaluate)
-    return Sweep(type(model).__name__, ranking.__name__, points, timing, unreachable, found)
+    timing = _timed(model, example, networks.found, networks.evenly, target, repeats)
+    points = _points(accuracy, networks.found, networks.evenly, timing, evaluate)
+    name = networks.ranking.__name__
+    return Sweep(type(model).__name__, name, points, timing, networks.unreachable, networks.found)
 
 
 class _Ranking:
@@ -125,6 +107,55 @@ class _Ranking:
         if self._scores is None:
             self._scores = scores_of(self._criterion, program, sensitivity)
         return self._scores
+
+
+@dataclass
+class _Networks:
+    """The networks of a sweep, by the share of the latency that each loses.
+
+    Attributes:
+        model: The dense one.
+        example_input: Its input.
+        ranking: Ranks the channels.
+        target: What latency is measured on.
+        finetune: Trains a network that was pruned.
+        options: Further ones of `graphprune.compile`.
+        found: Pruned by the ranking.
+        evenly: The same operations fewer, evenly from all groups.
+        unreachable: Why there is no network.
+    """
+
+    model: nn.Module
+    example_input: Any
+    ranking: _Ranking
+    target: Profile
+    finetune: Callable[[nn.Module], object] | None
+    options: dict[str, Any]
+    found: dict[float, Compiled] = field(default_factory=dict)
+    evenly: dict[float, Compiled] = field(default_factory=dict)
+    unreachable: dict[float, str] = field(default_factory=dict)
+
+    def add(self, share: float) -> None:
+        """Makes the two networks of a share, as far as they can be had."""
+        try:
+            self.found[share] = self._pruned(Budget(latency=share), self.ranking)
+        except BudgetError as error:
+            self.unreachable[share] = str(error)
+            return
+        try:
+            macs = self.found[share].report.achieved["macs"]
+            self.evenly[share] = self._pruned(Budget(macs=macs), Evenly(self.ranking))
+        except BudgetError as error:  # what is frozen, or a floor, may leave the ranking more than an even hand
+            _log.warning("no uniform network beside %s: %s", _name("pruned", share), error)
+
+    def _pruned(self, budget: Budget, by: Given) -> Compiled:
+        compiled = compile(
+            self.model, self.example_input, budget=budget, criterion=by, schedule="one-shot", target=self.target,
+            **self.options,
+        )  # fmt: skip
+        if self.finetune is not None:
+            self.finetune(compiled.module)
+        return compiled
 
 
 def _checked(latencies: Sequence[float], functions: dict[str, object], options: dict[str, Any]) -> tuple[float, ...]:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from graphprune.errors import LossError, OptionError
 from graphprune.research.datasets import Split, batches, mnist_5k
-from graphprune.research.epochs import batch_loss
+from graphprune.research.epochs import accuracy, batch_loss
 from graphprune.research.networks import lenet5, orthogonal_init_
-from graphprune.research.training import Recipe, Trainer, accuracy, train
+from graphprune.research.training import Recipe, Trainer, train
 
 NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.cuda, NO_CUDA])]

@@ -14,8 +14,9 @@ from benchmarks.rows import Row, versions
 from graphprune.criteria.losses import cross_entropy
 from graphprune.deploy import describe_hardware
 from graphprune.research.datasets import Dataset, sensitivity_batches
+from graphprune.research.epochs import accuracy
 from graphprune.research.methods.iterated import Iterated, published_loss
-from graphprune.research.training import accuracy, train
+from graphprune.research.training import train
 
 KEYS = ("network", "granularity", "variant", "sparsity", "seed", "finetune_epochs")
 """What tells runs apart."""
