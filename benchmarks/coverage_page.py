@@ -21,18 +21,18 @@ TITLES = {
 
 _HEAD = """# Coverage
 
-`python -m benchmarks.coverage` captures and analyses every model of the list, compiles it at three sparsities
-(share of the prunable channels removed) in one and in three rounds, proves every round, trains the result one
-step, exports it to ONNX and compares that with torch; all with random weights. It resumes where it stopped, and
-writes this page from `benchmarks/results/coverage.jsonl`, which has the figures of each compilation. Models that
-have not been run yet are missing here; the column *compiled* says how many of the six compilations a model went
-through.
+`python -m benchmarks.coverage` captures and analyses every model of the list. It compiles each one at three
+sparsities (share of the prunable channels removed), in one and in three rounds, and proves every round. It trains the
+result one step, exports it to ONNX and compares that with torch. All weights are random. The command resumes where it
+stopped, and writes this page from `benchmarks/results/coverage.jsonl`, which has the figures of each compilation.
+Models that have not been run yet are missing here. The column *compiled* says how many of the six compilations a
+model went through.
 
-*Refused* means that graphprune said no, with the reason; *fail* is a crash, a hang, a wrong result or a limit of
-time or memory. *Prunable* is the share of output rows (output channels of all weights of two dims or more that
-evaluation mode reads) that can be removed. *Error* is the largest difference between compact and masked network,
-*ONNX* the largest between onnxruntime and torch, both as a share of the output's scale. *Seconds* is the median of
-the model's compilations, with their proofs, in one thread.
+*Refused* means that graphprune said no, with the reason. *Fail* means a crash, a hang, a wrong result, or a limit of
+time or memory. *Prunable* is the share of output rows that can be removed; output rows are the output channels of all
+weights of two dims or more that evaluation mode reads. *Error* is the largest difference between the compact and the
+masked network, and *ONNX* is the largest difference between onnxruntime and torch; both are shares of the output's
+scale. *Seconds* is the median time of the model's compilations, with their proofs, in one thread.
 """
 
 
