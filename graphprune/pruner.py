@@ -261,14 +261,13 @@ class Pruner:
 
     def _reporting(self) -> Callable[[], Report]:
         """A report of what was done so far, made when it is asked for."""
-        captured = self._original.captured_by
         return partial(
             build_report,
             self._original,
             self._program.history.kept,
             self._first_importance,
             model=self._model_name,
-            captured_by=captured.route + (f" ({captured.reason})" if captured.reason else ""),
+            captured_by=str(self._original.captured_by),
             costs={name: (self._costs_before[name], self._costs[name]) for name in MEASURES},
             rounds=tuple(self.rounds),
             dropped=self._dropped,

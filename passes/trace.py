@@ -36,5 +36,4 @@ class Trace(FrontEnd):
             CaptureError: no front end could capture the model.
         """
         program = capture(model, self.example_input, self.protect, self.attention, verify=self.verify)
-        by = program.captured_by
-        return PassResult(program, True, (f"captured by {by.route}", *([by.reason] if by.reason else [])))
+        return PassResult(program, True, (f"captured by {program.captured_by}",))

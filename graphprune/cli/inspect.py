@@ -95,11 +95,9 @@ def _print_saved(directory: Path, why: list[str] | None) -> None:
 
 
 def _print_tables(model: str, program: Program, dependencies: Dependencies) -> None:
-    captured = program.captured_by
-    reason = f" ({captured.reason})" if captured.reason else ""
     costs = CostModel(program, dependencies)
     everything = KeepSet.everything(dependencies)
-    show(f"{model}: {type(program.module).__name__}, captured by {captured.route}{reason}")
+    show(f"{model}: {type(program.module).__name__}, captured by {program.captured_by}")
     show(
         f"{costs.channels(everything):,} prunable channels in {len(dependencies.groups)} groups, "
         f"{costs.params(everything):,} parameters, {costs.macs(everything):,} multiply-accumulates per sample"

@@ -70,10 +70,8 @@ def command(
             seed=seed,
         )  # fmt: skip
     if not texts:
-        remedy = (
-            "part of a round; give --sparsity, such as --sparsity 0.5" if sparsity is None else "no part of this round"
-        )
-        raise OptionError(f"--after: the pass '{after}' is {remedy}")
+        part = "part of a round; give --sparsity, such as --sparsity 0.5"
+        raise OptionError(f"--after: the pass '{after}' is {part if sparsity is None else 'no part of this round'}")
     typer.echo(texts[-1], nl=False)
 
 

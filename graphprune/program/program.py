@@ -24,6 +24,10 @@ class CapturedBy:
     route: str
     reason: str = ""
 
+    def __str__(self) -> str:
+        """The front end, and in brackets why it was not an earlier one."""
+        return f"{self.route} ({self.reason})" if self.reason else self.route
+
 
 Attention = Literal["heads", "head_dim"]
 """What goes of attention: whole heads, or the same indices of every head."""

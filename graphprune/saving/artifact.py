@@ -124,14 +124,18 @@ def load(directory: str | Path, model: nn.Module | None = None) -> nn.Module:
         raise ArtifactError(f"{path / PLAN}: {error}") from error
     read_weights(module, path / WEIGHTS, manifest.aliases)
     example = _reference_inputs(plan)
-    if manifest.call is None:
-        expected, source = read_outputs(path / OUTPUTS), OUTPUTS
-    else:
-        stored = OnnxModule(path / ONNX, manifest.call, plan.example, provider="cpu")
-        with torch.no_grad():
-            expected, source = tensor_leaves(stored(*example.args, **example.kwargs)), ONNX
+    expected, source = _stored_outputs(path, manifest, plan, example)
     _check_same_function(module, example, expected, plan, source, type(unwrapped(model)).__name__)
     return module
+
+
+def _stored_outputs(path: Path, manifest: Manifest, plan: Plan, example: Example) -> tuple[list[Tensor], str]:
+    """What the artifact itself computes for an example, and which of its files says so."""
+    if manifest.call is None:
+        return read_outputs(path / OUTPUTS), OUTPUTS
+    stored = OnnxModule(path / ONNX, manifest.call, plan.example, provider="cpu")
+    with torch.no_grad():
+        return tensor_leaves(stored(*example.args, **example.kwargs)), ONNX
 
 
 def _checked(path: Path) -> tuple[Manifest, Plan]:
