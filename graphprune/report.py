@@ -12,7 +12,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from graphprune.costs.measures import Measure
-from graphprune.coupling.explain import path_to_cause, told
+from graphprune.coupling.explain import described, path_to_cause
 from graphprune.coupling.protection import output_dim
 from graphprune.deploy import TimingResult
 from graphprune.labels.dependencies import Dependencies
@@ -245,7 +245,7 @@ def frozen_rows(program: Program, dependencies: Dependencies) -> tuple[FrozenRow
         frozen = dependencies.frozen_indices(owner)
         if frozen and (owner.name, owner.dim) in weights:
             steps = path_to_cause(program, owner.name, owner.dim)
-            rows.append(FrozenRow(owner.name, frozen, owner.size, str(steps[-1].cause), told(steps)))
+            rows.append(FrozenRow(owner.name, frozen, owner.size, str(steps[-1].cause), described(steps)))
     return tuple(rows)
 
 

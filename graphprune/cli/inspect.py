@@ -14,7 +14,7 @@ from graphprune.cli import options
 from graphprune.cli.model_names import build_model
 from graphprune.cli.tables import show, table
 from graphprune.costs.model import CostModel, costs_of
-from graphprune.coupling.explain import path_to_cause, told
+from graphprune.coupling.explain import described, path_to_cause
 from graphprune.coupling.gaps import refuse_gaps
 from graphprune.errors import OptionError
 from graphprune.labels.dependencies import Dependencies
@@ -155,7 +155,7 @@ def explanation(program: Program, text: str) -> list[str]:
     lines = []
     if frozen:
         lines = [f"{title}, {_some(frozen, owner.size)} indices: frozen"]
-        lines += _indented(told(path_to_cause(program, owner.name, owner.dim)))
+        lines += _indented(described(path_to_cause(program, owner.name, owner.dim)))
     for group in dependencies.groups:
         per_channel = {(member.name, member.dim): member.per_channel for member in group.members}
         if count := per_channel.get((owner.name, owner.dim)):

@@ -52,7 +52,7 @@ def path_to_cause(program: Program, name: str, dim: int) -> list[Step]:
     return steps + [Step(f"%{cause.node}", cause) for cause in behind(program, steps[-1].cause)[:1]]
 
 
-def told(steps: Sequence[Step]) -> tuple[str, ...]:
+def described(steps: Sequence[Step]) -> tuple[str, ...]:
     """A line for each tie between two dims, nearest first, and one for the cause at the end."""
     lines = [
         f"{step.owner} goes with {after.owner}: {step.cause}"
