@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from graphprune.coupling.explain import FROZEN, dependency_graph, path_to_cause, told, why_frozen
+from graphprune.coupling.explain import FROZEN, dependency_graph, described, path_to_cause, why_frozen
 from graphprune.coupling.protection import protected_dims
 from graphprune.errors import OptionError
 from graphprune.labels.labels import Cause
@@ -108,9 +108,9 @@ def test_a_path_as_text_names_both_ends_of_each_tie() -> None:
             return first, torch.relu(first) + self.second(x)
 
     program, _ = analysed(Twin(), torch.randn(2, 5))
-    direct = told(path_to_cause(program, "first.weight", 0))
+    direct = described(path_to_cause(program, "first.weight", 0))
     assert len(direct) == 1 and direct[0].startswith("first.weight[0]: output in node %output at ")
-    joined, last = told(path_to_cause(program, "second.bias", 0))[-2:]
+    joined, last = described(path_to_cause(program, "second.bias", 0))[-2:]
     assert "goes with" in joined and "add" in joined and "test_explain.py:" in joined
     assert last.endswith(": leaves the program")
 
