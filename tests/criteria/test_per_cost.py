@@ -24,9 +24,9 @@ from graphprune.program.example import Example
 from graphprune.program.program import Program
 from graphprune.request.budget import Budget
 from graphprune.rewrite.compact import compact_module
+from tests.costs.test_pool import TOKENS, Attention, Grouped
 from tests.scoring import batches_like, leaving_no_trace, prepared, sensitivity
 from tests.small_models import CLASSES, Dense, Inverted, Mlp, Residual, Transformer, images
-from tests.weights.test_pool import TOKENS, Attention, Grouped
 
 Shape = tuple[Callable[[], nn.Module], Tensor]
 MODELS: dict[str, Shape] = {

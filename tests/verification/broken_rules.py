@@ -1,4 +1,4 @@
-"""Coupling rules with a typical mistake each, and a model that shows it; `tests/test_verifier_can_fail.py` uses them.
+"""Coupling rules with a typical mistake each, and a model that shows it; `test_verifier_can_fail.py` uses them.
 
 At least one row for every file of `graphprune/ops` that has rules.
 """

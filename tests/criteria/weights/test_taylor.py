@@ -7,9 +7,9 @@ import torch
 
 from graphprune.costs.pool import pool_of
 from graphprune.criteria.weights import WEIGHT_CRITERIA
+from tests.criteria.weights.test_elasticity import gradients_of_samples
 from tests.scoring import batches_like, mean_loss, prepared, sensitivity, with_dead_weights
 from tests.small_models import Inverted, images
-from tests.weights.criteria.test_elasticity import gradients_of_samples
 
 
 @pytest.mark.parametrize("dormant", [False, True])

@@ -1,4 +1,4 @@
-"""Rewriting with a typical mistake each, and a model that shows it; `tests/test_verifier_can_fail.py` uses them.
+"""Rewriting with a typical mistake each, and a model that shows it; `test_verifier_can_fail.py` uses them.
 
 At least one row for every file of `graphprune/rewrite` that rewrites.
 """
@@ -20,8 +20,8 @@ from graphprune.program import surgery
 from graphprune.rewrite import attributes, compact
 from graphprune.rewrite.literals import RESIZERS
 from graphprune.rewrite.sizes import Resize, Survivors
-from tests.broken_rules import IMAGE, TOKENS, image_model, token_model
 from tests.ops.case import net
+from tests.verification.broken_rules import IMAGE, TOKENS, image_model, token_model
 
 
 @dataclass(frozen=True)

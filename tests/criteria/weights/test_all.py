@@ -13,9 +13,9 @@ from graphprune.costs.pool import pool_of
 from graphprune.criteria.weights import WEIGHT_CRITERIA, weight_scores_of
 from graphprune.errors import InputError
 from graphprune.program.program import Program
+from tests.costs.test_pool import Attention, Grouped, Recurrent
 from tests.scoring import batches_like, leaving_no_trace, prepared, sensitivity, with_dead_weights
 from tests.small_models import Dense, Inverted, Mlp, Residual, Transformer, analysed, images
-from tests.weights.test_pool import Attention, Grouped, Recurrent
 
 TOKENS = torch.randn(2, 5, 4)
 MODELS: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {

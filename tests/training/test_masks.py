@@ -18,9 +18,9 @@ from torch.nn.utils import parametrizations
 
 import graphprune
 from graphprune.training.masks import hold
+from tests.rounds.test_by_weights import BOTH, compiled_of, dead_weights
 from tests.small_models import CLASSES, Residual, images, randomised
 from tests.test_pruner import batches
-from tests.weights.test_pruning import BOTH, compiled_of, dead_weights
 
 
 def dead_gradients(module: nn.Module, masks: dict[str, Tensor]) -> float:

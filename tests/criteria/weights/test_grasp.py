@@ -17,9 +17,9 @@ from graphprune.criteria.losses import cross_entropy
 from graphprune.criteria.weights import WEIGHT_CRITERIA, Grasp
 from graphprune.errors import LossError, OptionError
 from graphprune.program.program import Program
+from tests.costs.test_pool import Attention, Recurrent
 from tests.scoring import Batches, batches_like, numeric_slopes, prepared, sensitivity, with_dead_weights
 from tests.small_models import CLASSES, Inverted, Mlp, Residual, Transformer, images
-from tests.weights.test_pool import Attention, Recurrent
 
 
 def explicit(program: Program, batches: Batches, temperature: float) -> dict[str, Tensor]:

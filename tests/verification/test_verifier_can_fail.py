@@ -26,9 +26,9 @@ from graphprune.program.facts import FirstAnalysis
 from graphprune.rewrite import compact
 from graphprune.rewrite.literals import RESIZERS
 from graphprune.verification.equivalence import MaskedProgram, verify_compact
-from tests.broken_rewriting import BROKEN_REWRITING, BrokenRewriting, nothing
-from tests.broken_rules import BROKEN_RULES, IMAGE, BrokenRule
 from tests.ops.case import net, randomised
+from tests.verification.broken_rewriting import BROKEN_REWRITING, BrokenRewriting, nothing
+from tests.verification.broken_rules import BROKEN_RULES, IMAGE, BrokenRule
 
 NOT_REWRITING = {"__init__", "sizes"}
 """Files of `graphprune.rewrite` that only look sizes up."""

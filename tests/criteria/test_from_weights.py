@@ -18,9 +18,9 @@ from graphprune.criteria.weights import WEIGHT_CRITERIA, Grasp
 from graphprune.errors import OptionError
 from graphprune.labels.dependencies import Dependencies
 from graphprune.program.program import Program
+from tests.costs.test_pool import TOKENS, Attention, Functional, Grouped, Recurrent
 from tests.scoring import batches_like, prepared, sensitivity, with_dead_weights
 from tests.small_models import CLASSES, Dense, Inverted, Mlp, Residual, Transformer, group_of, images
-from tests.weights.test_pool import TOKENS, Attention, Functional, Grouped, Recurrent
 
 
 def of_group(program: Program, importance: Tensor, member: str, dim: int = 0) -> Tensor:
