@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import fx, nn
 
+from graphprune.coupling.protection import protected_tensors
 from graphprune.pass_manager.protocol import Pass, PassResult
 from graphprune.program.liveness import dead_nodes
 from graphprune.program.program import Program
@@ -18,12 +19,12 @@ class DropDeadNodes(Pass):
     """Removes nodes on whose result nothing depends, and the layers and tensors that only they read.
 
     A layer whose result is used by nobody would count towards the sparsity that is asked for, and pruning it would
-    change nothing.
+    change nothing. What is protected stays, dead or not.
     """
 
     def run(self, program: Program) -> PassResult:
         """Gives a program without dead nodes; nothing changes where there are none."""
-        names = {node.name for node in dead_nodes(program.module)}
+        names = {node.name for node in _dead(program)}
         if not names:
             return PassResult(program, False)
         module = copy_sharing_tensors(program.module)
@@ -39,7 +40,12 @@ class DropDeadNodes(Pass):
 
     def ensures(self, before: Program, result: PassResult) -> list[str]:
         """No dead node is left."""
-        return [f"%{node.name} is dead and still there" for node in dead_nodes(result.program.module)]
+        return [f"%{node.name} is dead and still there" for node in _dead(result.program)]
+
+
+def _dead(program: Program) -> list[fx.Node]:
+    """Dead nodes, but for those that read what is protected."""
+    return dead_nodes(program.module, protected_tensors(program.module, program.protect))
 
 
 def _drop_unread(module: fx.GraphModule) -> None:

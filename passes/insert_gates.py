@@ -40,7 +40,7 @@ class InsertGates(Pass):
         return problems + [
             f"%{user} reads %{site.node} without its gates"
             for site in gated.sites
-            if site.node in nodes  # a recurrent layer is replaced as a whole
             for user in site.users
-            if nodes[site.node] in nodes[user].all_input_nodes
+            # a recurrent layer is replaced as a whole, and reads the product under another name
+            if {site.node, user} <= nodes.keys() and nodes[site.node] in nodes[user].all_input_nodes
         ]

@@ -30,7 +30,12 @@ Examples:
   graphprune print paper:lenet5 --sparsity 0.5 --after prune-channels
 """
 
-CAPTURED, GATES = ("capture", "trace"), "insert-gates"
+CAPTURE, TRACE, GATES = "capture", "trace", "insert-gates"
+
+
+def _names() -> list[str]:
+    """Where printing may stop."""
+    return [CAPTURE, *sorted((TRACE, *options.pass_names()))]
 
 
 def command(
@@ -39,7 +44,7 @@ def command(
         str | None,
         typer.Option(
             metavar="PASS",
-            help=f"Where to stop: {', '.join((*CAPTURED, *options.pass_names()))}. Default: the last pass that runs.",
+            help=f"Where to stop: {', '.join(_names())}. Default: the last pass that runs.",
         ),
     ] = None,
     sparsity: options.Sparsity = None,
@@ -52,11 +57,11 @@ def command(
 ) -> None:
     """Prints the program after the pass, as it was when that pass ran for the last time."""
     if after is not None:
-        options.check_pass("--after", after, (*CAPTURED, *options.pass_names()))
+        options.check_pass("--after", after, _names())
     _check_round(sparsity, granularity, criterion)
     named = build_model(model, input_shape, weights, seed)
     program = capture(named.module, named.example, tuple(protect or ()))
-    if after in CAPTURED:
+    if after in (CAPTURE, TRACE):
         typer.echo(print_program(program), nl=False)
         return
     texts: list[str] = []

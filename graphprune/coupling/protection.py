@@ -44,6 +44,16 @@ def protected_dims(module: nn.Module, patterns: Sequence[str]) -> dict[tuple[str
     return found
 
 
+def protected_tensors(module: nn.Module, patterns: Sequence[str]) -> set[int]:
+    """Parameters and buffers, by identity, of which patterns protect a dim.
+
+    Raises:
+        OptionError: a pattern matches nothing.
+    """
+    tensors = stored_tensors(module)
+    return {id(tensors[name]) for name, _ in protected_dims(module, patterns)}
+
+
 def _tensors_under_all_names(module: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers; a tied one under each of its names."""
     return dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))

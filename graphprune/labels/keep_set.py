@@ -30,11 +30,14 @@ class KeepSet:
     @classmethod
     def of(cls, dependencies: Dependencies, channels: Tensor) -> KeepSet:
         """The keep set of some channels; for the same tensor the same one, since several passes ask for it in turn."""
+        version = None if channels.is_inference() else channels._version  # counts what is written to it in place
         remembered = vars(dependencies)
-        last: KeepSet | None = remembered.get("_last_keep_set")
-        if last is None or last.channels is not channels:
-            last = remembered["_last_keep_set"] = cls(dependencies, channels)
-        return last
+        last, last_version = remembered.get("_last_keep_set", (None, None))
+        if last is None or version is None or last.channels is not channels or last_version != version:
+            last = cls(dependencies, channels)
+            remembered["_last_keep_set"] = last, version
+        found: KeepSet = last
+        return found
 
     @classmethod
     def everything(cls, dependencies: Dependencies) -> KeepSet:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from operator import attrgetter
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from graphprune.coupling.protection import protected_tensors
 from graphprune.coupling.shapes import RecordedShapes, propagate_shapes
 from graphprune.labels.dependencies import Dependencies
 from graphprune.program.facts import Fact, FirstAnalysis
-from graphprune.program.liveness import has_effects
+from graphprune.program.liveness import dead_nodes, tensors_read_by
 from graphprune.program.program import Program
 from graphprune.program.tensors import Layers, stored_parameters, stored_tensors
 
@@ -93,15 +93,15 @@ def label_maps_fit_tensors(program: Program) -> list[str]:
 
 @invariant("module", Dependencies)
 def every_parameter_is_read(program: Program) -> list[str]:
-    """In an analysed program each parameter is read by a node whose result is used, or that does more than give one."""
-    if Dependencies not in program:
+    """Each parameter of an analysed program is read by a node that is not dead; see `dead_nodes`."""
+    if Dependencies not in program or references_resolve(program):
         return []
-    layers, read = Layers(program.module), set[int]()
-    for node in program.module.graph.nodes:
-        if node.op == "get_attr" and node.users:
-            read.add(id(attrgetter(str(node.target))(program.module)))
-        elif node.op == "call_module" and (node.users or has_effects(layers, node)):
-            read.update(map(id, layers.called_by(node).parameters()))
+    layers, dead = (
+        Layers(program.module),
+        set(dead_nodes(program.module, protected_tensors(program.module, program.protect))),
+    )
+    alive = [node for node in program.module.graph.nodes if node not in dead]
+    read = {id(tensor) for node in alive for tensor in tensors_read_by(layers, node)}
     parameters = stored_parameters(program.module).items()
     return [f"parameter {name} is read by nobody" for name, parameter in parameters if id(parameter) not in read]
 

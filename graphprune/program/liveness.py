@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Collection
+from operator import attrgetter
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from graphprune.program.tensors import Layers
 
@@ -14,13 +16,33 @@ _IN_PLACE_OPERATORS = frozenset({"setitem", "delitem", "iadd", "isub", "imul", "
 _LIBRARIES = ("torch", "_operator", "operator", "math", "builtins")
 
 
-def dead_nodes(module: fx.GraphModule) -> list[fx.Node]:
-    """Nodes on whose result nothing depends that is used, each before those that it reads."""
+def dead_nodes(module: fx.GraphModule, wanted: Collection[int] = ()) -> list[fx.Node]:
+    """Nodes on whose result nothing depends that is used, each before those that it reads.
+
+    Args:
+        module: The graph.
+        wanted: Stored tensors, by identity; nodes that read one of them are not dead.
+    """
     layers, dead = Layers(module), dict[fx.Node, None]()
+
+    def is_wanted(node: fx.Node) -> bool:
+        return bool(wanted) and any(id(tensor) in wanted for tensor in tensors_read_by(layers, node))
+
     for node in reversed(module.graph.nodes):
-        if all(user in dead for user in node.users) and not has_effects(layers, node):
+        if all(user in dead for user in node.users) and not has_effects(layers, node) and not is_wanted(node):
             dead[node] = None
     return list(dead)
+
+
+def tensors_read_by(layers: Layers, node: fx.Node) -> list[Tensor]:
+    """Parameters and buffers that a node reads: its own where it is one, else those of the layer that it calls."""
+    if node.op == "get_attr":
+        found = attrgetter(str(node.target))(layers.module)
+        return [found] if isinstance(found, Tensor) else []
+    if node.op != "call_module":
+        return []
+    layer = layers.called_by(node)
+    return [*layer.parameters(), *layer.buffers()]
 
 
 def has_effects(layers: Layers, node: fx.Node) -> bool:

@@ -367,7 +367,7 @@ def test_compile_prints_report_and_times(here: Path) -> None:
     assert "ranked by l1" in out and "fc1.weight" in out and "protected by 'fc2'" in out
     times = out[out.index(" pass ") :]
     assert "prune-channels" in times and "verify-prune" not in times
-    assert (here / "dump" / "01-build-dependencies.txt").is_file()
+    assert (here / "dump" / "03-build-dependencies.txt").is_file()
 
 
 def test_compile_makes_weights_zero_and_removes_dead_paths() -> None:
