@@ -40,6 +40,8 @@ class DropDeadNodes(Pass):
 
     def ensures(self, before: Program, result: PassResult) -> list[str]:
         """No dead node is left."""
+        if not result.modified:  # there was none
+            return []
         return [f"%{node.name} is dead and still there" for node in _dead(result.program)]
 
 

@@ -14,6 +14,7 @@ from graphprune.program.tensors import submodules
 
 _LEAVES = (NoneType, bool, int, float, complex, str, bytes, type, nn.Module, ModuleType, FunctionType,
            BuiltinFunctionType, torch.dtype, torch.device)  # fmt: skip
+_CONTAINERS = (dict, list, tuple, set, frozenset)
 _TABLES = ("_parameters", "_buffers")
 
 
@@ -29,8 +30,13 @@ def kept_tensors(root: nn.Module) -> dict[str, Tensor]:
         if isinstance(item, Tensor):
             found[path if path not in found else f"{path} ({len(found)})"] = item
         else:
-            left += [(_joined(path, key), entry) for key, entry in _entries(item) if not isinstance(entry, _LEAVES)]
+            left += [(_joined(path, key), entry) for key, entry in _entries(item) if not _holds_nothing(entry)]
     return found
+
+
+def _holds_nothing(item: Any) -> bool:
+    """Whether there is no tensor in it: most of what a module keeps are numbers and empty tables of hooks."""
+    return isinstance(item, _LEAVES) or (isinstance(item, _CONTAINERS) and not item)
 
 
 def _joined(path: str, key: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from graphprune.program.tensors import Layers
+from graphprune.program.tensors import Layers, submodules
 
 _IN_PLACE_OPERATORS = frozenset({"setitem", "delitem", "iadd", "isub", "imul", "itruediv", "ifloordiv", "imatmul"})
 _LIBRARIES = ("torch", "_operator", "operator", "math", "builtins")
@@ -41,8 +41,9 @@ def tensors_read_by(layers: Layers, node: fx.Node) -> list[Tensor]:
         return [found] if isinstance(found, Tensor) else []
     if node.op != "call_module":
         return []
-    layer = layers.called_by(node)
-    return [*layer.parameters(), *layer.buffers()]
+    modules = submodules(layers.called_by(node)).values()
+    tables = [table for module in modules for table in (module._parameters, module._buffers)]
+    return [tensor for table in tables for tensor in table.values() if tensor is not None]
 
 
 def has_effects(layers: Layers, node: fx.Node) -> bool:
