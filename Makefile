@@ -36,6 +36,7 @@ demo: setup
 test: export OMP_NUM_THREADS := 1
 test: setup
 	$(BIN)/ruff check
+	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2
 

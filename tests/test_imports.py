@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 
 import networkx as nx
 import pytest
 
-from tests.source_files import PACKAGE, PASSES, module_name, python_files
+from tests.source_files import PACKAGE, PASSES, ROOT, module_name, python_files
 
 PIPELINES = "graphprune.passes.pipelines"
 
@@ -121,6 +122,13 @@ def test_the_core_knows_no_pass_and_passes_know_no_other_pass() -> None:
 
 def test_every_room_has_a_layer() -> None:
     assert {room_of(module_name(path)) for path in python_files(PACKAGE)} == set(LAYER_OF)
+
+
+def test_the_map_in_contributing_is_that_of_the_layers() -> None:
+    rows = re.findall(r"^\| (\d+) \| `(\w+)(?:\.py|/)` \|", (ROOT / "CONTRIBUTING.md").read_text("utf-8"), re.MULTILINE)
+    names = {"": "__init__"}
+    expected = [(str(layer), names.get(room, room)) for layer, rooms in enumerate(LAYERS, 1) for room in rooms]
+    assert rows == expected
 
 
 def test_imports_go_one_way() -> None:
