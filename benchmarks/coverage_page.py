@@ -43,7 +43,7 @@ def write_page(results: Path, page: Path) -> None:
     sections = [(source, found) for source, found in sections if found]
     parts = [_HEAD, _summary(sections), *(_section(source, found) for source, found in sections)]
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text("\n".join(parts) + "\n")
+    page.write_text("\n".join(parts) + "\n", encoding="utf-8")
 
 
 def _summary(sections: list[tuple[str, list[dict[str, Any]]]]) -> str:

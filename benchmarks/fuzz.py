@@ -119,7 +119,7 @@ def run(blocks: list[tuple[int, int]], jobs: int, path: Path) -> list[Line]:
     code = fingerprint()
     done = finished(path, code)
     lines = [done[block] for block in blocks if block in done]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))  # lines of other code go
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")  # lines of other code go
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         futures = [pool.submit(run_block, *block, code) for block in blocks if block not in done]
         try:

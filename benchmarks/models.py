@@ -96,7 +96,7 @@ def _runs(model: nn.Module, example: Any) -> bool:
 
 
 def _timm_names() -> list[str]:
-    smallest: dict[str, str] = json.loads(FAMILIES.read_text())["smallest"]
+    smallest: dict[str, str] = json.loads(FAMILIES.read_text(encoding="utf-8"))["smallest"]
     return list(smallest.values())
 
 

@@ -29,7 +29,7 @@ def read(path: Path | None) -> list[Row]:
     if path is not None and path.is_dir():
         raise OptionError(f"{path} is a folder; name a file of JSON lines")
     found: list[Row] = []
-    text = path.read_text() if path is not None and path.exists() else ""
+    text = path.read_text(encoding="utf-8") if path is not None and path.exists() else ""
     for number, line in enumerate(text.splitlines(), start=1):
         row = _row(line)
         if row is not None:

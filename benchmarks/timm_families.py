@@ -29,7 +29,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     families = timm.list_modules()
     smallest = {family: min(timm.list_models(module=family), key=parameters_of) for family in families}
-    FAMILIES.write_text(json.dumps({"timm": timm.__version__, "smallest": smallest}, indent=1) + "\n")
+    FAMILIES.write_text(json.dumps({"timm": timm.__version__, "smallest": smallest}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -193,8 +194,23 @@ class Report:
     def _frozen_table(self) -> Table:
         table = Table("frozen weight", "channels", "why")
         for row in self.frozen:
-            table.add_row(row.name, row.channels, row.why)
+            table.add_row(row.name, row.channels, with_whole_reasons(row.why))
         return table
+
+
+def with_whole_reasons(why: str) -> str:
+    """Breaks long lines behind the place that they name, so that a table breaks neither the place nor the reason."""
+    lines = []
+    for line in why.splitlines():
+        found = _PLACE_AND_REASON.fullmatch(line) if len(line) > _LINE else None
+        lines += [f"{found[1]}:", f"    {found[2]}"] if found else [line]
+    return "\n".join(lines)
+
+
+_PLACE_AND_REASON = re.compile(r"(.*? in node %\S+(?: at .*?:\d+)?): (.*)")
+
+_LINE = 72
+"""Characters of a reason that a table of 120 columns has room for, beside names of usual lengths."""
 
 
 def left_in_evaluation(model: str, names: Sequence[str]) -> str:

@@ -1,6 +1,9 @@
-"""Settings that every test shares: one thread, a fixed seed, hypothesis without surprises."""
+"""Settings that every test shares: one thread, a fixed seed, no settings of the terminal or the user."""
 
 from __future__ import annotations
+
+import os
+from collections.abc import Iterator
 
 import hypothesis
 import pytest
@@ -11,6 +14,29 @@ torch.set_num_threads(1)
 # No deadline: the first run of an op in torch can take a hundred times as long as the second.
 hypothesis.settings.register_profile("graphprune", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("graphprune")
+
+
+# What a user's terminal asks for, which libraries read when they are imported or asked for a width.
+for _name in (
+    "COLUMNS",
+    "LINES",
+    "NO_COLOR",
+    "FORCE_COLOR",
+    "CLICOLOR",
+    "CLICOLOR_FORCE",
+    "TTY_COMPATIBLE",
+    "PY_COLORS",
+):
+    os.environ.pop(_name, None)
+os.environ["TERM"] = "dumb"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Latencies that the user has measured before do not count, and none are left behind."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRAPHPRUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 
 import graphprune
 from graphprune import Compiled
-from graphprune.report import FrozenRow
+from graphprune.report import FrozenRow, with_whole_reasons
 from tests.small_models import CLASSES, Residual, images
 
 
@@ -201,3 +203,43 @@ def test_a_floor_that_held_something_back_is_told(compiled: Compiled) -> None:
     floors = [line for entry in compiled.report.rounds for line in entry.bound]
     assert any("at its floor of 3" in line for line in floors)
     assert "held back: " in str(compiled.report)
+
+
+MODULE = """
+import torch
+from torch import nn
+
+
+class Partly(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.middle, self.head = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 6, 1), nn.Conv2d(6, 4, 1)
+
+    def forward(self, x):
+        return self.head(self.middle(self.stem(x)).sort(dim=1).values)
+"""
+
+
+def test_a_report_reads_the_same_wherever_the_model_lies(tmp_path: Path) -> None:
+    texts = set()
+    for folder in (tmp_path / "a", tmp_path / ("a long name with spaces " * 4) / ("deep" * 20)):
+        folder.mkdir(parents=True)
+        (folder / "network.py").write_text(MODULE, encoding="utf-8")
+        spec = importlib.util.spec_from_file_location("network", folder / "network.py")
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        torch.manual_seed(0)
+        report = graphprune.compile(module.Partly(), torch.randn(2, 3, 8, 8), criterion="l1-norm").report
+        frozen = str(replace(report, rounds=(), seconds_by_pass={}))
+        assert "network.py:12: " in frozen, frozen
+        texts.add(frozen)
+    assert len(texts) == 1
+
+
+def test_a_table_breaks_long_lines_behind_the_place() -> None:
+    place = "aten.sort in node %values at some/package/of/somebody/with/a/long/name/models/network.py:12"
+    assert with_whole_reasons(f"{place}: depends on positions: all of them") == (
+        f"{place}:\n    depends on positions: all of them"
+    )
+    assert with_whole_reasons("add in node %add: other operand") == "add in node %add: other operand"

@@ -113,7 +113,7 @@ def _rows(path: Path) -> list[Row]:
 
 
 def _document(rows: list[Row], options: argparse.Namespace) -> None:
-    DOCUMENT.write_text(filled(DOCUMENT.read_text(), rows, read(ablation.RESULTS)))
+    DOCUMENT.write_text(filled(DOCUMENT.read_text(encoding="utf-8"), rows, read(ablation.RESULTS)), encoding="utf-8")
 
 
 SHOW: dict[str, Callable[[list[Row], argparse.Namespace], None]] = {

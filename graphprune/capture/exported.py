@@ -24,6 +24,7 @@ from graphprune.capture.requirements import require_at_most, require_sizes
 from graphprune.capture.symbolic import is_leaf, switches_with_mode
 from graphprune.process_state import only_errors
 from graphprune.program.example import Example
+from graphprune.program.source import source_of
 
 
 def export(model: nn.Module, example: Example) -> fx.Graph:
@@ -93,7 +94,7 @@ def _user_line(trace: str) -> str:
     if not own:
         return ""
     file, number = own[-1].removeprefix("File ").split(", ")[:2]
-    return f"{file.strip(chr(34))}:{number.removeprefix('line ')}"
+    return source_of(file.strip('"'), number.removeprefix("line "))
 
 
 def _adopt_constants(graph: fx.Graph, exported: nn.Module, model: nn.Module) -> None:

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from graphprune.capture.functions import conversions_as_nodes, functions_as_nodes
 from graphprune.capture.in_place import ModelProxy, assign_instead_of_writing
 from graphprune.program.example import Example
+from graphprune.program.source import source_of
 from graphprune.program.tensors import stored_tensors, submodules
 
 _TRANSPARENT = ("torch", "_operator", "operator", "math", "builtins", "graphprune")
@@ -161,7 +162,7 @@ def _calling_line() -> str:
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("torch", "graphprune"):
         frame = None if frame.f_code is trace.__code__ else frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else ""
+    return source_of(frame.f_code.co_filename, frame.f_lineno) if frame is not None else ""
 
 
 def _adopt_constants(graph: fx.Graph, model: nn.Module) -> None:

@@ -24,7 +24,7 @@ from graphprune.latency import LatencyModel, Profile
 from graphprune.passes import pipelines
 from graphprune.program.example import Example
 from graphprune.program.program import Program
-from graphprune.report import frozen_rows
+from graphprune.report import frozen_rows, with_whole_reasons
 from graphprune.request.options import attention_of
 from graphprune.saving.artifact import REPORT_TEXT
 from graphprune.saving.manifest import Manifest
@@ -105,7 +105,7 @@ def _print_tables(model: str, program: Program, dependencies: Dependencies) -> N
     columns = ("group", "channels", "dims", "params of a channel", "macs of a channel", "first member")
     rows = list(_group_rows(costs, dependencies, everything))
     show(table(columns, rows, numbers=columns[1:5]))
-    frozen = [(row.name, row.channels, row.why) for row in frozen_rows(program, dependencies)]
+    frozen = [(row.name, row.channels, with_whole_reasons(row.why)) for row in frozen_rows(program, dependencies)]
     if frozen:
         show(table(("frozen weight", "channels", "why"), frozen, numbers=("channels",)))
 

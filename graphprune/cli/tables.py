@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterable, Sequence
 
 import typer
@@ -18,9 +19,9 @@ def show(content: Table | str) -> None:
     if isinstance(content, str):
         typer.echo(content)
         return
-    console = Console(highlight=False, markup=False, emoji=False)
-    if not console.is_terminal:
-        console = Console(width=FILE_WIDTH, highlight=False, markup=False, emoji=False)
+    # asked of the output itself: rich takes a file for a terminal where FORCE_COLOR is set
+    width = None if sys.stdout.isatty() else FILE_WIDTH
+    console = Console(width=width, color_system=None, highlight=False, markup=False, emoji=False)
     with console.capture() as captured:
         console.print(content)
     typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))

@@ -104,7 +104,7 @@ class Runner:
             self.emit(text)
         if self.dump_dir is not None:
             self.dump_dir.mkdir(parents=True, exist_ok=True)
-            (self.dump_dir / f"{self._step:02d}-{name}.txt").write_text(text)
+            (self.dump_dir / f"{self._step:02d}-{name}.txt").write_text(text, encoding="utf-8")
 
 
 def check_order(pipeline: Sequence[Pass], program: Program) -> None:

@@ -81,8 +81,8 @@ def sweep(
     check_counts(repeats=repeats)
     model, example = unwrapped(model), Example.of(example_input)
     target = target or Profile.here(batch_size=example.batch_size)
-    report, accuracy = progress or silent, None if evaluate is None else _accuracy(evaluate, model)
     networks = _Networks(model, example_input, _Ranking(criterion), target, finetune, options)
+    report, accuracy = progress or silent, None if evaluate is None else _accuracy(evaluate, model)
     for index, share in enumerate(shares):
         report(f"prune to {100 * (1 - share):.4g}% of the latency", index, len(shares))
         networks.add(share)
