@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from torch import fx, nn
@@ -11,7 +12,7 @@ from graphprune.pass_manager.protocol import Pass, PassResult
 from graphprune.program.liveness import dead_nodes
 from graphprune.program.program import Program
 from graphprune.program.surgery import copy_sharing_tensors
-from graphprune.program.tensors import submodules
+from graphprune.program.tensors import stored_parameters, submodules
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,10 @@ class DropDeadNodes(Pass):
         for node in reversed(module.graph.nodes):
             if node.name in names:
                 module.graph.erase_node(node)
-        before = dict(module.named_parameters())
+        before = stored_parameters(module)
         _drop_unread(module)
         module.recompile()
-        gone = [name for name in before if name not in dict(module.named_parameters())]
-        remarks = (f"{len(names)} nodes removed", *(f"{name} is read by nobody" for name in gone))
+        remarks = (f"{len(names)} nodes removed", *(f"{name} is read by nobody" for name in _gone(before, module)))
         return PassResult(program.with_module(module), True, remarks)
 
     def ensures(self, before: Program, result: PassResult) -> list[str]:
@@ -48,6 +48,11 @@ class DropDeadNodes(Pass):
 def _dead(program: Program) -> list[fx.Node]:
     """Dead nodes, but for those that read what is protected."""
     return dead_nodes(program.module, protected_tensors(program.module, program.protect))
+
+
+def _gone(before: Collection[str], module: nn.Module) -> list[str]:
+    left = stored_parameters(module)
+    return [name for name in before if name not in left]
 
 
 def _drop_unread(module: fx.GraphModule) -> None:
