@@ -10,6 +10,7 @@ from torch import fx, nn
 from graphprune.coupling.protection import protected_tensors
 from graphprune.pass_manager.protocol import Pass, PassResult
 from graphprune.program.liveness import dead_nodes
+from graphprune.program.nodes import op_name
 from graphprune.program.program import Program
 from graphprune.program.surgery import copy_sharing_tensors
 from graphprune.program.tensors import stored_parameters, submodules
@@ -20,14 +21,16 @@ class DropDeadNodes(Pass):
     """Removes nodes on whose result nothing depends, and the layers and tensors that only they read.
 
     A layer whose result is used by nobody would count towards the sparsity that is asked for, and pruning it would
-    change nothing. What is protected stays, dead or not.
+    change nothing. What is protected stays, dead or not. Where nothing is dead but reads of sizes, which many models
+    leave behind and which cost nothing, the program stays as it is.
     """
 
     def run(self, program: Program) -> PassResult:
         """Gives a program without dead nodes; nothing changes where there are none."""
-        names = {node.name for node in _dead(program)}
-        if not names:
+        dead = _dead(program)
+        if all(node.op not in ("call_module", "get_attr") and op_name(node) in _READS_OF_SIZES for node in dead):
             return PassResult(program, False)
+        names = {node.name for node in dead}
         module = copy_sharing_tensors(program.module)
         for node in reversed(module.graph.nodes):
             if node.name in names:
@@ -40,9 +43,12 @@ class DropDeadNodes(Pass):
 
     def ensures(self, before: Program, result: PassResult) -> list[str]:
         """No dead node is left."""
-        if not result.modified:  # there was none
+        if not result.modified:
             return []
         return [f"%{node.name} is dead and still there" for node in _dead(result.program)]
+
+
+_READS_OF_SIZES = frozenset({"dim", "getattr", "getitem", "size"})
 
 
 def _dead(program: Program) -> list[fx.Node]:
