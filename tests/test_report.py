@@ -42,8 +42,10 @@ def test_costs_rounds_and_groups(compiled: Compiled) -> None:
     assert report.achieved["channels"] == 0.5
     assert len(report.rounds) == 7 and sum(entry.removed for entry in report.rounds) == 9
     assert [(row.id, row.name, row.before, row.after) for row in report.groups] == [
-        ("g0", "stem.weight", 6, 3), ("g1", "conv1.weight", 4, 3), ("g2", "conv3.weight", 8, 3),
-    ]  # fmt: skip
+        ("g0", "stem.weight", 6, 3),
+        ("g1", "conv1.weight", 4, 3),
+        ("g2", "conv3.weight", 8, 3),
+    ]
     assert all(row.elasticity is not None and row.elasticity >= 0 for row in report.groups)
 
 

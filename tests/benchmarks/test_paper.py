@@ -230,7 +230,7 @@ def test_data_that_is_not_there_makes_no_rows(tmp_path: Path, capsys: pytest.Cap
         (["structured", "--out", "."], ". is a folder"),
         (["summary", "--out", "benchmarks/results/latency.jsonl"], "rows that are no runs"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_meant_ends_with_a_message(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -399,10 +399,12 @@ def test_a_run_can_be_repeated() -> None:
 
 @pytest.mark.parametrize(
     "study, network, method, file",
-    [("elasticities", "lenet5", "dense", "elasticities.svg"),
-     ("saliency", "mlp5", "snip", "saliency-maps-mlp5-mnist_5k-0.5.svg"),
-     ("remaining", "mlp5", "snip", "remaining-mlp5-mnist_5k-0.5.svg")],
-)  # fmt: skip
+    [
+        ("elasticities", "lenet5", "dense", "elasticities.svg"),
+        ("saliency", "mlp5", "snip", "saliency-maps-mlp5-mnist_5k-0.5.svg"),
+        ("remaining", "mlp5", "snip", "remaining-mlp5-mnist_5k-0.5.svg"),
+    ],
+)
 def test_analyses_are_in_the_row_and_drawn(study: str, network: str, method: str, file: str, tmp_path: Path) -> None:
     (run,) = runs_of(study, "cpu", replace(TINY, methods=[method], epochs=0, networks=[network]))
     row = json.loads(json.dumps(row_of(run, PLACE)))

@@ -333,8 +333,10 @@ def test_wrong_weights(here: Path) -> None:
     save_file(build_model("paper:mlp5").module.state_dict(), here / "other.safetensors")
     (here / "text.safetensors").write_text("nothing")
     messages = {
-        "absent": "there is no file", "other": "does not fit 'paper:lenet5': Runtime", "text": "is no safetensors file"
-    }  # fmt: skip
+        "absent": "there is no file",
+        "other": "does not fit 'paper:lenet5': Runtime",
+        "text": "is no safetensors file",
+    }
     for name, message in messages.items():
         said = refuses("compile", "paper:lenet5", "--weights", here / f"{name}.safetensors")
         assert message in said and "\n" not in said

@@ -27,8 +27,10 @@ from tests.small_models import group_of
 def fused() -> nn.Module:
     return net(
         lambda self, x: self.head(self.attention(*[self.inside(x)] * 3, need_weights=False)[0]),
-        inside=nn.Linear(6, 12), attention=nn.MultiheadAttention(12, 3, batch_first=True), head=nn.Linear(12, 4),
-    )  # fmt: skip
+        inside=nn.Linear(6, 12),
+        attention=nn.MultiheadAttention(12, 3, batch_first=True),
+        head=nn.Linear(12, 4),
+    )
 
 
 def windowed() -> nn.Module:

@@ -90,8 +90,10 @@ def test_some_indices_of_a_dim() -> None:
 
 
 WHOLE: list[tuple[Callable[[], nn.Module], tuple[int, ...]]] = [
-    *((build, (4, 2, 6, 6)) for build in IMAGES.values()), (Transformer, (2, 5, 4)), (Windows, (2, 4, 4, 2)),
-]  # fmt: skip
+    *((build, (4, 2, 6, 6)) for build in IMAGES.values()),
+    (Transformer, (2, 5, 4)),
+    (Windows, (2, 4, 4, 2)),
+]
 
 
 @pytest.mark.parametrize(("build", "shape"), WHOLE)

@@ -17,9 +17,7 @@ NEEDS_DATA = ["elasticity", "elasticity-per-mac", "elasticity-per-param", "grasp
 
 
 def test_names() -> None:
-    assert set(CRITERIA.names()) == {
-        *NEEDS_DATA, "bn-gamma", "l1-norm", "l2-norm", "magnitude", "random", "synflow"
-    }  # fmt: skip
+    assert set(CRITERIA.names()) == {*NEEDS_DATA, "bn-gamma", "l1-norm", "l2-norm", "magnitude", "random", "synflow"}
     assert CRITERIA["magnitude"] is CRITERIA["l1-norm"]
 
 

@@ -29,7 +29,8 @@ def test_all_groups_lose_the_same_share_and_the_least_important_first() -> None:
 
 def test_by_a_name() -> None:
     data = [(torch.randn(8, 6), torch.randint(3, (8,)))]
-    compiled = graphprune.compile(network(), torch.randn(4, 6), sparsity=0.5, data=data, schedule="one-shot",
-                                  criterion=Evenly("elasticity"))  # fmt: skip
+    compiled = graphprune.compile(
+        network(), torch.randn(4, 6), sparsity=0.5, data=data, schedule="one-shot", criterion=Evenly("elasticity")
+    )
     assert compiled.report.criterion == "elasticity, evenly"
     assert [row.after for row in compiled.report.groups] == [4, 10]

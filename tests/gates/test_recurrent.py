@@ -68,9 +68,11 @@ def test_each_sample_has_gates_of_its_own(name: str) -> None:
 
 def _two_layers(kind: Any) -> nn.Module:
     return net(
-        lambda self, x: self.head(self.cell(self.stem(x))[0].mean(1)), stem=nn.Linear(5, 6),
-        cell=kind(6, 16, num_layers=2, bidirectional=True, batch_first=True), head=nn.Linear(32, 4),
-    )  # fmt: skip
+        lambda self, x: self.head(self.cell(self.stem(x))[0].mean(1)),
+        stem=nn.Linear(5, 6),
+        cell=kind(6, 16, num_layers=2, bidirectional=True, batch_first=True),
+        head=nn.Linear(32, 4),
+    )
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
@@ -84,8 +86,9 @@ def test_the_pruned_layer_is_a_smaller_layer_of_the_same_kind(kind: Any) -> None
     fresh.load_state_dict(cell.state_dict())
     x = torch.randn(3, 7, cell.input_size)
     torch.testing.assert_close(fresh(x)[0], cell(x)[0])
-    assert all(weight is getattr(cell, name) for name, weight in zip(
-        cell._flat_weights_names, cell._flat_weights, strict=True))  # fmt: skip
+    assert all(
+        weight is getattr(cell, name) for name, weight in zip(cell._flat_weights_names, cell._flat_weights, strict=True)
+    )
     copied = copy.deepcopy(compiled.module).eval()
     compiled.module.eval()
     x = torch.randn(3, 7, 5)

@@ -55,8 +55,9 @@ def test_near_the_best_of_all_widths(share: float, worse_than_none: float) -> No
     limit_ms = share * float(model.ms(model.full))
     counts = widths(model, importance, limit_ms, permitted(model, 4))
     assert float(model.ms(counts)) <= limit_ms
-    every = product(*([*each, group.channels] for each, group in
-                      zip(permitted(model, 4), model.dependencies.groups, strict=True)))  # fmt: skip
+    every = product(
+        *([*each, group.channels] for each, group in zip(permitted(model, 4), model.dependencies.groups, strict=True))
+    )
     best = min(lost(model, importance, list(each)) for each in every if float(model.ms(np.array(each))) <= limit_ms)
     # greedy: at most one step of one group away from the best, which removes some tenths of all importance
     assert lost(model, importance, counts.tolist()) <= best + 0.15 * float(importance.square().sum())

@@ -30,8 +30,10 @@ def _block(**options: Any) -> nn.Module:
     attention = nn.MultiheadAttention(12, 3, batch_first=options.pop("batch_first", True))
     return net(
         lambda self, x: (lambda y: self.head(y + self.attention(y, y, y, **options)[0]))(self.a(x)),
-        a=nn.Linear(6, 12), attention=attention, head=nn.Linear(12, 4),
-    )  # fmt: skip
+        a=nn.Linear(6, 12),
+        attention=attention,
+        head=nn.Linear(12, 4),
+    )
 
 
 def _cross(**sizes: int) -> nn.Module:
@@ -53,12 +55,13 @@ def _masked() -> nn.Module:
 
 def _weights_out() -> nn.Module:
     return net(
-        lambda self,
-            x: (lambda y: self.head(self.attention(*[self.a(x)] * 3)[0]).sum() * 0 + self.attention(*[y] * 3)[1])(
-            self.a(x)
-        ),
-        a=nn.Linear(6, 12), attention=nn.MultiheadAttention(12, 3, batch_first=True), head=nn.Linear(12, 4),
-    )  # fmt: skip
+        lambda self, x: (
+            lambda y: self.head(self.attention(*[self.a(x)] * 3)[0]).sum() * 0 + self.attention(*[y] * 3)[1]
+        )(self.a(x)),
+        a=nn.Linear(6, 12),
+        attention=nn.MultiheadAttention(12, 3, batch_first=True),
+        head=nn.Linear(12, 4),
+    )
 
 
 def _fused(attend: Any) -> Any:

@@ -20,8 +20,10 @@ def chain(first: nn.Module, middle: nn.Module, last: nn.Module) -> nn.Module:
 def _tied_embedding() -> nn.Module:
     model: Any = net(
         lambda self, x: self.head(self.hidden(self.embed(x)).relu() + self.embed(x)),
-        embed=nn.Embedding(11, 12), hidden=nn.Linear(12, 12), head=nn.Linear(12, 11, bias=False),
-    )  # fmt: skip
+        embed=nn.Embedding(11, 12),
+        hidden=nn.Linear(12, 12),
+        head=nn.Linear(12, 11, bias=False),
+    )
     model.head.weight = model.embed.weight
     tied: nn.Module = model
     return tied
@@ -30,8 +32,10 @@ def _tied_embedding() -> nn.Module:
 def _shared_module() -> nn.Module:
     return net(
         lambda self, x: self.head(self.block(self.block(self.stem(x).relu()).relu()).mean((2, 3))),
-        stem=nn.Conv2d(3, 8, 3), block=nn.Conv2d(8, 8, 3, padding=1), head=nn.Linear(8, 4),
-    )  # fmt: skip
+        stem=nn.Conv2d(3, 8, 3),
+        block=nn.Conv2d(8, 8, 3, padding=1),
+        head=nn.Linear(8, 4),
+    )
 
 
 class Standardised(nn.Conv2d):

@@ -37,19 +37,22 @@ def between_linear(middle: Callable[[Tensor], Tensor] | nn.Module, width: int = 
 
 def _squeeze_excite() -> nn.Module:
     return net(
-        lambda self, x: (lambda y: self.head(y * torch.sigmoid(self.up(self.down(y.mean((2, 3),
-            keepdim=True)).relu()))))(
-            self.a(x).relu()
-        ),
-        a=nn.Conv2d(3, 8, 3), down=nn.Conv2d(8, 4, 1), up=nn.Conv2d(4, 8, 1), head=nn.Conv2d(8, 4, 1),
-    )  # fmt: skip
+        lambda self, x: (
+            lambda y: self.head(y * torch.sigmoid(self.up(self.down(y.mean((2, 3), keepdim=True)).relu())))
+        )(self.a(x).relu()),
+        a=nn.Conv2d(3, 8, 3),
+        down=nn.Conv2d(8, 4, 1),
+        up=nn.Conv2d(4, 8, 1),
+        head=nn.Conv2d(8, 4, 1),
+    )
 
 
 def _dropout() -> nn.Module:
     return net(
         lambda self, x: self.head(F.dropout(self.a(x).relu(), 0.5, training=self.training)),
-        a=nn.Linear(5, 32), head=nn.Linear(32, 4),
-    )  # fmt: skip
+        a=nn.Linear(5, 32),
+        head=nn.Linear(32, 4),
+    )
 
 
 def _mean_over_channels(x: Tensor) -> Tensor:

@@ -85,8 +85,10 @@ def _concat(dim: int, last: int) -> nn.Module:
 def _branches(parts: Any, widths: tuple[int, int], channels: int = 12) -> Any:
     return lambda: net(
         lambda self, x: (lambda p: torch.cat([self.left(p[0]), self.right(p[1]).relu()], 1))(parts(self.a(x))),
-        a=nn.Conv2d(3, channels, 3), left=nn.Conv2d(widths[0], 4, 1), right=nn.Conv2d(widths[1], 4, 1),
-    )  # fmt: skip
+        a=nn.Conv2d(3, channels, 3),
+        left=nn.Conv2d(widths[0], 4, 1),
+        right=nn.Conv2d(widths[1], 4, 1),
+    )
 
 
 HALVES = ("a.weight", "left.weight:1", "right.weight:1")

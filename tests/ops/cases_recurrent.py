@@ -19,8 +19,10 @@ def _around(layer: nn.Module, width: int = 8, take: Any = lambda found: found[0]
     """A linear layer, a recurrent one, and a head that reads what ``take`` makes of its results."""
     return net(
         lambda self, x: self.head(take(self.cell(self.stem(x)))),
-        stem=nn.Linear(5, 6), cell=layer, head=nn.Linear(width, head),
-    )  # fmt: skip
+        stem=nn.Linear(5, 6),
+        cell=layer,
+        head=nn.Linear(width, head),
+    )
 
 
 def _by_export(self: Any, x: Tensor) -> Tensor:

@@ -60,8 +60,10 @@ def _turned(self: Any, x: Tensor) -> Tensor:
 def _spectral_norm(norm: Any) -> nn.Module:
     return net(
         lambda self, x: self.head(self.b(self.a(x).relu()).relu().mean((2, 3))),
-        a=norm(nn.Conv2d(3, 8, 3)), b=norm(nn.Conv2d(8, 6, 3)), head=nn.Linear(6, 4),
-    )  # fmt: skip
+        a=norm(nn.Conv2d(3, 8, 3)),
+        b=norm(nn.Conv2d(8, 6, 3)),
+        head=nn.Linear(6, 4),
+    )
 
 
 SPECTRAL = ("a.weight", "mix", "mix:1", "head.weight:1")

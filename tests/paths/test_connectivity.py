@@ -556,9 +556,10 @@ def written(out: Tensor, one: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    "end", [torch.softmax, torch.cumsum, lambda out, dim: functional.layer_norm(out, (5,))],
+    "end",
+    [torch.softmax, torch.cumsum, lambda out, dim: functional.layer_norm(out, (5,))],
     ids=["softmax", "sums", "norm"],
-)  # fmt: skip
+)
 def test_outputs_that_get_into_each_other_are_cut_together(end: Callable[[Tensor, int], Tensor]) -> None:
     program, _ = analysed(Beside(lambda out, one: end(out, 1)), torch.randn(2, 5))
     masks = {"head.weight": torch.zeros(5, 4, dtype=torch.bool)}
@@ -593,9 +594,10 @@ def test_a_layer_that_is_not_followed_reaches_an_output(layer: Callable[[], nn.M
 
 
 @pytest.mark.parametrize(
-    "norm", [nn.RMSNorm(6), nn.LayerNorm(6), lambda hidden: hidden / (1 + hidden.sum(1, keepdim=True))],
+    "norm",
+    [nn.RMSNorm(6), nn.LayerNorm(6), lambda hidden: hidden / (1 + hidden.sum(1, keepdim=True))],
     ids=["rms", "layer", "by hand"],
-)  # fmt: skip
+)
 def test_collapse_is_told_through_what_all_channels_share(norm: Callable[[Tensor], Tensor]) -> None:
     program, _ = analysed(Between(lambda model, hidden, x: norm(hidden)), torch.randn(2, 5))
     found = connectivity_of(program.masked({"fc.weight": torch.zeros(6, 5, dtype=torch.bool)}))

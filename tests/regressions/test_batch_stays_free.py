@@ -36,14 +36,17 @@ LOOKUPS: dict[str, Callable[[Any, Tensor], Tensor]] = {
 def test_after_a_lookup(lookup: Callable[[Any, Tensor], Tensor]) -> None:
     model = net(
         lambda self, x: _attend(self, lookup(self, x)),
-        table=nn.Parameter(torch.randn(9, 6)), q=nn.Linear(6, 8), head=nn.Linear(8, 3),
-    )  # fmt: skip
+        table=nn.Parameter(torch.randn(9, 6)),
+        q=nn.Linear(6, 8),
+        head=nn.Linear(8, 3),
+    )
     assert_prunes_right(model, WORDS)
 
 
 def test_after_an_op_without_a_rule() -> None:
     model = net(
         lambda self, x: _attend(self, torch.linalg.cholesky_ex(x @ x.mT + 9 * torch.eye(5, dtype=x.dtype))[0]),
-        q=nn.Linear(5, 8), head=nn.Linear(8, 3),
-    )  # fmt: skip
+        q=nn.Linear(5, 8),
+        head=nn.Linear(8, 3),
+    )
     assert_prunes_right(model, torch.randn(2, 5, 5))

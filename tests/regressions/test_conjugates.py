@@ -12,6 +12,7 @@ from tests.regressions.pruning import assert_prunes_right
 def test_imaginary_part_of_a_conjugate() -> None:
     model = net(
         lambda self, x: (lambda y: self.head(torch.complex(y, y.tanh()).conj().imag))(self.a(x)),
-        a=nn.Linear(5, 8), head=nn.Linear(8, 4),
-    )  # fmt: skip
+        a=nn.Linear(5, 8),
+        head=nn.Linear(8, 4),
+    )
     assert_prunes_right(model, torch.randn(3, 5))

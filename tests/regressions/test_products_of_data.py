@@ -20,8 +20,9 @@ def _linear_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def test_similarities_of_what_went_through_a_sigmoid() -> None:
     model = net(
         lambda self, x: (lambda y: self.head(y.sigmoid() @ y.sigmoid().transpose(1, 2) @ y))(self.a(x)),
-        a=nn.Linear(5, 8), head=nn.Linear(8, 4),
-    )  # fmt: skip
+        a=nn.Linear(5, 8),
+        head=nn.Linear(8, 4),
+    )
     assert_prunes_right(model, TOKENS, mixing=True)
 
 
@@ -47,6 +48,7 @@ def test_fused_attention_over_tokens_that_are_channels(causal: bool) -> None:
         lambda self, x: (lambda y: self.head(F.scaled_dot_product_attention(y, y.sigmoid(), y, is_causal=causal)))(
             self.a(x).unflatten(1, (6, 4))
         ),
-        a=nn.Linear(5, 24), head=nn.Linear(4, 3),
-    )  # fmt: skip
+        a=nn.Linear(5, 24),
+        head=nn.Linear(4, 3),
+    )
     assert_prunes_right(model, torch.randn(2, 5), mixing=True)

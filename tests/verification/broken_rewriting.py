@@ -131,8 +131,10 @@ def normed() -> nn.Module:
     """A convolution, a batch norm and a head."""
     return net(
         lambda self, x: self.head(self.norm(self.a(x)).relu()),
-        a=nn.Conv2d(3, 8, 3), norm=nn.BatchNorm2d(8), head=nn.Conv2d(8, 4, 1),
-    )  # fmt: skip
+        a=nn.Conv2d(3, 8, 3),
+        norm=nn.BatchNorm2d(8),
+        head=nn.Conv2d(8, 4, 1),
+    )
 
 
 BROKEN_REWRITING = (

@@ -67,8 +67,10 @@ def two_branches(meet: Callable[[Tensor, Tensor], Tensor], width: int = 8) -> nn
     """Two convolutions of one input, whose results meet."""
     return net(
         lambda self, x: self.head(meet(self.a(x), self.b(x))),
-        a=nn.Conv2d(3, 8, 3), b=nn.Conv2d(3, 8, 3), head=nn.Conv2d(width, 4, 1),
-    )  # fmt: skip
+        a=nn.Conv2d(3, 8, 3),
+        b=nn.Conv2d(3, 8, 3),
+        head=nn.Conv2d(width, 4, 1),
+    )
 
 
 # Typical mistakes
@@ -163,8 +165,10 @@ def exchanged(x: Tensor) -> Tensor:
 def recurrent_model() -> nn.Module:
     return net(
         lambda self, x: self.head(self.cell(self.a(x))[0]),
-        a=nn.Linear(5, 8), cell=nn.LSTM(8, 6, batch_first=True), head=nn.Linear(6, 4),
-    )  # fmt: skip
+        a=nn.Linear(5, 8),
+        cell=nn.LSTM(8, 6, batch_first=True),
+        head=nn.Linear(6, 4),
+    )
 
 
 BROKEN_RULES = (

@@ -23,8 +23,9 @@ from tests.small_models import analysed
 def casting() -> nn.Module:
     return net(
         lambda self, x: self.head(torch.relu(self.hidden(x).to(torch.float32))),
-        hidden=nn.Linear(5, 64), head=nn.Linear(64, 3),
-    )  # fmt: skip
+        hidden=nn.Linear(5, 64),
+        head=nn.Linear(64, 3),
+    )
 
 
 def pruned() -> tuple[MaskedProgram, Program]:

@@ -103,8 +103,9 @@ def test_layers_whose_usual_kernels_have_no_second_derivative(factory: Callable[
 
 def test_a_loss_that_is_linear_in_the_weights_has_no_curvature() -> None:
     program = prepared(nn.Sequential(nn.Linear(5, CLASSES)), torch.randn(2, 5))
-    found = WEIGHT_CRITERIA["grasp"](program, sensitivity(batches_like(torch.randn(1, 5).double(), 2),
-                                                         loss=lambda out, _: out.sum()))  # fmt: skip
+    found = WEIGHT_CRITERIA["grasp"](
+        program, sensitivity(batches_like(torch.randn(1, 5).double(), 2), loss=lambda out, _: out.sum())
+    )
     assert bool((found.importance["0.weight"] == 0).all())
 
 

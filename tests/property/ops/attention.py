@@ -41,10 +41,12 @@ def in_the_batch(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 ATTENTIONS = (
-    ("by hand", by_hand), ("by einsum", by_einsum), ("in the batch", in_the_batch),
+    ("by hand", by_hand),
+    ("by einsum", by_einsum),
+    ("in the batch", in_the_batch),
     ("fused", lambda q, k, v: F.scaled_dot_product_attention(q, k, v)),
     ("fused, causal", lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.7)),
-)  # fmt: skip
+)
 
 
 @op("tokens")
@@ -109,9 +111,11 @@ def grouped_queries(b: Builder, x: int) -> int | None:
         return b.add("enable_gqa", [q, k, v], result, lambda q, k, v: merged(F.scaled_dot_product_attention(
             heads_of(q, 4), heads_of(k, 2), heads_of(v, 2), enable_gqa=True)))  # fmt: skip
     return b.add(
-        f"grouped {name}", [q, k, v], result,
+        f"grouped {name}",
+        [q, k, v],
+        result,
         lambda q, k, v: merged(attend(heads_of(q, 4), spread(heads_of(k, 2)), spread(heads_of(v, 2)))),
-    )  # fmt: skip
+    )
 
 
 @op("tokens")

@@ -113,16 +113,18 @@ def over_channels(b: Builder, x: int) -> int | None:
 @op("tokens", mixing=True)
 def similarity(b: Builder, x: int) -> int | None:
     """Products of the data with itself: what is summed over channels."""
-    name, compute = b.choose([
-        ("gram", lambda y: (y @ y.transpose(1, 2) / 5).tanh() @ y),
-        ("gram of sigmoids", lambda y: y.sigmoid() @ y.sigmoid().transpose(1, 2) @ y),
-        ("attention to itself", lambda y: F.scaled_dot_product_attention(y, y.sigmoid(), y)),
-        ("einsum", lambda y: torch.einsum("nic,njc,njd->nid", y, y.tanh(), y)),
-        ("cosine", lambda y: F.cosine_similarity(y, y.sigmoid(), dim=-1).unsqueeze(-1) * y),
-        ("triangle", lambda y: torch.tril(y @ y.mT) @ y),
-        ("baddbmm", lambda y: torch.baddbmm(y, y @ y.mT, y.sigmoid())),
-        ("diagonal", lambda y: (y @ y.mT).diagonal(dim1=1, dim2=2).unsqueeze(-1) * y),
-    ])  # fmt: skip
+    name, compute = b.choose(
+        [
+            ("gram", lambda y: (y @ y.transpose(1, 2) / 5).tanh() @ y),
+            ("gram of sigmoids", lambda y: y.sigmoid() @ y.sigmoid().transpose(1, 2) @ y),
+            ("attention to itself", lambda y: F.scaled_dot_product_attention(y, y.sigmoid(), y)),
+            ("einsum", lambda y: torch.einsum("nic,njc,njd->nid", y, y.tanh(), y)),
+            ("cosine", lambda y: F.cosine_similarity(y, y.sigmoid(), dim=-1).unsqueeze(-1) * y),
+            ("triangle", lambda y: torch.tril(y @ y.mT) @ y),
+            ("baddbmm", lambda y: torch.baddbmm(y, y @ y.mT, y.sigmoid())),
+            ("diagonal", lambda y: (y @ y.mT).diagonal(dim1=1, dim2=2).unsqueeze(-1) * y),
+        ]
+    )
     return b.map(name, x, compute)
 
 

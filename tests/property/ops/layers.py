@@ -106,11 +106,13 @@ def product_with_a_parameter(b: Builder, x: int) -> int | None:
         lambda w, s, y: F.linear(y, w.t(), s), lambda w, s, y: torch.einsum("...i,io->...o", y, w) - s,
     ])  # fmt: skip
     if value.kind == "tokens" and b.below(3) == 0:
-        compute = b.choose([
-            lambda w, s, y: torch.baddbmm(s, y, w.expand(y.shape[0], -1, -1)),
-            lambda w, s, y: torch.addmm(s, y.flatten(0, 1), w, beta=0.5).view(y.shape[0], y.shape[1], out),
-            lambda w, s, y: torch.stack([torch.mv(w.t(), s @ w.t()), s]).sum(0) * (y @ w),
-        ])  # fmt: skip
+        compute = b.choose(
+            [
+                lambda w, s, y: torch.baddbmm(s, y, w.expand(y.shape[0], -1, -1)),
+                lambda w, s, y: torch.addmm(s, y.flatten(0, 1), w, beta=0.5).view(y.shape[0], y.shape[1], out),
+                lambda w, s, y: torch.stack([torch.mv(w.t(), s @ w.t()), s]).sum(0) * (y @ w),
+            ]
+        )
     return b.add("@", [x], value.resized(out), compute, weight, shift)
 
 

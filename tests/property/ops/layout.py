@@ -15,12 +15,14 @@ from tests.property.programs import Builder, Kind, Value, op
 @op("image")
 def image_to_tokens(b: Builder, x: int) -> int | None:
     channels, height, width = b.values[x].shape
-    name, compute = b.choose([
-        ("flatten, transpose", lambda y: y.flatten(2).transpose(1, 2)),
-        ("nhwc, reshape", lambda y: y.permute(0, 2, 3, 1).reshape(y.shape[0], -1, channels)),
-        ("view by sizes", lambda y: y.contiguous().view(y.size(0), y.size(1), -1).permute(0, 2, 1)),
-        ("literal", lambda y: y.reshape(-1, channels, height * width).mT),
-    ])  # fmt: skip
+    name, compute = b.choose(
+        [
+            ("flatten, transpose", lambda y: y.flatten(2).transpose(1, 2)),
+            ("nhwc, reshape", lambda y: y.permute(0, 2, 3, 1).reshape(y.shape[0], -1, channels)),
+            ("view by sizes", lambda y: y.contiguous().view(y.size(0), y.size(1), -1).permute(0, 2, 1)),
+            ("literal", lambda y: y.reshape(-1, channels, height * width).mT),
+        ]
+    )
     return b.add(name, [x], Value("tokens", (height * width, channels)), compute)
 
 
@@ -51,11 +53,13 @@ def nhwc_to_tokens(b: Builder, x: int) -> int | None:
 def tokens_to_image(b: Builder, x: int) -> int | None:
     length, width = b.values[x].shape
     side = b.choose([1, *divisors(length)])
-    name, compute = b.choose([
-        ("unflatten", lambda y: y.transpose(1, 2).unflatten(2, (length // side, side))),
-        ("reshape", lambda y: y.permute(0, 2, 1).reshape(y.shape[0], width, length // side, side)),
-        ("view", lambda y: y.view(-1, length // side, side, width).permute(0, 3, 1, 2)),
-    ])  # fmt: skip
+    name, compute = b.choose(
+        [
+            ("unflatten", lambda y: y.transpose(1, 2).unflatten(2, (length // side, side))),
+            ("reshape", lambda y: y.permute(0, 2, 1).reshape(y.shape[0], width, length // side, side)),
+            ("view", lambda y: y.view(-1, length // side, side, width).permute(0, 3, 1, 2)),
+        ]
+    )
     return b.add(name, [x], Value("image", (width, length // side, side)), compute)
 
 
@@ -75,12 +79,14 @@ def image_and_volume(b: Builder, x: int) -> int | None:
     channels, *size = value.shape
     if value.kind == "image":
         return b.add("unsqueeze(2)", [x], Value("volume", (channels, 1, *size)), lambda y: y.unsqueeze(2))
-    name, compute, result = b.choose([
-        ("flatten(2, 3)", lambda y: y.flatten(2, 3), Value("image", (channels, size[0] * size[1], size[2]))),
-        ("[:, :, 0]", lambda y: y[:, :, 0], Value("image", (channels, size[1], size[2]))),
-        ("mean(2)", lambda y: y.mean(2), Value("image", (channels, size[1], size[2]))),
-        ("into channels", lambda y: y.flatten(1, 2), Value("image", (channels * size[0], size[1], size[2]))),
-    ])  # fmt: skip
+    name, compute, result = b.choose(
+        [
+            ("flatten(2, 3)", lambda y: y.flatten(2, 3), Value("image", (channels, size[0] * size[1], size[2]))),
+            ("[:, :, 0]", lambda y: y[:, :, 0], Value("image", (channels, size[1], size[2]))),
+            ("mean(2)", lambda y: y.mean(2), Value("image", (channels, size[1], size[2]))),
+            ("into channels", lambda y: y.flatten(1, 2), Value("image", (channels * size[0], size[1], size[2]))),
+        ]
+    )
     return b.add(name, [x], result, compute)
 
 
@@ -145,11 +151,13 @@ def features_to_image(b: Builder, x: int) -> int | None:
     """Channels become positions as well, over which later ops may take statistics."""
     (width,) = b.values[x].shape
     side = b.choose([1, *divisors(width)])
-    name, compute = b.choose([
-        ("view", lambda y: y.view(-1, width // side, side, 1)),
-        ("[..., None]", lambda y: y.unflatten(1, (-1, side))[..., None]),
-        ("unflatten", lambda y: y.unflatten(1, (width // side, side, 1))),
-    ])  # fmt: skip
+    name, compute = b.choose(
+        [
+            ("view", lambda y: y.view(-1, width // side, side, 1)),
+            ("[..., None]", lambda y: y.unflatten(1, (-1, side))[..., None]),
+            ("unflatten", lambda y: y.unflatten(1, (width // side, side, 1))),
+        ]
+    )
     return b.add(f"{name} {side}", [x], Value("image", (width // side, side, 1)), compute)
 
 
@@ -171,9 +179,10 @@ def regroup(b: Builder, x: int) -> int | None:
         return None
     rows = b.choose(divisors(width))
     return b.map(
-        f"regroup {rows}", x,
+        f"regroup {rows}",
+        x,
         lambda y: y.unflatten(dim, (rows, width // rows)).transpose(dim, dim + 1).flatten(dim, dim + 1),
-    )  # fmt: skip
+    )
 
 
 @op(mixing=True)
@@ -188,9 +197,11 @@ def reduced_table(b: Builder, x: int) -> int | None:
     result = value.resized(width // rows if of_rows else rows)
     at = dim if of_rows else dim + 1
     return b.add(
-        f"{name} of {'rows' if of_rows else 'columns'} of {rows}", [x], result,
+        f"{name} of {'rows' if of_rows else 'columns'} of {rows}",
+        [x],
+        result,
         lambda y: reduce(y.unflatten(dim, (rows, width // rows)), at),
-    )  # fmt: skip
+    )
 
 
 @op()

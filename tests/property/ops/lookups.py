@@ -94,9 +94,9 @@ def written_by_index(b: Builder, x: int) -> int | None:
     def selected(y: Tensor) -> Tensor:
         return torch.select_scatter(y, y.select(dim, place[0]).sigmoid(), dim, place[1])
 
-    name, compute = b.choose([
-        ("fill", fill), ("mask", masked), ("slice_scatter", scattered), ("select_scatter", selected)
-    ])  # fmt: skip
+    name, compute = b.choose(
+        [("fill", fill), ("mask", masked), ("slice_scatter", scattered), ("select_scatter", selected)]
+    )
     return b.map(f"{name} {place}", x, compute)
 
 
@@ -117,12 +117,14 @@ def sorted_positions(b: Builder, x: int) -> int | None:
 def spectrum(b: Builder, x: int) -> int | None:
     value = b.values[x]
     dim = value.spatial[0]
-    name, compute = b.choose([
-        ("fft", lambda y: torch.fft.fft(y, dim=dim).abs()),
-        ("rfft", lambda y: torch.fft.irfft(torch.fft.rfft(y, dim=dim), value.shape[dim - 1], dim=dim)),
-        ("fft over channels", lambda y: torch.fft.fft(y, dim=value.dim).real),
-        ("complex", lambda y: (torch.complex(y, y.tanh()) * torch.complex(y * 2, y)).conj().imag),
-    ])  # fmt: skip
+    name, compute = b.choose(
+        [
+            ("fft", lambda y: torch.fft.fft(y, dim=dim).abs()),
+            ("rfft", lambda y: torch.fft.irfft(torch.fft.rfft(y, dim=dim), value.shape[dim - 1], dim=dim)),
+            ("fft over channels", lambda y: torch.fft.fft(y, dim=value.dim).real),
+            ("complex", lambda y: (torch.complex(y, y.tanh()) * torch.complex(y * 2, y)).conj().imag),
+        ]
+    )
     return b.map(name, x, compute)
 
 

@@ -109,12 +109,14 @@ def repeat(b: Builder, x: int) -> int | None:
 def spread(b: Builder, x: int) -> int | None:
     """Copies features to every position; how many copies there are is free, and shows in a mean over them."""
     (width,) = b.values[x].shape
-    name, kind, compute = b.choose([
-        ("expand", "tokens", lambda y: y.unsqueeze(1).expand(-1, 3, -1)),
-        ("repeat", "tokens", lambda y: y[:, None].repeat(1, 3, 1)),
-        ("expand", "sequence", lambda y: y.unsqueeze(-1).expand(-1, -1, 3)),
-        ("literal expand", "sequence", lambda y: y.unsqueeze(-1).expand(y.shape[0], width, 3)),
-    ])  # fmt: skip
+    name, kind, compute = b.choose(
+        [
+            ("expand", "tokens", lambda y: y.unsqueeze(1).expand(-1, 3, -1)),
+            ("repeat", "tokens", lambda y: y[:, None].repeat(1, 3, 1)),
+            ("expand", "sequence", lambda y: y.unsqueeze(-1).expand(-1, -1, 3)),
+            ("literal expand", "sequence", lambda y: y.unsqueeze(-1).expand(y.shape[0], width, 3)),
+        ]
+    )
     return b.add(f"{name} to {kind}", [x], Value(kind, (3, width) if kind == "tokens" else (width, 3)), compute)
 
 
@@ -154,9 +156,11 @@ def pad_channels(b: Builder, x: int) -> int | None:
     before, after, number = b.below(3), b.below(3), b.choose([0.0, 0.5])
     amounts = [0, 0] * (len(value.shape) - value.dim) + [before, after]
     return b.add(
-        f"pad {amounts} with {number}", [x], value.resized(value.width + before + after),
+        f"pad {amounts} with {number}",
+        [x],
+        value.resized(value.width + before + after),
         lambda y: F.pad(y, amounts, value=number),
-    )  # fmt: skip
+    )
 
 
 @op()

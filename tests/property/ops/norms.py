@@ -13,8 +13,10 @@ BATCH_NORMS: dict[Kind, type[nn.Module]] = {
     "features": nn.BatchNorm1d, "sequence": nn.BatchNorm1d, "image": nn.BatchNorm2d, "volume": nn.BatchNorm3d,
 }  # fmt: skip
 INSTANCE_NORMS: dict[Kind, type[nn.Module]] = {
-    "sequence": nn.InstanceNorm1d, "image": nn.InstanceNorm2d, "volume": nn.InstanceNorm3d,
-}  # fmt: skip
+    "sequence": nn.InstanceNorm1d,
+    "image": nn.InstanceNorm2d,
+    "volume": nn.InstanceNorm3d,
+}
 
 
 @op(*BATCH_NORMS)
@@ -63,8 +65,9 @@ def norm_of_the_last_dim(b: Builder, x: int) -> int | None:
         return b.map("layer_norm", x, lambda w, s, y: F.layer_norm(y, (width,), w, s), *names)
     if kind == 3:
         return b.map("rms_norm", x, lambda w, y: F.rms_norm(y, [width], w, 1e-5), b.parameter(width))
-    return b.map("rms by hand", x, lambda w, y: w * y * torch.rsqrt(y.square().mean(-1, keepdim=True) + 0.1),
-                 b.parameter(width))  # fmt: skip
+    return b.map(
+        "rms by hand", x, lambda w, y: w * y * torch.rsqrt(y.square().mean(-1, keepdim=True) + 0.1), b.parameter(width)
+    )
 
 
 @op("image", "sequence", mixing=True)

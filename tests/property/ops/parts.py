@@ -53,13 +53,15 @@ def equal_parts(b: Builder, x: int) -> int | None:
         ("strided", lambda y: [y[around(dim, slice(start, None, count))] for start in range(count)]),
         ("hsplit" if dim == 1 else "chunk", lambda y: torch.hsplit(y, count) if dim == 1 else y.chunk(count, dim)),
     ])  # fmt: skip
-    meet, compute = b.choose([
-        ("cat", lambda first, *rest: torch.cat([*rest, first.relu()], dim)),
-        ("cat of means", lambda first, *rest: torch.cat([reduce(torch.add, rest) / count, first, *rest[1:]], dim)),
-        ("sum", lambda first, *rest: first * reduce(torch.add, rest).sigmoid()),
-        ("pool", lambda first, *rest: torch.cat([first.tanh(), *rest[::-1]], dim)),
-        ("swap", lambda first, *rest: torch.cat([rest[0] * first, first, *rest[1:]], dim)),
-    ])  # fmt: skip
+    meet, compute = b.choose(
+        [
+            ("cat", lambda first, *rest: torch.cat([*rest, first.relu()], dim)),
+            ("cat of means", lambda first, *rest: torch.cat([reduce(torch.add, rest) / count, first, *rest[1:]], dim)),
+            ("sum", lambda first, *rest: first * reduce(torch.add, rest).sigmoid()),
+            ("pool", lambda first, *rest: torch.cat([first.tanh(), *rest[::-1]], dim)),
+            ("swap", lambda first, *rest: torch.cat([rest[0] * first, first, *rest[1:]], dim)),
+        ]
+    )
     result = value.resized(width // count) if meet == "sum" else value
 
     def through(y: Tensor) -> Any:
@@ -80,9 +82,7 @@ def branches(b: Builder, x: int) -> int | None:
     second = b.add("chunk[1]", [x], half, lambda y: y.chunk(2, 1)[1])
     third = project(b, second, half.width)
     fourth = project(b, third, 3)
-    return b.add(
-        "cat", [fourth, first, third, second], value.resized(3 * half.width + 3), lambda *y: torch.cat(y, 1)
-    )  # fmt: skip
+    return b.add("cat", [fourth, first, third, second], value.resized(3 * half.width + 3), lambda *y: torch.cat(y, 1))
 
 
 @op()
@@ -125,11 +125,13 @@ def overlapping(b: Builder, x: int) -> int | None:
 def one_channel(b: Builder, x: int) -> int | None:
     value = b.values[x]
     dim, index = value.dim, b.below(value.width)
-    name, compute = b.choose([
-        ("select", lambda y: y * y.select(dim, index).unsqueeze(dim)),
-        ("getitem", lambda y: y + y[around(dim, index)].unsqueeze(dim)),
-        ("slice", lambda y: y * y[around(dim, slice(index, index + 1))]),
-    ])  # fmt: skip
+    name, compute = b.choose(
+        [
+            ("select", lambda y: y * y.select(dim, index).unsqueeze(dim)),
+            ("getitem", lambda y: y + y[around(dim, index)].unsqueeze(dim)),
+            ("slice", lambda y: y * y[around(dim, slice(index, index + 1))]),
+        ]
+    )
     return b.map(f"{name} {index}", x, compute)
 
 

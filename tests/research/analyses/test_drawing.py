@@ -23,7 +23,7 @@ CURVES = {
 LEFT = {
     "SNIP": [Remaining((LayerLeft("conv", 10, left), LayerLeft("fc", 10, 0)), ()) for left in (5, 7)],
     "SNAP": [Remaining((LayerLeft("conv", 10, 2), LayerLeft("fc", 10, 9)), ())],
-}  # fmt: skip
+}
 CLASSES = torch.zeros(3, dtype=torch.int64)
 MAPS = {"dense": SaliencyMaps(torch.rand(3, 4, 4), torch.rand(3, 3, 4, 4), CLASSES, CLASSES)}
 ATTACKED = {
@@ -35,9 +35,11 @@ ATTACKED = {
 
 def test_every_figure(tmp_path: Path) -> None:
     paths = [
-        draw_elasticities(CURVES, tmp_path / "elasticities.svg"), draw_remaining(LEFT, tmp_path / "remaining.svg"),
-        draw_saliency(MAPS, tmp_path / "saliency.png"), draw_robustness(ATTACKED, tmp_path / "robustness.svg"),
-    ]  # fmt: skip
+        draw_elasticities(CURVES, tmp_path / "elasticities.svg"),
+        draw_remaining(LEFT, tmp_path / "remaining.svg"),
+        draw_saliency(MAPS, tmp_path / "saliency.png"),
+        draw_robustness(ATTACKED, tmp_path / "robustness.svg"),
+    ]
     assert all(path.stat().st_size > 1000 for path in paths)
 
 

@@ -41,13 +41,7 @@ def test_products_with_zeros_are_those_that_a_loop_finds() -> None:
     layer = nn.Conv2d(3, 4, 3, bias=False)
     with torch.no_grad():
         layer.weight *= torch.rand_like(layer.weight) > 0.6
-    products = sum(
-        1
-        for _ in range(5 * 5)
-        for row in layer.weight
-        for value in row.flatten().tolist()
-        if value != 0
-    )  # fmt: skip
+    products = sum(1 for _ in range(5 * 5) for row in layer.weight for value in row.flatten().tolist() if value != 0)
     assert forward_macs(layer, torch.randn(1, 3, 7, 7)).nonzero == products
 
 
