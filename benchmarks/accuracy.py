@@ -44,7 +44,7 @@ SAMPLES = 2560
 """That channels are ranked on, the same for all methods."""
 
 TRIES = 7
-"""Of the bisection for torch-pruning's ratio."""
+"""Tries of the bisection for torch-pruning's ratio."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The same channels removed by graphprune and by torch-pruning: the networks have to be the same.
+"""Removes the same channels by graphprune and by torch-pruning: the networks have to be the same.
 
 The channels to go are drawn at random in each group of graphprune and handed to torch-pruning as rows of the layer that
 makes them; what else has to go each tool finds for itself. Every parameter and buffer is compared by shape and value

@@ -36,7 +36,7 @@ from graphprune.deploy import describe_hardware, library_versions
 SPARSITY = 0.5
 IMAGE = (1, 3, 224, 224)
 MAX_PARAMETERS = 100e6
-"""Of the models that ``--models all`` stands for."""
+"""Parameters at most of the models that ``--models all`` stands for."""
 
 Seconds = dict[str, float]
 """``wall`` and ``cpu`` of one run."""

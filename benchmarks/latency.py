@@ -68,7 +68,7 @@ def settings(model: str, options: argparse.Namespace) -> Row:
 
 
 def last_of_each(rows: list[Row]) -> list[Row]:
-    """Of each model and setting the last row."""
+    """Returns the last row of each model and setting."""
     return list({(row["model"], setting(row)): row for row in rows}.values())
 
 
@@ -138,7 +138,7 @@ def setting(row: Row) -> str:
 
 
 def summary(rows: list[Row]) -> Row:
-    """By setting: what all models give together."""
+    """Sums up, by setting, what all models give together."""
     found: Row = {}
     for timed in dict.fromkeys(map(setting, rows)):
         of_setting = [row["tools"] for row in rows if setting(row) == timed]

@@ -11,7 +11,7 @@ from onnx import shape_inference
 
 
 def count_macs(path: Path, batch_size: int = 1) -> int:
-    """Of convolutions and matrix products, for a batch of that size.
+    """Counts multiply-accumulates of convolutions and matrix products, for a batch of that size.
 
     Raises:
         ValueError: the shape of one of them is not known.

@@ -47,7 +47,7 @@ class SelectJointly(Pass):
         return PassResult(selected, True, (remark,))
 
     def ensures(self, before: Program, result: PassResult) -> list[str]:
-        """As many weights are left as should be, on paths no more; every group respects its floor and alignment."""
+        """As many weights are left as should be, on paths no more than that; every group respects its limits."""
         program = result.program
         wrong = wrong_number(program, self.allowed, on_paths=self.on_paths)
         return wrong + violations(costs_of(program), program[Selection].keep, Goal({}), self.limits)

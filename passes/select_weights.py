@@ -39,5 +39,5 @@ class SelectWeights(Pass):
         return PassResult(selected, True, (f"{weights_left(selected)} weights stay",))
 
     def ensures(self, before: Program, result: PassResult) -> list[str]:
-        """As many weights are left as should be; on paths no more than that."""
+        """As many weights are left as should be, or no more than that on paths."""
         return wrong_number(result.program, self.allowed, on_paths=self.on_paths)

@@ -21,7 +21,7 @@ ATTACKS: dict[Scale, tuple[int, Attack]] = {"paper": (1000, Attack()), "cpu": (1
 MAPS = 5
 SAMPLES = 2560
 DIGITS = 4
-"""Of numbers in a row of which there are thousands."""
+"""Digits of numbers in a row that has thousands of them."""
 
 
 def attacked(model: nn.Module, data: Dataset, scale: Scale) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def mapped(model: nn.Module, data: Dataset, scale: Scale) -> dict[str, Any]:
 
 
 def sorted_elasticities(model: nn.Module, data: Dataset, scale: Scale) -> dict[str, Any]:
-    """Of channels and weights."""
+    """Sparsities of channels and of weights."""
     device = next(model.parameters()).device
     batches = [
         (inputs.to(device), targets.to(device))
@@ -53,7 +53,7 @@ ANALYSES: dict[str, Analysis] = {
 
 
 def rounded(tree: dict[str, Any]) -> dict[str, Any]:
-    """The same with floats of a few digits."""
+    """Rounds the floats in it to a few digits."""
     return {key: _rounded(value) for key, value in tree.items()}
 
 

@@ -186,7 +186,7 @@ def _attack(told: Row) -> Robustness:
 
 
 def _remaining(study: str, found: Sequence[Point], folder: Path) -> list[Path]:
-    """Of the study of that name."""
+    """Draws the figure of the study of that name."""
     paths = []
     for name, shown in (_by_target(found) if study == "remaining" else {}).items():
         left = {label: [_left(row["remaining"]) for row in point.rows] for label, point in shown.items()}

@@ -155,7 +155,7 @@ def failures(rows: Sequence[Row]) -> list[Row]:
 
 
 def best(found: Sequence[Point]) -> list[Point]:
-    """Of each method, the target with the highest harmonic mean, as in the paper's tables; dense as it is.
+    """Picks each method's target with the highest harmonic mean, as in the paper's tables; dense stays as it is.
 
     Source: section 5 of the paper. The sparsity is that of nodes for structured methods, else that of weights.
     """

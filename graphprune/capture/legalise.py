@@ -46,7 +46,7 @@ class LegalAttention(nn.Module):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """As `nn.MultiheadAttention.forward`."""
+        """Computes what `nn.MultiheadAttention.forward` computes, from the same arguments."""
         if not self.batch_first:
             first = query.transpose(0, 1)
             value = first if value is query else value.transpose(0, 1)

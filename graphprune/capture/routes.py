@@ -17,7 +17,7 @@ Route = Callable[[nn.Module, Example], fx.Graph]
 
 
 def exported(root: nn.Module, example: Example) -> fx.Graph:
-    """By torch.export, from at least two samples where the model takes them: torch makes constants of 0 and 1."""
+    """Captures by torch.export, from two samples or more if the model takes them: torch makes constants of 0 and 1."""
     sample = example.resized(2) if example.batch_size == 1 else example
     with _gradients_required(root):
         try:

@@ -75,7 +75,7 @@ def _weights_of_layer(layer: nn.Module) -> list[nn.Parameter]:
 
 
 def _unsuited(parametrized: nn.utils.parametrize.ParametrizationList) -> set[int]:
-    """Of the parameters that a weight is computed from, those whose zeros are not zeros of the weight."""
+    """Finds, among the parameters that a weight is computed from, those whose zeros are not zeros of the weight."""
     kinds = {type(each).__name__ for each in parametrized}
     if kinds == {"_SpectralNorm"}:
         return set()

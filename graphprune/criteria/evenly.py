@@ -1,4 +1,4 @@
-"""The same share of every group: channels are ranked within their own group, by any criterion."""
+"""Takes the same share of every group: channels are ranked within their own group, by any criterion."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def channel_scores(program: Program, of_weights: Mapping[str, Tensor], criterion
 
 
 def making_dims(program: Program) -> dict[str, set[int]]:
-    """Of the weights by name the dims along which the channels lie that they make; the others are summed over.
+    """Returns, by weight, the dims along which the channels lie that it makes; its other dims are summed over.
 
     Where the same channels are made and summed over (a layer whose result is added to its input) the layer's type says
     which dim is which.

@@ -27,7 +27,7 @@ class Norm:
 
     @property
     def __name__(self) -> str:
-        """As it is registered."""
+        """The name under which it is registered."""
         return f"l{self.order}-norm"
 
     def __call__(self, program: Program, sensitivity: Sensitivity) -> Scores:

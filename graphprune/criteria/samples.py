@@ -41,7 +41,7 @@ class Batch:
         return Batch(inputs, tree_map_only(Tensor, cut, self.target), stop - start, self.like)
 
     def parts(self, size: int) -> Iterator[Batch]:
-        """As few batches of at most so many samples as there can be, all about as large."""
+        """Yields as few batches of at most ``size`` samples as there can be, all about as large."""
         count = -(-self.size // size)
         edges = [self.size * index // count for index in range(count + 1)]
         for start, stop in pairwise(edges):

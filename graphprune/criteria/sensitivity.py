@@ -39,7 +39,7 @@ class Sensitivity:
     warned: set[str] = field(default_factory=set, repr=False, compare=False)
 
     def drawn(self, device: torch.device) -> Sensitivity:
-        """The same with the samples of one draw, for several criteria that are to see the same ones."""
+        """Fixes the samples of one draw, so that several criteria see the same ones."""
         batches = [(batch.inputs, batch.target) for batch in self.stream.draw(self.samples, device)]
         return replace(self, stream=SampleStream(batches, self.stream.example))
 

@@ -31,7 +31,7 @@ def _attentions(graph: fx.Graph) -> list[fx.Node]:
 def plain_attention(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args: Any, **options: Any
 ) -> Tensor:
-    """As `torch.nn.functional.scaled_dot_product_attention`, for any number of batch dims, and for none.
+    """Computes `torch.nn.functional.scaled_dot_product_attention`, for any number of batch dims, and for none.
 
     The exporter takes just one, and heads. The strides of fused attention depend on the kernel: it decides by those of
     one kernel that a reshape behind it is a view, then looks at those of another, and fails. Hence a copy;

@@ -18,7 +18,7 @@ from graphprune.errors import ExportError
 from graphprune.registry import check_name
 
 Precision = Literal["float32", "float16", "int8"]
-"""Of weights and activations inside of a file; its inputs and outputs stay as the module's."""
+"""The type of weights and activations inside of a file; its inputs and outputs keep the types of the module's."""
 
 
 def precision_of(given: str) -> Precision:

@@ -27,10 +27,10 @@ differs by far more than 1e-4.
 """
 
 HALF_RELATIVE_TOLERANCE = 1e-2
-"""The same for float16, whose rounding step is 1e-3."""
+"""Tolerance for float16, whose rounding step is 1e-3."""
 
 INT8_RELATIVE_TOLERANCE = 1.0
-"""The same for INT8: an error as large as the output itself leaves nothing of it. How good a quantised network is, its
+"""Tolerance for INT8: an error as large as the output itself leaves nothing of it. How good a quantised network is, its
 root mean square error tells."""
 
 

@@ -72,7 +72,7 @@ def choose_provider(requested: str) -> tuple[str, str]:
 
 
 MOST_THREADS = 16
-"""On each core: with more a run takes minutes, and says nothing."""
+"""Threads on each core at most: with more a run takes minutes, and says nothing."""
 
 
 def open_session(path: Path, provider: str, threads: int, profile_prefix: str | None = None) -> Any:

@@ -151,7 +151,7 @@ def look_up(gate: Tensor, channels: Tensor) -> Tensor:
 
 
 def look_up_for_all(gate: Tensor, channels: Tensor, result: Tensor, dim: int, sample_major: bool) -> Tensor:
-    """The same where ``channels`` are those of one sample along a dim that has all samples in the result."""
+    """Looks up gates where ``channels`` are those of one sample along a dim that has all samples in the result."""
     return spread(gate[channels], result.shape[dim] // channels.shape[dim], dim, sample_major=sample_major)
 
 

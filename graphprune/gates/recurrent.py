@@ -52,7 +52,7 @@ class GatedRecurrent(nn.Module):
         self.layer = layer
 
     def forward(self, gate: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """As the layer.
+        """Runs the layer with its hidden state gated after each step.
 
         Args:
             gate: ``(H,)``, or ``(N, H)`` where each sample has gates of its own.

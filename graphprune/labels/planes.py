@@ -86,7 +86,7 @@ def squash(plane: Tensor) -> Tensor:
 
 
 def constant_along(plane: Tensor, dims: Iterable[int]) -> Tensor:
-    """The same plane, taken to be constant along ``dims`` (index 0 stands for all)."""
+    """Returns the plane as if it were constant along ``dims``: index 0 stands for all."""
     strides = list(plane.stride())
     for dim in dims:
         strides[dim] = 0

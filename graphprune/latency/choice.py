@@ -227,5 +227,5 @@ class Keeping:
         return cls(places, torch.tensor([group.channels for group in groups]))
 
     def keep(self, counts: Counts) -> Tensor:
-        """With so many channels of each group, bool, shape ``(channels,)``."""
+        """Returns the keep set with so many channels of each group, bool, shape ``(channels,)``."""
         return self.places < torch.from_numpy(counts).repeat_interleave(self.channels)

@@ -97,7 +97,7 @@ class LatencyModel:
         return self.calibration.scale * self._contractions_ms(counts) + others_ms
 
     def part_ms(self, group: int, counts: Counts) -> Times:
-        """As `ms`, of the operators alone whose latency depends on the channels of one group, by its index."""
+        """Predicts as `ms` does, but only operators whose latency depends on one group, by its index."""
         widths = self.widths.sizes(counts)
         terms, results = self._of_group[group]
         contractions_ms: Times = np.zeros(counts.shape[:-1])
@@ -127,7 +127,7 @@ class LatencyModel:
 
     @cached_property
     def _fixed_ms(self) -> float:
-        """Of contractions that cannot shrink."""
+        """Kernels of contractions that cannot shrink."""
         return sum(self.profile.ms(self.fixed_kernels))
 
     def _contractions_ms(self, counts: Counts) -> Times:

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 SAMPLES = 5
-"""Of each kernel; the median counts."""
+"""Samples of each kernel; their median counts."""
 
 SAMPLE_MS = 4.0
 """A sample lasts at least this long."""

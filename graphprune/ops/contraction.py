@@ -73,7 +73,7 @@ def linear(call: OpCall) -> list[Planes]:
 
 
 def _plain_linear(call: OpCall, source: Operand, weight: Operand, bias: Operand | None) -> Planes | None:
-    """As `_plain`, for a linear layer."""
+    """Ties a linear layer the way `_plain` ties a product."""
     last = len(source.shape) - 1
     inputs, outputs, meets = (
         channels_along(source.planes, last),

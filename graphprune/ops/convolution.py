@@ -85,7 +85,7 @@ WHOLE_GROUPS = "whole groups of a convolution"
 """A choice, see `RunNotes.choose`."""
 
 _SUMMED, _OPERANDS = frozenset([3]), (frozenset([0, 1, 3, 4]), frozenset([1, 2, 3, 4]))
-"""Of the loops of a convolution: sample, group, output and input channel within the group, position times kernel."""
+"""Names the loops of a convolution: sample, group, output and input channel within the group, position times kernel."""
 
 
 def _window(call: OpCall, source: Operand, weight: Operand) -> Window | None:

@@ -56,13 +56,13 @@ STATISTICS = torch.empty(0, device="meta")
 
 
 def _same(arguments: Arguments) -> Shape | None:
-    """Of ops on the first tensor that keep shape and type."""
+    """Tells the result of ops on the first tensor that keep its shape and type."""
     first = next(iter(arguments.values()))
     return first.shape if first.is_floating_point() and arguments.get("dtype") is None else None
 
 
 def _broadcast(arguments: Arguments) -> Shape | None:
-    """Of two operands of one type, or one and a number."""
+    """Tells the result of ops on two operands of one type, or on one and a number."""
     first, other = arguments["self"], arguments["other"]
     if not first.is_floating_point():
         return None
@@ -145,7 +145,7 @@ def _concatenated(arguments: Arguments) -> Shape | None:
 
 
 def _viewed(arguments: Arguments) -> Shape | None:
-    """Of a tensor that is not contiguous here; where it is, torch is quick."""
+    """Tells the result for a tensor that is not contiguous; where it is, torch is quick."""
     first = arguments["self"]
     if first.is_contiguous():
         return None
@@ -153,7 +153,7 @@ def _viewed(arguments: Arguments) -> Shape | None:
 
 
 def _selected(arguments: Arguments) -> Shape:
-    """Of elements that a mask picks: how many is in the values, so all are taken to be."""
+    """Tells what a mask picks; how many elements depends on its values, so all are taken to be picked."""
     return [torch.broadcast_shapes(arguments["self"].shape, arguments["mask"].shape).numel()]
 
 

@@ -68,7 +68,7 @@ class Runner:
         return program
 
     def forget(self) -> None:
-        """To be called before the module goes to other hands, which may replace its tensors."""
+        """Forgets the last program; to be called before its module goes to other hands, which may replace tensors."""
         self._last = self._checked = None
 
     def _run_one(self, transformation: Pass, program: Program) -> Program:

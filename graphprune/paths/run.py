@@ -26,7 +26,7 @@ aten = torch.ops.aten
 
 @dataclass
 class _Memory:
-    """Of tensors that depend on the input, by the memory that they share.
+    """Channels of tensors that depend on the input, by the memory that they share.
 
     Attributes:
         bundles: Those that they depend on, where none of their channels can be pruned.
@@ -67,9 +67,9 @@ class PathRun(LabelRun):
     otherwise: list[Tensor] = field(default_factory=list)
     mixed: list[Tensor] = field(default_factory=list)
     _memory: dict[int, _Memory] = field(default_factory=dict, repr=False)
-    """Of what depends on the input, by the memory of its tensors."""
+    """Channels of what depends on the input, by the memory of its tensors."""
     _of_result: Bundles | None = None
-    """Of the op that runs now; None where its result does not depend on the input."""
+    """Channels of the op that runs now; None where its result does not depend on the input."""
 
     def depends(self, tree: Any, bundles: Bundles = frozenset()) -> None:
         """Notes tensors that depend on the input."""
@@ -87,7 +87,7 @@ class PathRun(LabelRun):
             self._use(_tensor(bundles))
 
     def dispatch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """As in any run; what is made of something that depends on the input does so too."""
+        """Runs one op as in any run; what is made of something that depends on the input depends on it too."""
         result = super().dispatch(func, args, kwargs)
         if self._of_result is not None:
             self.depends(result, self._of_result)

@@ -22,7 +22,7 @@ _TRIES = 100
 weights, this many are a fraction of a second for a network so small."""
 
 _HALVINGS = 12
-"""Of the share that goes of each parameter: to a fortieth of a per cent."""
+"""Halvings of the share that goes of each parameter: to a fortieth of a per cent."""
 
 
 def select_on_paths(program: Program, allowed: int, choose: Callable[[int], Selection]) -> Selection:

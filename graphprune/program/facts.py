@@ -67,6 +67,6 @@ class FirstAnalysis(Fact):
     channels_left: int
 
     def pruned(self, kept: Kept, removed: int) -> FirstAnalysis:
-        """The same after a prune of ``removed`` channels, in which ``kept`` of each dim is left."""
+        """Returns what is true after a prune of ``removed`` channels, in which ``kept`` of each dim is left."""
         classes = self.classes | _selected({key: self.classes[key] for key in kept}, kept)
         return replace(self, classes=classes, channels_left=self.channels_left - removed)

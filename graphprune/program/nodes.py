@@ -50,7 +50,7 @@ class Kind(Flag):
     READS_SHAPE = auto()
     """Torch is quick to tell its result without values, and right whatever the memory layout is."""
     READS_SHAPE_IN_ORDER = auto()
-    """The same, of contiguous tensors alone."""
+    """As ``READS_SHAPE``, but right only for contiguous tensors."""
 
 
 _SIZELESS, _MOVES, _READS, _IN_ORDER = Kind.SIZELESS, Kind.MOVES, Kind.READS_SHAPE, Kind.READS_SHAPE_IN_ORDER

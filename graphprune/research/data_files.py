@@ -24,7 +24,7 @@ FASHION_MEAN, FASHION_STD = 0.2860, 0.3530
 """Mean and standard deviation of the pixels of Fashion-MNIST's 60000 training images, scaled to [0, 1]."""
 
 CIFAR_MEAN, CIFAR_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of red, green and blue in ImageNet, which networks trained on CIFAR-10 are often given too.
+"""Means and deviations of red, green and blue in ImageNet, which networks trained on CIFAR-10 are often given too.
 
 Source: torchvision's documentation of its pretrained weights.
 """

@@ -47,7 +47,7 @@ def mean_loss(losses: Tensor, counts: list[int], epoch: int) -> float:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Of the first parameter; the CPU where there is none."""
+    """Returns the device of the first parameter; the CPU where there is none."""
     parameter = next(model.parameters(), None)
     return torch.device("cpu") if parameter is None else parameter.device
 

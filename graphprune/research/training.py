@@ -74,7 +74,7 @@ class Recipe:
             raise OptionError(f"{'; '.join(wrong)}: {self}")
 
     def optimizer_of(self, model: nn.Module) -> torch.optim.Adam:
-        """Of all parameters of a model; fused, for on a CPU it would else take as long as a large linear layer."""
+        """Makes the optimizer; it is fused, because otherwise it takes as long as a large linear layer on a CPU."""
         return torch.optim.Adam(model.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=True)
 
 

@@ -133,7 +133,7 @@ def _pick(resize: Resize, tensor: Any, dim: int, picked: Iterable[int], source: 
 
 
 def _insert_pick(resize: Resize, tensor: Any, dim: int, picked: Iterable[int], source: Survivors) -> fx.Node:
-    """The same as a node of its own, before the node."""
+    """Takes the survivors out by a node of its own, before the node."""
     target, where = _picking(resize, dim, picked, source)
     with resize.node.graph.inserting_before(resize.node):
         return resize.node.graph.call_function(target, (tensor, *where))

@@ -58,7 +58,7 @@ class ByLatency:
     _met: float = 0.0
 
     def check(self, program: Program, budget: Budget) -> None:
-        """As by rank."""
+        """Does what `ByRank` does."""
         self.rank.check(program, budget)
 
     def is_met(self, budget: Budget, costs: Mapping[Measure, int]) -> bool:
@@ -66,7 +66,7 @@ class ByLatency:
         return (budget.latency or 0.0) <= self._met and self.rank.is_met(budget, costs)
 
     def score(self, run: Run, program: Program, sensitivity: Sensitivity) -> Program:
-        """As by rank."""
+        """Does what `ByRank` does."""
         return self.rank.score(run, program, sensitivity)
 
     def prune(self, run: Run, scored: Program, budget: Budget, seed: int) -> tuple[Program, Program]:

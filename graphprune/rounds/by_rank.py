@@ -40,7 +40,7 @@ class ByRank:
 
     @property
     def timing(self) -> TimingResult | None:
-        """None."""
+        """No latency is measured, so there is none."""
         return None
 
     def goal(self, budget: Budget) -> Goal:

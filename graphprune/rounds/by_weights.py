@@ -48,7 +48,7 @@ class ByWeights:
 
     @property
     def timing(self) -> TimingResult | None:
-        """None."""
+        """No latency is measured, so there is none."""
         return None
 
     def check(self, program: Program, budget: Budget) -> None:
@@ -117,7 +117,7 @@ class Jointly:
 
     @property
     def timing(self) -> TimingResult | None:
-        """None."""
+        """No latency is measured, so there is none."""
         return None
 
     def check(self, program: Program, budget: Budget) -> None:
@@ -125,7 +125,7 @@ class Jointly:
         self.weights.check(program, budget)
 
     def is_met(self, budget: Budget, costs: Mapping[Measure, int]) -> bool:
-        """As of weights alone."""
+        """Whether a round of weights alone would have nothing to do."""
         return self.weights.is_met(budget, costs)
 
     def score(self, run: Run, program: Program, sensitivity: Sensitivity) -> Program:

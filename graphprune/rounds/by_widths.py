@@ -33,11 +33,11 @@ class ByWidths:
 
     @property
     def timing(self) -> TimingResult | None:
-        """None."""
+        """No latency is measured, so there is none."""
         return None
 
     def check(self, program: Program, budget: Budget) -> None:
-        """As by rank."""
+        """Does what `ByRank` does."""
         self.rank.check(program, budget)
 
     def is_met(self, budget: Budget, costs: Mapping[Measure, int]) -> bool:
@@ -45,7 +45,7 @@ class ByWidths:
         return self.rank.is_met(budget, costs)
 
     def score(self, run: Run, program: Program, sensitivity: Sensitivity) -> Program:
-        """As by rank."""
+        """Does what `ByRank` does."""
         return self.rank.score(run, program, sensitivity)
 
     def prune(self, run: Run, scored: Program, budget: Budget, seed: int) -> tuple[Program, Program]:

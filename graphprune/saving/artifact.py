@@ -35,12 +35,12 @@ from graphprune.version import __version__
 
 PLAN, WEIGHTS, ONNX = "plan.json", "weights.safetensors", "model.onnx"
 OUTPUTS = "outputs.safetensors"
-"""In place of the ONNX file where there is none: what the module computes for inputs that loading draws again."""
+"""Where there is no ONNX file: what the module computes for inputs that loading draws again."""
 REPORT, REPORT_TEXT = "report.json", "report.txt"
 FILES = (PLAN, WEIGHTS, ONNX, REPORT, REPORT_TEXT, MANIFEST)
 
 _TOLERANCES = dict.fromkeys((torch.float16, torch.bfloat16), HALF_RELATIVE_TOLERANCE)
-"""Of types that round coarser than float32, as a share of the largest value; with the slack 13 steps of bfloat16."""
+"""Tolerances of types coarser than float32, as a share of the largest value; with the slack, 13 steps of bfloat16."""
 
 _SLACK = 10
 """Loaded module against stored program: times the export's own tolerance, for other inputs and another machine round

@@ -13,7 +13,7 @@ _MARGIN = 1000
 
 
 def kth_lowest(values: Tensor, count: int) -> Tensor:
-    """As `torch.kthvalue`, which copies all values and their places, in a fraction of the memory and of the time.
+    """Returns what `torch.kthvalue` returns, in a fraction of its memory and time: that copies all values and places.
 
     Only values near that place in a sample of them are sorted; where it is not among them after all, all are.
 

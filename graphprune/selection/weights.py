@@ -125,7 +125,7 @@ class Ranks:
 
     @classmethod
     def of(cls, program: Program) -> Ranks:
-        """Of a program with its weights scored; what is dead for good ranks lowest."""
+        """Ranks the weights of a program that has them scored; what is dead for good ranks lowest."""
         scores, pool = program[WeightScores], pool_of(program)
         shapes = {name: weight.shape for name, weight in pool.items()}
         device = scores.importance[next(iter(pool))].device if pool else None
@@ -177,7 +177,7 @@ class Ranks:
         return torch.cat([masks[name].flatten().to(part.device) if name in masks else part for part, name in parts])
 
     def places_within(self, row: Tensor) -> Tensor:
-        """Of each weight in the row, the share of its parameter's that are not above it, in (0, 1]; 0 of others."""
+        """Returns for each weight the share of its parameter that is not above it, in (0, 1]; 0 for others."""
         parts = []
         for own, chosen in zip(self._split(self.own), self._split(row), strict=True):
             of_chosen = own[chosen].argsort().argsort().double().add(1) / max(1, int(chosen.count_nonzero()))

@@ -67,7 +67,7 @@ class Replaced:
 
 
 _WATCHED: set[Replaced] = set()
-"""As long as parameters are held that were replaced, also when their pruner is gone."""
+"""Whether replaced parameters are still held by somebody, also when their pruner is gone."""
 
 
 def _before_step(optimizer: Optimizer, args: object, kwargs: object) -> None:

@@ -69,7 +69,7 @@ class MaskedProgram:
         return interpret(self.program, run, values, example, record)
 
     def in_double(self) -> MaskedProgram:
-        """The same in double precision."""
+        """Returns the masked program in double precision."""
         values = {name: as_double(tensor) for name, tensor in self.values.items()}
         return replace(self, program=in_double(self.program), values=values)
 

@@ -6,7 +6,7 @@ from graphprune.criteria.weights.criterion import WEIGHT_CRITERIA
 from graphprune.criteria.weights.elasticity import elasticity
 
 force = WEIGHT_CRITERIA.register("force")(elasticity)
-"""The same as "elasticity". What makes it FORCE is ``resurrect=True``, a geometric schedule, ``accumulate="signed"``.
+"""Scores as "elasticity" does; FORCE takes ``resurrect=True``, a geometric schedule and ``accumulate="signed"``.
 
 Source: de Jorge et al. 2021, Progressive Skeletonization: |w dL/dw| with the gradient of the pruned network and the
     weight as it was before; a weight that went takes part in each later ranking. Without ``resurrect=True`` dead

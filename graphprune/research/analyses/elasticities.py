@@ -63,7 +63,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class ElasticityCurves:
-    """Of the network as it is.
+    """Returns the elasticities of the network as it is.
 
     Attributes:
         channels: Of channels that can go.
@@ -107,7 +107,7 @@ def elasticity_curves(
 
 
 def curves_of(program: Program, sensitivity: Sensitivity, points: int = POINTS) -> ElasticityCurves:
-    """The same of an analysed program, dead weights left out.
+    """Returns the elasticities of an analysed program, without those of dead weights.
 
     Channels and weights are scored one after the other, on samples that follow each other in the stream.
     """

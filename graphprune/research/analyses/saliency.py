@@ -16,7 +16,7 @@ from graphprune.research.epochs import device_of
 
 @dataclass(frozen=True, eq=False)
 class SaliencyMaps:
-    """Of some images.
+    """Saliency maps of some images.
 
     Attributes:
         maps: Not negative, float32 ``(N, H, W)``, on the CPU.

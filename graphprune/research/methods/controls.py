@@ -67,17 +67,17 @@ class _Control:
 
     @property
     def name(self) -> str:
-        """Of the method, with what is different."""
+        """The name of the method, with what is different."""
         return f"{self.of.name}, {self.change}"
 
     @property
     def target(self) -> Target:
-        """Of the method."""
+        """The target of the method."""
         return self.of.target
 
     @property
     def structured(self) -> bool:
-        """Of the method."""
+        """What the method itself says."""
         return self.of.structured
 
 

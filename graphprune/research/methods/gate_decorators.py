@@ -23,7 +23,7 @@ EPOCHS = 2
 """Times the epochs of other methods. Source: appendix F of the SNIP-it paper."""
 
 LEAST_EPOCHS = 2
-"""Of the recipe; twice that is one tick and one tock after training."""
+"""Epochs that the method needs at least: one tick and one tock, and as many for the training before."""
 
 
 @dataclass
@@ -46,7 +46,7 @@ class GateScores:
             self.sums[path] += (gate.gate * gate.gate.grad).abs()
 
     def __call__(self, program: Program, sensitivity: Sensitivity) -> Tensor:
-        """As a criterion: sums of coupled gates; nodes without a gate never go before those with one."""
+        """Scores as a criterion: sums of coupled gates; nodes without a gate never go before those with one."""
         values = {(f"{path}.weight", 0): of_layer for path, of_layer in self.sums.items()}
         return of_channels(program, values, "sum", missing=torch.finfo(torch.float64).max)
 

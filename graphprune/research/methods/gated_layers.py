@@ -85,7 +85,7 @@ class GatedLayer(nn.Module):
         self.layer, self.gate, self.weights = layer, gate, weights
 
     def forward(self, x: Tensor) -> Tensor:
-        """As the layer, times the gates."""
+        """Returns what the layer gives, times the gates."""
         out: Tensor = self.layer(x)
         dim = -1 if isinstance(self.layer, nn.Linear) else 1
         product: Tensor = (out.movedim(dim, -1) * self.gate()).movedim(-1, dim)

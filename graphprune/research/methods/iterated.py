@@ -25,7 +25,7 @@ SAMPLES = 2560
 """Sensitivity samples of an event. Source: section 4 of the SNIP-it paper."""
 
 _BATCH_SIZE = 256
-"""Of sensitivity samples; it changes nothing but the memory that scoring takes."""
+"""Samples in a batch for scoring; the number changes nothing but the memory that scoring takes."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Iterated:
         return replace(self, every=max(1, round(epochs * 4 / 80))) if self.every else self
 
     def as_published(self) -> Iterated:
-        """With what the published code does otherwise than the paper.
+        """Returns the method with what the published code does otherwise than the paper.
 
         It scores with its own loss (`published_loss`), and its gates of channels come before normalisations.
 

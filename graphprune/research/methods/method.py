@@ -123,7 +123,7 @@ def check_penalty(method: Method, target: float) -> None:
 
 
 PRETRAINED = 7 / 8
-"""Of the epochs that methods which prune after training take before they prune.
+"""Share of the epochs that methods which prune after training take before they prune.
 
 Source: appendix F of the SNIP-it paper, 70 of 80 epochs; the other 10 fine-tune.
 """

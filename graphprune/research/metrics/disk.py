@@ -12,7 +12,7 @@ from graphprune.research.metrics.layers import as_matrix, is_of_weight, layer_we
 
 VALUE_BITS = 32
 INDEX_BITS = 32
-"""Of a column index and of a row pointer, as scipy and torch store them."""
+"""Bits of a column index and of a row pointer, as scipy and torch store them."""
 
 PAPER_BITS = 34
 """Of a non-zero in the paper: 32 for its value, 2 for its index, which addresses four columns: an estimate."""

@@ -31,7 +31,7 @@ class TrainingStep:
 
     @classmethod
     def of(cls, model: nn.Module, batch: Batch, recipe: Recipe | None = None) -> TrainingStep:
-        """On a copy of the network, so that it stays as it is."""
+        """Measures on a copy of the network, so that the network stays as it is."""
         recipe = recipe or Recipe(epochs=1)
         own = copy.deepcopy(model).train()
         device = device_of(own)

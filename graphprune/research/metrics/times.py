@@ -107,7 +107,7 @@ def _ms(run: Callable[[], None]) -> float:
 
 
 def _ms_on_cuda(run: Callable[[], None]) -> float:
-    """By events on the device; what was queued before has ended."""
+    """Measures by events on the device; what was queued before has ended."""
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     torch.cuda.synchronize()
     start.record()
