@@ -56,7 +56,7 @@ class Job:
         setting: How it was trained.
         data: Its data.
         speedup: How many times faster the result has to be.
-        seed: Of ranking samples, of random rankings and of fine-tuning.
+        seed: Seed of ranking samples, of random rankings and of fine-tuning.
         folder: For ONNX files.
     """
 

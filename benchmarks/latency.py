@@ -91,7 +91,7 @@ def measure(made: Row, tools: Iterable[str], options: argparse.Namespace) -> Row
     Args:
         made: Its settings.
         tools: Beside the dense network.
-        options: Of the command line.
+        options: Options of the command line.
     """
     model = made["model"]
     with tempfile.TemporaryDirectory() as folder:

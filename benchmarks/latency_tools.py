@@ -45,9 +45,9 @@ class Task:
     Attributes:
         model: Name of a torchvision model.
         measure: ``"macs"`` or ``"latency"``.
-        share: To be removed.
-        provider: Of onnxruntime, for latencies.
-        threads: The same.
+        share: Share to be removed.
+        provider: Provider of onnxruntime, for latencies.
+        threads: Threads of onnxruntime, for latencies.
         batch: Images in a run, of files that are for one number of them.
     """
 

@@ -45,7 +45,7 @@ class CifarResNet(nn.Module):
     Source: He et al. 2016, section 4.2. Names are those of the weights of akamaster/pytorch_resnet_cifar10.
 
     Args:
-        blocks: In each stage; 3 for ResNet20, 9 for ResNet56.
+        blocks: Blocks in each stage; 3 for ResNet20, 9 for ResNet56.
     """
 
     def __init__(self, blocks: int) -> None:
@@ -77,7 +77,7 @@ class Setting:
         network: The network before it is trained here, by weights directory and seed.
         dense: Training of the dense network.
         finetune: Training after pruning, the same for every tool and criterion.
-        train_samples: Of the training split that are used; None for all.
+        train_samples: Samples of the training split that are used; None for all.
         batch_size: Samples in a timed run.
     """
 

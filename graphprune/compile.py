@@ -55,7 +55,7 @@ def compile(*args: Any, **options: Any) -> Compiled:  # noqa: D417 - the argumen
             rule, a rule that gives up on a form of its op, a node whose sizes cannot be rewritten. It lists all of
             them, each with its op, node, source line and what it froze. What the program needs (outputs, rows that
             data looks up, positions that are mixed) or ``protect`` names is frozen all the same.
-        seed: Of everything random.
+        seed: Seed of everything random.
         progress: Called as ``progress(stage, rounds_done, rounds)``.
         runner: Runs the passes; give one to dump or print programs between passes, or to read times.
 

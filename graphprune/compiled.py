@@ -137,7 +137,7 @@ class Compiled:
             provider: ``"auto"`` (CUDA where there is a device), ``"cpu"`` or ``"cuda"``.
             threads: Threads within an operator.
             repeats: Samples of each.
-            precision: Of both; see `export_onnx`.
+            precision: The precision of both; see `export_onnx`.
             data: For INT8; see `export_onnx`.
 
         Raises:

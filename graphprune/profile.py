@@ -27,7 +27,7 @@ def profile(
 
     Args:
         model: Its operators are measured, at their own shapes; the model is not changed.
-        example_input: As of `graphprune.compile`.
+        example_input: See `graphprune.compile`.
         provider: ``"auto"`` (CUDA where there is a device), ``"cpu"`` or ``"cuda"``.
         threads: Threads within an operator.
         batch: Samples in a run.

@@ -56,7 +56,7 @@ class GroupRow:
     """One group of the user's model.
 
     Attributes:
-        id: As in the printed program.
+        id: The name of the group in the printed program.
         name: First member.
         members: Number of parameter and buffer dims that shrink together.
         before: Channels before.

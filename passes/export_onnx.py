@@ -20,7 +20,7 @@ class ExportOnnx(Pass):
 
     Attributes:
         path: The file.
-        precision: Of weights and activations inside: ``"float32"``, ``"float16"`` or ``"int8"``.
+        precision: Precision of weights and activations inside: ``"float32"``, ``"float16"`` or ``"int8"``.
         calibration: Inputs that INT8 is calibrated on.
     """
 

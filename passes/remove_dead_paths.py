@@ -32,9 +32,9 @@ class RemoveDeadPaths(Pass):
     like anything that is pruned, and what biases and normalisations made of it is lost.
 
     Attributes:
-        limits: Of the channels; None where channels stay and only weights go.
+        limits: Limits of the channels; None where channels stay and only weights go.
         verify: Whether it is tried out that what no output depends on changes nothing.
-        seed: Of the inputs for that.
+        seed: Seed of the inputs for that.
     """
 
     limits: Limits | None = None

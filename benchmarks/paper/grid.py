@@ -29,7 +29,7 @@ class Run:
         precision: See `Setting`.
         method: A name, see `method_of`.
         target: A share to remove or a penalty's weight, by the method; 0 where there is nothing to say.
-        seed: Of initial weights and of everything drawn.
+        seed: Seed of initial weights and of everything drawn.
     """
 
     study: str
@@ -57,15 +57,15 @@ class Choice:
     """What to run of a study, and with which sizes; None for the study's own.
 
     Attributes:
-        networks: Of the study's.
+        networks: Those of the study's networks that are run.
         methods: Any.
         datasets: Each with every network, also where the study has it with others.
-        sparsities: In the place of both kinds of sparsities.
-        lambdas: In the place of all methods' own.
+        sparsities: Sparsities in the place of both kinds.
+        lambdas: Lambdas in the place of all methods' own.
         seeds: Any.
-        samples: Of every setting.
-        epochs: Of every setting.
-        batch_size: Of every setting.
+        samples: Samples of every setting.
+        epochs: Epochs of every setting.
+        batch_size: Batch size of every setting.
     """
 
     networks: Sequence[str] | None = None
@@ -107,7 +107,7 @@ def left(runs: Iterable[Run], rows: Iterable[Row], again: bool = False) -> list[
 
     Args:
         runs: All.
-        rows: Of a file.
+        rows: Rows of a file.
         again: Whether rows with an error do not count.
     """
     names = [each.name for each in fields(Run)]

@@ -53,8 +53,8 @@ class Place:
     """Where runs are made.
 
     Attributes:
-        data_dir: Of the datasets; None for what the environment says.
-        device: Of networks.
+        data_dir: Folder of the datasets; None for what the environment says.
+        device: Device of networks.
         scale: Only told in the row, and of analyses.
     """
 

@@ -34,9 +34,9 @@ class Setting:
         network: A key of `graphprune.research.networks.NETWORKS`.
         data: A key of `benchmarks.paper.data.DATASETS`.
         epochs: The recipe's; some methods take twice as many.
-        samples: Of those to train on; None for all.
-        batch_size: In training.
-        precision: In training; ``bfloat16`` takes about half the time of large layers on CPUs that have it.
+        samples: Number of samples to train on; None for all.
+        batch_size: Batch size in training.
+        precision: Precision in training; ``bfloat16`` takes about half the time of large layers on CPUs that have it.
     """
 
     network: str
@@ -74,7 +74,7 @@ class Study:
     """What is run for some of the paper's tables and figures.
 
     Attributes:
-        title: In a few words.
+        title: Title in a few words.
         scales: Its sizes.
         analyses: Further measurements of every run, see `benchmarks.paper.extras`.
     """

@@ -99,11 +99,11 @@ class Point:
     """The seeds of one method and target, of one network and its data.
 
     Attributes:
-        study: As in `Run`.
-        network: As in `Run`.
-        data: As in `Run`, with what of it.
-        method: As in `Run`.
-        target: As in `Run`.
+        study: See `Run`.
+        network: See `Run`.
+        data: Data as in `Run`, with what of it.
+        method: See `Run`.
+        target: See `Run`.
         rows: One for each seed.
     """
 

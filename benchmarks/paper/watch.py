@@ -24,11 +24,11 @@ class Watch:
 
     Attributes:
         example: Samples ``(2, C, H, W)`` on the network's device.
-        recipe: Of the training step whose memory is measured.
+        recipe: Recipe of the training step whose memory is measured.
         memory_batch: Batch of that step; None measures no memory.
-        macs: Of each epoch, per sample.
-        memory_bytes: Of each epoch: peak around a step.
-        epoch_seconds: Of each epoch, of all trainers.
+        macs: Macs of each epoch, per sample.
+        memory_bytes: Memory in bytes of each epoch: peak around a step.
+        epoch_seconds: Epoch in seconds of each epoch, of all trainers.
         own_seconds: Time that watching took.
     """
 

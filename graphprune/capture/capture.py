@@ -83,7 +83,7 @@ def _compared(
 
     Args:
         traced: The graph.
-        program: The same.
+        program: The graph as a program.
         reference: What the model computes; None where nothing is compared.
         run: Whether a graph that is not compared is run, to see what it writes to.
     """

@@ -37,8 +37,8 @@ class DemoSettings:
         sparsity: Share of the prunable channels to remove, in [0, 1).
         epochs: Passes over the training split. The paper trains for 80; on these few digits accuracy has settled at 40.
         accumulate: How samples add up in the score; the paper's way by default.
-        seed: Of the weights, of scoring and of training. The splits of the data do not depend on it.
-        threads: Of torch and of onnxruntime. One is as fast as it gets on a machine that others use too.
+        seed: Seed of the weights, of scoring and of training. The splits of the data do not depend on it.
+        threads: Threads of torch and of onnxruntime. One is as fast as it gets on a machine that others use too.
         batch: Samples in a timed run.
         provider: Execution provider: ``"auto"`` (CUDA where there is a device), ``"cpu"`` or ``"cuda"``.
         repeats: Measurements of each latency.
@@ -64,9 +64,9 @@ class Figures:
         channels: Prunable channels.
         params: Parameters.
         macs: Multiply-accumulates per sample.
-        size_bytes: Of the ONNX file.
+        size_bytes: Size in bytes of the ONNX file.
         training_seconds: Wall-clock time of all epochs.
-        latency: Of a batch in onnxruntime.
+        latency: Latency of a batch in onnxruntime.
     """
 
     accuracy: float
@@ -198,7 +198,7 @@ def train_in_turns(
         compact: Trained second.
         split: Samples for both, in the same order for both.
         recipe: How to train.
-        seed: Of the order and of dropout.
+        seed: Seed of the order and of dropout.
         on_epoch: Called with the epochs that both have done.
 
     Raises:

@@ -33,7 +33,7 @@ class NamedModel:
     """A model and an input for it.
 
     Attributes:
-        name: As it was given.
+        name: The name as it was given.
         module: Freshly built, in evaluation mode.
         example: Example input: a tensor, a tuple of arguments, or a dict of keyword arguments.
     """
@@ -66,7 +66,7 @@ def build_model(
             and its example input; it is looked for in the current directory too.
         input_shape: Sizes of the example input, ``"1,3,224,224"``; by default what the source of the model says.
         weights: A safetensors file with all weights of the model; they are random otherwise.
-        seed: Of random weights and of the example input.
+        seed: Seed of random weights and of the example input.
         device: Where it is built; on ``"meta"`` it takes no memory, and has no values.
 
     Raises:

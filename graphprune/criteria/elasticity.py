@@ -79,10 +79,10 @@ def mean_gate_gradient(
     """Draws the samples; leaves no trace on the program or the random state.
 
     Args:
-        program: With its dependencies, and with its gates where the pass that inserts them has run.
+        program: The program, with its dependencies, and with its gates where the pass that inserts them has run.
         sensitivity: Data, and how samples add up.
         gating: The gates that are needed.
-        training: With batch statistics and dropout, as in training.
+        training: Score with batch statistics and dropout, as in training.
 
     Returns:
         Mean over samples of the accumulated gradients of the loss in the gates, float64, on the CPU, shape

@@ -28,7 +28,7 @@ def channel_scores(program: Program, of_weights: Mapping[str, Tensor], criterion
     warning.
 
     Args:
-        program: With its dependencies.
+        program: The program, with its dependencies.
         of_weights: Score of each weight by the parameter's name, of its shape.
         criterion: Its name, for messages.
         warned: What was warned of before.
@@ -114,7 +114,7 @@ def put_last(
     """Ranks groups without a rating behind the others, in place.
 
     Args:
-        importance: Of each channel, shape ``(channels,)``.
+        importance: Importance of each channel, shape ``(channels,)``.
         unrated: Groups without a rating.
         groups: All groups.
         criterion: Its name, for messages.

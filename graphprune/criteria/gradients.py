@@ -28,7 +28,7 @@ class Differentiated:
     """A copy of a program's module whose parameters have gradients.
 
     Attributes:
-        module: In evaluation mode; its parameters use the program's memory, its buffers are its own.
+        module: The module, in evaluation mode; its parameters use the program's memory, its buffers are its own.
         loss: Mean loss over the samples; None where no data was drawn.
         samples: Number of samples.
     """
@@ -80,8 +80,8 @@ def mean_gradients(
     """Means over samples of the gradients of a module, and of the loss; and the number of samples.
 
     Args:
-        module: In evaluation mode.
-        parameters: Of it; gradients of others are not taken.
+        module: The module, in evaluation mode.
+        parameters: Those of its parameters of which gradients are taken.
         sensitivity: Samples and loss; how gradients add up, and of how many samples together, with a backward pass for
             each. Signed ones take batches as they come.
 

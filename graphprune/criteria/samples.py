@@ -20,7 +20,7 @@ class Batch:
     """Inputs and target of some samples.
 
     Attributes:
-        inputs: As the model takes them.
+        inputs: Inputs as the model takes them.
         target: What the loss compares the output with; None for the model's own prediction.
         size: Number of samples.
         like: The example inputs, which tell what is batched.

@@ -47,7 +47,7 @@ class WeightScores(Fact):
     """What a criterion found.
 
     Attributes:
-        importance: Of each weight of the pool, of the parameter's shape; the least important go first. Below 0 only
+        importance: Importance of each weight of the pool, of its parameter's shape; the least important go first. Below 0 only
             where removing a weight is a gain, as for GraSP. Those of dead weights matter only where weights can come
             back.
         criterion: Name of the criterion.

@@ -48,14 +48,14 @@ class ExportResult(Fact):
         opset: Version of the standard operator set.
         batch: "dynamic" if dim 0 is free, "static" if it is fixed to the example's.
         batch_reason: Why the batch is static; empty where it is dynamic.
-        input_names: In the order of the example's tensors.
-        output_names: In the order of the module's outputs.
+        input_names: Names of the inputs, in the order of the example's tensors.
+        output_names: Names of the outputs, in the order of the module's.
         max_abs_error: Largest difference to torch, in units of the output.
         max_rel_error: Largest difference as a share of the output's largest magnitude.
         rms_rel_error: Root mean square of the difference, divided by that of the output; of the worst output.
         tolerance: What `max_rel_error` may be at most.
         batch_sizes: Batch sizes that were compared.
-        precision: Of weights and activations inside; inputs and outputs are the module's.
+        precision: Precision of weights and activations inside; inputs and outputs are the module's.
     """
 
     provided_by: ClassVar[tuple[str, ...]] = ("export-onnx",)
@@ -114,7 +114,7 @@ def export_onnx(
         calibration: Inputs that show the ranges of activations, for INT8; of several the last one is kept for the
             comparison, of one its second half where the batch is free. Without any, random inputs like the example's
             serve, which a log message says.
-        seed: Of random inputs.
+        seed: Seed of random inputs.
 
     Raises:
         ExportError: If the module cannot be exported, or the file fails the checker or differs from torch.

@@ -39,7 +39,7 @@ class Parity:
     """Largest differences between torch and onnxruntime over all outputs and batch sizes.
 
     Attributes:
-        max_abs_error: In units of the output.
+        max_abs_error: Largest difference, in units of the output.
         max_rel_error: The absolute error divided by the largest magnitude of the output it occurs in.
         rms_rel_error: Root mean square of the error, divided by that of the output; of the worst output.
         tolerance: What `max_rel_error` may be at most.
@@ -79,7 +79,7 @@ def check_parity(
     """Run the module and the file on the same inputs and compare every output.
 
     Args:
-        module: In eval mode.
+        module: The module, in eval mode.
         path: The ONNX file.
         inputs: Names of the file's inputs, in the order of the example's tensors.
         outputs: Names of the file's outputs, in the order of the module's.

@@ -33,7 +33,7 @@ class Latency:
     """Time of one run of one model.
 
     Attributes:
-        median_ms: In milliseconds, as all times here.
+        median_ms: Median in milliseconds, as all times here.
         p10_ms: 10th percentile.
         p90_ms: 90th percentile.
         iqr_ms: Distance between the 25th and the 75th percentile.
@@ -60,7 +60,7 @@ class Speedup:
     """How many times faster one model is than another; above 1 is faster.
 
     Attributes:
-        ratio: Of the medians.
+        ratio: Ratio of the medians.
         pairwise_median: Median over the rounds of the ratio within a round.
         pairwise_p10: 10th percentile of the same.
         pairwise_p90: 90th percentile of the same.
@@ -88,8 +88,8 @@ class TimingResult(Fact):
         warmup: Runs of each model before the first sample.
         repeats: Rounds; each takes one sample of every model.
         hardware: The machine.
-        versions: Of the libraries, by name.
-        latencies: By the name of the model, in the order they were given.
+        versions: Versions of the libraries, by name.
+        latencies: The latencies by the name of the model, in the order they were given.
         placements: Which nodes ran on the CPU provider, by the name of the model.
     """
 

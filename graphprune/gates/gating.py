@@ -15,7 +15,7 @@ def gated_module(program: Program, gating: Gating) -> GatedModule:
     """The program's module with gates, all ones.
 
     Args:
-        program: With its dependencies; it is not changed.
+        program: The program, with its dependencies; it is not changed.
         gating: Where gates come, and whether each sample has its own, which is only so where all sites allow it.
     """
     dependencies = program[Dependencies]

@@ -72,7 +72,7 @@ def insert_gates(
     Args:
         program: It is not changed.
         dependencies: Its channels.
-        sites: As `graphprune.gates.placement.find_sites` gives them.
+        sites: The sites that `graphprune.gates.placement.find_sites` gives.
         per_sample: Whether each sample has gates of its own.
         gating: What was asked for.
 

@@ -57,7 +57,7 @@ class GatedRecurrent(nn.Module):
         Args:
             gate: ``(H,)``, or ``(N, H)`` where each sample has gates of its own.
             args: Arguments of the layer.
-            kwargs: Likewise.
+            kwargs: Keyword arguments of the layer.
         """
         with _StepByStep(gate):
             return self.layer(*args, **kwargs)

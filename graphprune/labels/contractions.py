@@ -30,10 +30,10 @@ class Contraction:
     Attributes:
         node: The node that holds it.
         loops: Size of each loop.
-        planes: In the space of the loops: what shrinks them.
+        planes: Planes in the space of the loops: what shrinks them.
         summed: The loops that are summed over.
         operands: The loops that each operand has.
-        window: Of a convolution.
+        window: Window of a convolution.
     """
 
     node: str

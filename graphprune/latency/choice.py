@@ -30,7 +30,7 @@ class Move:
     Attributes:
         price: Squared importance lost per millisecond gained.
         removed: Share of the group's channels that is gone then.
-        index: Of the group.
+        index: Place of the group.
         count: Channels that it keeps.
     """
 
@@ -166,7 +166,7 @@ def choose_widths(
 
     Args:
         model: Predicts latency.
-        importance: Of each channel, shape ``(channels,)``; its squares add up.
+        importance: Importance of each channel, shape ``(channels,)``; its squares add up.
         is_enough: Tells by the channels of each group, and by the predicted latency in milliseconds; what is enough
             stays so when groups are narrower.
         permitted: For each group the numbers of channels that it may keep besides all.
@@ -210,8 +210,8 @@ class Keeping:
     """Keep sets with the most important channels of each group.
 
     Attributes:
-        places: Of each channel in its group by importance, from 0 for the most important, shape ``(channels,)``.
-        channels: Of each group, shape ``(groups,)``.
+        places: Place of each channel in its group by importance, 0 for the most important, shape ``(channels,)``.
+        channels: Channels of each group, shape ``(groups,)``.
     """
 
     places: Tensor

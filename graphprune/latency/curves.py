@@ -42,9 +42,9 @@ class Family:
     """Kernels that differ in some sizes only.
 
     Attributes:
-        op: As of `Kernel`.
-        sizes: As of `Kernel`, None for those that differ.
-        window: As of `Kernel`.
+        op: See `Kernel`.
+        sizes: Sizes as in `Kernel`, None for those that differ.
+        window: See `Kernel`.
     """
 
     op: Operator
@@ -122,7 +122,7 @@ class Curve:
         """Latencies, in milliseconds.
 
         Args:
-            sizes: Of the free sizes, shape ``(..., free)``.
+            sizes: Sizes of the free sizes, shape ``(..., free)``.
         """
         steps = np.array(self.steps)  # what is not a multiple takes as long as the next one
         sizes = np.minimum(-(-sizes // steps) * steps, self.largest)

@@ -26,7 +26,7 @@ class Kernel:
         op: A convolution, a product of two computed matrices, or ``"Linear"``: a product with a constant one.
         sizes: Of a convolution samples, groups, output and input channels of a group; of a product entries, rows,
             columns and what is summed over.
-        window: Of a convolution.
+        window: Window of a convolution.
     """
 
     op: Operator

@@ -54,8 +54,8 @@ class Calibration:
     """What makes the sum of single operators the latency of a program.
 
     Attributes:
-        scale: Of contractions, at most 1: in a program they may do without changes of layout, say.
-        rest_ms_per_element: Of all other ops, by the elements that they write.
+        scale: Scale of contractions, at most 1: in a program they may do without changes of layout, say.
+        rest_ms_per_element: Milliseconds that all other ops take for each element that they write.
     """
 
     scale: float = 1.0
@@ -67,7 +67,7 @@ class LatencyModel:
 
     Args:
         program: An analysed program.
-        profile: Of the target.
+        profile: Profile of the target.
         calibration: See `calibrated`.
     """
 

@@ -39,12 +39,12 @@ class Target:
     """What latencies are measured on.
 
     Attributes:
-        hardware: Of the machine, as text.
+        hardware: Hardware of the machine, as text.
         onnxruntime: Its version.
         provider: The execution provider.
         threads: Threads within an operator.
         batch_size: Samples in a run.
-        dtype: Of weights and activations.
+        dtype: Type of weights and activations.
     """
 
     hardware: str

@@ -262,7 +262,7 @@ class OpCall:
             loops: Size of each loop.
             operands: Each with one dim per loop, of size 1 where the operand does not have it.
             summed: The loops that are summed over.
-            window: Of a convolution.
+            window: Window of a convolution.
 
         Returns:
             Planes of the result, which has the loops that are not summed, in order.

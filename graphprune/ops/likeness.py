@@ -30,7 +30,7 @@ def result_like(func: Any, arguments: Arguments) -> Any:
 
     Args:
         func: An ATen overload.
-        arguments: By name; one of the tensors is on the meta device.
+        arguments: The arguments by name; one of the tensors is on the meta device.
     """
     if func in _IN_PLACE:
         return arguments["self"] if arguments["self"].is_meta else None

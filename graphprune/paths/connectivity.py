@@ -119,8 +119,8 @@ class _Walk:
         before: For each step, what was reached before it.
         after: For each step, what is useful after it.
         hits: For each step, which rows of a weight are reached; empty for other steps.
-        reached: In the end.
-        useful: In the beginning.
+        reached: Channels that are reached in the end.
+        useful: Channels that are useful in the beginning.
     """
 
     paths: Paths

@@ -52,7 +52,7 @@ def dead_paths_of(selected: Program) -> DeadPaths:
     """What a selection keeps that does nothing.
 
     Args:
-        selected: With its dependencies and its selection, which is not carried out yet.
+        selected: A program with its dependencies and its selection, which is not carried out yet.
     """
     selection, masked = _masked(selected)
     found = connectivity_of(masked)
@@ -70,7 +70,7 @@ def wrong_number(selected: Program, allowed: int, *, on_paths: bool) -> list[str
     """What is wrong with the number of weights that a selection keeps; nothing if it is the one that is allowed.
 
     Args:
-        selected: With its dependencies and its selection.
+        selected: A program with its dependencies and its selection.
         allowed: Weights that should stay, of the whole pool.
         on_paths: Whether those on paths alone count, of which fewer will do.
     """
@@ -87,8 +87,8 @@ def without_dead_paths(selected: Program, limits: Limits | None) -> Selection:
     Of a group that floors or the alignment hold back the most important dead channels stay, without weights.
 
     Args:
-        selected: With its dependencies, its selection, and its channels scored if they may go.
-        limits: Of the channels; None where all of them stay.
+        selected: A program with its dependencies, its selection, and its channels scored if they may go.
+        limits: Limits of the channels; None where all of them stay.
     """
     selection, masked = _masked(selected)
     joined = connected_masks(masked)

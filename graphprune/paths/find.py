@@ -25,7 +25,7 @@ class Paths:
     """All that leads from channel to channel in a program.
 
     Attributes:
-        steps: In the order of the program.
+        steps: Steps in the order of the program.
         channels: Number of channels, with the one of what is frozen and the bundles.
         outputs: What leaves the program.
         whole: Weights that something else reads besides their steps; none of them is dead.

@@ -74,9 +74,9 @@ def outputs_of(
     get into it: where labels are lost, and what weights of one row make. What the same rows make twice counts once.
 
     Args:
-        dependencies: Of the program.
-        root: Of each label.
-        steps: With all weights.
+        dependencies: Dependencies of the program.
+        root: Root of each label.
+        steps: The steps, with all weights.
         leaving: What leaves.
         otherwise: Roots of what something else than its rows gets into.
         mixed: Roots that get into each other.

@@ -30,7 +30,7 @@ class _Memory:
 
     Attributes:
         bundles: Those that they depend on, where none of their channels can be pruned.
-        roots: Of their labels, tensor by tensor.
+        roots: Roots of their labels, tensor by tensor.
     """
 
     bundles: Bundles = frozenset()
@@ -46,8 +46,8 @@ class PathRun(LabelRun):
     concatenations; and into those too that it sums or normalises over.
 
     Attributes:
-        channel_of: Of each label; that of what is frozen for others.
-        root: Of each label, see `ties_without_pins`.
+        channel_of: Channel of each label; that of what is frozen for others.
+        root: Root of each label, see `ties_without_pins`.
         frozen: The channel of what is frozen.
         channels: How many there are so far, with that one and the bundles.
         known: Weights of nodes whose contractions are with weights that are known.

@@ -33,7 +33,7 @@ def select_on_paths(program: Program, allowed: int, choose: Callable[[int], Sele
     cannot be met there are fewer, as many as were found.
 
     Args:
-        program: With its weights scored.
+        program: The program, with its weights scored.
         allowed: Weights on paths that may stay, of the whole pool.
         choose: From a number of weights to the selection of so many.
     """
@@ -77,9 +77,9 @@ class _Pool:
     """The weights of the pool in one row, and what of them is on paths.
 
     Attributes:
-        program: With its weights scored.
-        selection: Of the channels.
-        ranks: Of the weights.
+        program: The program, with its weights scored.
+        selection: Selection of the channels.
+        ranks: Ranks of the weights.
     """
 
     program: Program

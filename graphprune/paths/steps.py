@@ -27,7 +27,7 @@ class WeightPath:
         row: Its dim of output channels.
         column: Its dim of input channels.
         rows: Channel of each index of that dim, int64.
-        columns: Likewise of the other dim.
+        columns: Channels along the other dim.
     """
 
     name: str

@@ -48,7 +48,7 @@ class Plan:
         example: Example inputs; only shapes and types matter, and the values of integers and masks.
         kept: Kept indices by (name, dim), for every parameter and buffer that shrank, under the names of the user's
             model.
-        rounds: The same in the steps in which it came about, each in terms of what the one before had left.
+        rounds: What each round kept, in terms of what the one before had left.
         protect: Name patterns that were protected.
         sizes: Sizes before pruning of the dims in ``kept``; empty where they are not known.
         attention: What went of attention.
@@ -113,7 +113,7 @@ class Plan:
         """Replays the plan on a fresh instance of the model, which is not changed.
 
         Args:
-            model: Of the class and configuration that the plan was made for, on any device.
+            model: Model of the class and configuration that the plan was made for, on any device.
 
         Returns:
             The compact module, with what is left of the model's own weights.

@@ -16,11 +16,11 @@ class Budget:
     """Shares to be removed, each in [0, 1); all that are given must hold.
 
     Attributes:
-        channels: Of the prunable channels.
-        params: Of all parameters.
-        weights: Of the weights of convolutions, linear layers and other matrix products; one that is zero is removed.
-        macs: Of the multiply-accumulates per sample.
-        latency: Of the measured latency.
+        channels: Share of the prunable channels.
+        params: Share of all parameters.
+        weights: Share of the weights of convolutions, linear layers and other matrix products; a zero is removed.
+        macs: Share of the multiply-accumulates per sample.
+        latency: Share of the measured latency.
         latency_ms: Cap on the measured latency, in milliseconds.
 
     Raises:

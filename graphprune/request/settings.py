@@ -42,7 +42,7 @@ class Settings:
         samples: Sensitivity samples per round.
         verify: Whether each round is proved.
         strict: Whether what is frozen for want of a rule is refused.
-        seed: Of everything random.
+        seed: Seed of everything random.
         progress: Called with what is being done.
         runner: Runs the passes.
     """

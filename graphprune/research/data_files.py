@@ -49,7 +49,7 @@ def mnist(directory: str | Path | None = None, seed: int = 0, validation: float 
     Args:
         directory: Holds the four IDX files, ``train-images-idx3-ubyte.gz`` and so on, packed or not, in it or in a
             folder ``MNIST/raw`` or ``mnist`` of it.
-        seed: Of the shuffle that the validation split is cut from.
+        seed: Seed of the shuffle that the validation split is cut from.
         validation: Share of the training images that is kept for choices, above 0 and below 1.
 
     Returns:
@@ -67,9 +67,9 @@ def fashion_mnist(directory: str | Path | None = None, seed: int = 0, validation
     """Fashion-MNIST: 54000 images to train, 6000 to validate, 10000 to test; normalised and not augmented.
 
     Args:
-        directory: As for `mnist`, or a folder ``FashionMNIST/raw`` or ``fashion-mnist`` of it.
-        seed: As for `mnist`.
-        validation: As for `mnist`.
+        directory: See `mnist`, or a folder ``FashionMNIST/raw`` or ``fashion-mnist`` of it.
+        seed: See `mnist`.
+        validation: See `mnist`.
 
     Returns:
         Images ``(1, 28, 28)``, normalised by `FASHION_MEAN` and `FASHION_STD`; 10 classes.
@@ -88,8 +88,8 @@ def cifar10(directory: str | Path | None = None, seed: int = 0, validation: floa
     Args:
         directory: Holds ``data_batch_1.bin`` to ``data_batch_5.bin`` and ``test_batch.bin``, in it or in its folder
             ``cifar-10-batches-bin``.
-        seed: As for `mnist`.
-        validation: As for `mnist`.
+        seed: See `mnist`.
+        validation: See `mnist`.
 
     Returns:
         Images ``(3, 32, 32)``, normalised by `CIFAR_MEAN` and `CIFAR_STD`; 10 classes.
@@ -118,7 +118,7 @@ def find_folder(name: str, directory: str | Path | None, places: tuple[str, ...]
     """The first of some places in a directory that has the first of some files or folders, as it is or packed.
 
     Args:
-        name: Of the dataset.
+        name: Name of the dataset.
         directory: The directory; None for what `VARIABLE` names.
         places: Paths of folders in it, ``""`` for itself.
         files: The layout; the first decides, all are named where it is absent.
@@ -176,11 +176,11 @@ def dataset_of(
     """Normalises pixels, and cuts a validation split from those that are not for tests.
 
     Args:
-        name: Of the dataset.
+        name: Name of the dataset.
         known: What is to be split.
         test: What is not.
         moments: Mean and standard deviation of each channel, of pixels scaled to [0, 1].
-        seed: Of the shuffle that the validation split is cut from.
+        seed: Seed of the shuffle that the validation split is cut from.
         validation: Share of ``known`` that it takes, above 0 and below 1.
         flip: Probability that a training image is to be mirrored.
 

@@ -63,8 +63,8 @@ class Normalisation:
     """How pixels in [0, 1] became inputs: ``(pixel - mean) / std``, by channel.
 
     Attributes:
-        mean: of each channel, one for all where there is one.
-        std: likewise, above 0.
+        mean: mean of each channel, one for all where there is one.
+        std: standard deviation of each channel, one for all where there is one; above 0.
     """
 
     mean: tuple[float, ...] = (0.0,)

@@ -49,7 +49,7 @@ def imagenette(
     Args:
         directory: Holds ``train`` and ``val``, each with one folder of pictures per class, in it or in a folder
             ``imagenette2-320`` and the like of it. Classes are numbered in the order of their folders' names.
-        seed: Of the shuffle that the validation split is cut from ``train`` by; ``val`` is the test split.
+        seed: Seed of the shuffle that the validation split is cut from ``train`` by; ``val`` is the test split.
         validation: Share of the training images that is kept for choices, above 0 and below 1.
         side: Height and width of the result in pixels.
         cache: Folder for the decoded pictures, 49 kB each; by default ``GRAPHPRUNE_CACHE`` or the user's cache folder.

@@ -43,11 +43,11 @@ class Recipe:
     Attributes:
         epochs: passes over the training split, 0 or more.
         batch_size: samples in a batch; the paper takes 128 on Imagenette.
-        learning_rate: of Adam, above 0; constant.
+        learning_rate: Learning rate of Adam, above 0; constant.
         weight_decay: L2 penalty that Adam adds to the gradient of every parameter, 0 or more.
         clip_norm: the gradient of all parameters together is scaled down to this L2 norm, above 0; `math.inf` never
             clips.
-        precision: of products and convolutions in a step, see `Precision`; the paper's is float32.
+        precision: Precision of products and convolutions in a step, see `Precision`; the paper's is float32.
 
     Raises:
         OptionError: if a field is out of range, naming all that are.
@@ -252,7 +252,7 @@ def epochs(model: nn.Module, split: Split, recipe: Recipe, seed: int) -> Iterato
         seed: seed of shuffling and dropout; the weights are not drawn here.
 
     Raises:
-        LossError: as `Trainer.epoch`.
+        LossError: see `Trainer.epoch`.
     """
     trainer = Trainer(model, split, recipe, seed)
     for _ in range(recipe.epochs):
@@ -269,15 +269,15 @@ def train(
     """All of `epochs`.
 
     Args:
-        model: as for `epochs`.
-        split: as for `epochs`.
-        recipe: as for `epochs`.
-        seed: as for `epochs`.
+        model: see `epochs`.
+        split: see `epochs`.
+        recipe: see `epochs`.
+        seed: see `epochs`.
         on_epoch: called after each epoch with its index, from 0, and its mean loss, outside of the time that is
             counted.
 
     Raises:
-        LossError: as `epochs`.
+        LossError: see `epochs`.
     """
     done = []
     for epoch in epochs(model, split, recipe, seed):

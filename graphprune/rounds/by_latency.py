@@ -37,9 +37,9 @@ class ByLatency:
     Attributes:
         rank: For the other measures of the budget, which hold as well.
         budget: What has to be met at last.
-        profile: Of the target.
+        profile: Profile of the target.
         stopwatch: Measures on the target.
-        calibration: Of the dense program.
+        calibration: Calibration of the dense program.
         dense_ms: Its measured latency.
         by_profile: What ``rank`` and ``calibration`` are by another profile.
         timing: The last measurement.

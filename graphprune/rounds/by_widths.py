@@ -24,7 +24,7 @@ class ByWidths:
     Attributes:
         rank: Counts, limits, and whether results are proved.
         budget: What has to be met at last; rounds on the way stay within theirs.
-        profile: Of the target. Nothing is measured but single operators.
+        profile: Profile of the target. Nothing is measured but single operators.
     """
 
     rank: ByRank

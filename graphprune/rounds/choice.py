@@ -61,7 +61,7 @@ def rounds_of(
         settings: What the user asks for.
         criterion: Ranks what may go.
         original: Costs of the dense program.
-        limits: Of the settings, or with what is known of the program's groups.
+        limits: Limits as in the settings, or with what is known of the program's groups.
 
     Raises:
         OptionError: the criterion does not rank that, or an option means nothing there.
@@ -126,10 +126,10 @@ def rounds_for(
 
     Args:
         program: The analysed dense program.
-        settings: With the budget that has to be met, and the alignment.
+        settings: The settings, with the budget that has to be met, and the alignment.
         how: For what can be counted.
         target: Where latency is measured; this machine on one thread by default.
-        batch_size: Of the measurement, where there is no target.
+        batch_size: Batch size of the measurement, where there is no target.
 
     Raises:
         OptionError: the target is something else than a profile.

@@ -41,9 +41,9 @@ def best_of_empty(importance: Tensor, dead: Tensor, dim: int | None) -> Tensor:
     """The most important weight of each norm whose weights are all dead.
 
     Args:
-        importance: Of a parameter's weights, of its shape; -inf for those that cannot stay.
+        importance: Importance of a parameter's weights, of its shape; -inf for those that cannot stay.
         dead: Those that go, bool, of the same shape.
-        dim: Of which each index has a norm of its own; None for one norm of all.
+        dim: The dim of which each index has a norm of its own; None for one norm of all.
 
     Returns:
         Their indices in the flat parameter; none for a norm that has no weight that can stay.

@@ -30,7 +30,7 @@ def select_weights(program: Program, allowed: int) -> Selection:
     """Keeps the most important weights; of equally important ones those that come last.
 
     Args:
-        program: With its weights scored. Dead ones stay dead unless they can come back.
+        program: The program, with its weights scored. Dead ones stay dead unless they can come back.
         allowed: Weights that may stay, of the whole pool.
 
     Raises:
@@ -55,7 +55,7 @@ def select_jointly(program: Program, allowed: int, limits: Limits) -> Selection:
     Source: CNIP-it, section 3.3 of the SNIP-it paper.
 
     Args:
-        program: With channels and weights scored on the same samples.
+        program: The program, with channels and weights scored on the same samples.
         allowed: Weights that may stay, of the whole pool.
         limits: Floors and alignment of the channels.
 
@@ -114,7 +114,7 @@ class Ranks:
     """The pool in one row, ranked.
 
     Attributes:
-        shapes: Of each parameter, in the order of the row.
+        shapes: Shapes of each parameter, in the order of the row.
         own: Importance of each weight, float64, shape ``(weights,)``.
         norms: See `norms_of`.
     """
@@ -192,7 +192,7 @@ class Ranks:
         Args:
             dead: Weights that go, bool, shape ``(weights,)``.
             dependencies: The channels.
-            importance: Of the channels, shape ``(channels,)``.
+            importance: Importance of the channels, shape ``(channels,)``.
             removed: Channels that go, bool, shape ``(channels,)``.
         """
         classes, start = dependencies.classes(), 0

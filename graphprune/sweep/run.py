@@ -61,12 +61,12 @@ def sweep(
     rank anew in each, call `graphprune.compile` for each budget.
 
     Args:
-        model: As of `graphprune.compile`; not changed.
-        example_input: The same.
+        model: The model, see `graphprune.compile`; it is not changed.
+        example_input: An example of its input, see `graphprune.compile`.
         latencies: Shares of the dense network's measured latency to remove, each in (0, 1).
         evaluate: Gives the accuracy of a network, see `graphprune.top_one`; of the dense one at first.
         finetune: Trains a pruned or uniform network in place, before it is evaluated.
-        criterion: As of `graphprune.compile`.
+        criterion: See `graphprune.compile`.
         target: What latency is measured on; this machine on one thread by default.
         repeats: Samples of each latency.
         progress: Called with what is being done, networks done, and networks in all.
@@ -75,7 +75,7 @@ def sweep(
     Raises:
         OptionError: a share is not in (0, 1), or there is none; ``evaluate`` gives no number.
         BudgetError: none of them can be reached.
-        UserError: as `graphprune.compile`.
+        UserError: see `graphprune.compile`.
     """
     shares = _checked(latencies, {"evaluate": evaluate, "finetune": finetune}, options)
     check_counts(repeats=repeats)
@@ -121,7 +121,7 @@ class _Networks:
         finetune: Trains a network that was pruned.
         options: Further ones of `graphprune.compile`.
         found: Pruned by the ranking.
-        evenly: The same operations fewer, evenly from all groups.
+        evenly: Pruned by as many operations, evenly from all groups.
         unreachable: Why there is no network.
     """
 

@@ -157,7 +157,7 @@ class _Masked:
 
     Attributes:
         held: The masks of the module.
-        name: Of the parameter.
+        name: Name of the parameter.
     """
 
     held: HeldMasks

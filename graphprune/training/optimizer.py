@@ -154,7 +154,7 @@ def clear_dead(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter], mas
 
     Args:
         optimizer: Any torch optimizer; changed in place.
-        parameters: By name.
+        parameters: Parameters by name.
         masks: Live weights, bool, of the parameters' shapes.
     """
     for name, mask in masks.items():

@@ -30,8 +30,8 @@ class Job:
         network: Name of its study.
         variant: How it ranks.
         sparsity: Share to remove.
-        seed: Of initial weights, of scoring samples and of training; for the trained network of the samples.
-        finetune_epochs: Of the trained network after the prune.
+        seed: Seed of initial weights, of scoring samples and of training; for the trained network of the samples.
+        finetune_epochs: Finetune epochs of the trained network after the prune.
     """
 
     network: str

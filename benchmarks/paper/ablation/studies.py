@@ -25,8 +25,8 @@ class Study:
         data: Reads its data.
         network: Before training, by seed; None for the trained ResNet20 of `benchmarks.trained_networks`.
         recipe: Training after the prune.
-        train_samples: Of the training split that are used.
-        test_samples: Of the test split.
+        train_samples: Samples of the training split that are used.
+        test_samples: Samples of the test split.
         sparsities: Shares to remove: of the channels that may go, of the weights.
         schedule: That variants have unless it is what is turned round.
         samples: For scoring in a round.

@@ -36,7 +36,7 @@ def draw_remaining(networks: Mapping[str, Sequence[Remaining]], path: str | Path
     """Share of the weights that is left in each layer, a group of bars for each layer, on a logarithmic scale.
 
     Args:
-        networks: By name, a network of each seed: bars are the means, their lines the 95 % intervals.
+        networks: The networks by name, a network of each seed: bars are the means, their lines the 95 % intervals.
         path: The figure.
 
     Raises:
@@ -83,7 +83,7 @@ def draw_robustness(networks: Mapping[str, Sequence[Robustness]], path: str | Pa
     """Success rate of the attack against the largest distance.
 
     Args:
-        networks: By name, a network of each seed: lines are the means, in bounds of the 95 % intervals.
+        networks: The networks by name, a network of each seed: lines are the means, in bounds of the 95 % intervals.
         path: The figure.
 
     Raises:

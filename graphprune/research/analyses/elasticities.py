@@ -34,8 +34,8 @@ class Curve:
 
     Attributes:
         ranks: From 1, ascending; the first and the last value are among them.
-        values: At these ranks.
-        count: Of all values.
+        values: Values at these ranks.
+        count: Count of all values.
         zeros: How many are 0, which a logarithmic scale does not show.
     """
 
@@ -66,8 +66,8 @@ class ElasticityCurves:
     """Returns the elasticities of the network as it is.
 
     Attributes:
-        channels: Of channels that can go.
-        weights: Of live weights of convolutions and linear layers.
+        channels: Elasticities of channels that can go.
+        weights: Elasticities of live weights of convolutions and linear layers.
         loss: Mean loss over the samples, which elasticities are relative to.
         samples: Number of samples.
     """
@@ -90,12 +90,12 @@ def elasticity_curves(
 
     Args:
         model: The network; it is not changed.
-        example_input: As for `graphprune.compile`.
+        example_input: See `graphprune.compile`.
         data: Batches ``(inputs, target)``, to be iterated several times.
         loss: ``loss(output, target)``; cross-entropy by default.
         samples: Samples to score with.
         accumulate: ``"signed"`` is the paper's.
-        seed: Of random numbers in the network.
+        seed: Seed of random numbers in the network.
 
     Raises:
         InputError: the data does not fit the model.

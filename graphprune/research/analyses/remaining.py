@@ -16,8 +16,8 @@ class Remaining:
     """Layers in the order of the dense network.
 
     Attributes:
-        weights: Of each convolution and linear layer.
-        nodes: Of each of them but the output layers.
+        weights: Weights of each convolution and linear layer.
+        nodes: Nodes of each of them but the output layers.
     """
 
     weights: tuple[LayerLeft, ...]

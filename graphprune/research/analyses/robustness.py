@@ -29,8 +29,8 @@ class Attack:
 
     Attributes:
         binary_search_steps: For the weight of the misclassification against the distance.
-        steps: Of the optimiser for each; the first thing to lower where time is short.
-        stepsize: Of the optimiser.
+        steps: Steps of the optimiser for each; the first thing to lower where time is short.
+        stepsize: Stepsize of the optimiser.
         initial_const: Weight to start from.
         batch_size: Images attacked at a time; the result depends on it a little, for all stop together.
     """
@@ -54,7 +54,7 @@ class Robustness:
     Attributes:
         images: Number of images that were given.
         classified: Those that the network had right: only these are attacked, and only these count.
-        distances: Of each of them, L2 distance of the nearest image found that the network gets wrong, in units of
+        distances: For each of them, L2 distance of the nearest image found that the network gets wrong, in units of
             pixels in [0, 1]; infinite where none was found.
         success: Share of the attacked images with such a distance of at most a cap, by cap; empty where there are none.
     """

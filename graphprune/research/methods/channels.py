@@ -41,8 +41,8 @@ def of_channels(program: Program, values: Values, combine: Literal["sum", "amax"
     """The values of all members of each channel, combined.
 
     Args:
-        program: With its dependencies.
-        values: Of some of the dims of its parameters; others do not count.
+        program: The program, with its dependencies.
+        values: Values of some of the dims of its parameters; others do not count.
         combine: How the values of coupled layers become one.
         missing: What a channel has that no value belongs to.
 
@@ -67,7 +67,7 @@ def under(program: Program, scores: Tensor, threshold: float) -> int:
     """How many channels can go whose score is the threshold or less: of a group that is under it as a whole one stays.
 
     Args:
-        program: With its dependencies.
+        program: The program, with its dependencies.
         scores: Shape ``(channels,)``.
         threshold: Channels above it stay.
     """
@@ -88,7 +88,7 @@ def remove_under(
     Args:
         trainer: Its network is pruned, its optimizer follows.
         dataset: For the example.
-        program: Of that network, with its dependencies.
+        program: Program of that network, with its dependencies.
         scores: Shape ``(channels,)``.
         threshold: Channels above it stay.
     """

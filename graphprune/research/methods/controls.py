@@ -43,7 +43,7 @@ def reinitialise_(module: nn.Module, masks: Masks | None, seed: int) -> None:
     Args:
         module: A pruned network, of any structure.
         masks: Live weights, or None.
-        seed: Of the weights.
+        seed: Seed of the weights.
     """
     orthogonal_init_(module, seed)
     for layer in module.modules():

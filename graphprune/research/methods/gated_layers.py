@@ -75,8 +75,8 @@ class GatedLayer(nn.Module):
     """A layer whose output channels are multiplied by gates.
 
     Args:
-        layer: With `weight`, of which dim 0 is the output channels, and maybe `bias`.
-        gate: As many gates.
+        layer: A layer with `weight`, of which dim 0 is the output channels, and maybe `bias`.
+        gate: A module that gives as many gates.
         weights: Weights that make one channel.
     """
 

@@ -20,7 +20,7 @@ class GatedNorm(nn.Module):
     beta / gamma is kept within ±`LARGEST_SHIFT`, so the function changes where a beta is more than ten times its gamma.
 
     Args:
-        norm: With scale and shift; it must not be used before `unwrapped`.
+        norm: A normalisation with scale and shift; it must not be used before `unwrapped`.
     """
 
     def __init__(self, norm: _BatchNorm) -> None:

@@ -35,7 +35,7 @@ def stretched(log_alpha: Tensor, uniform: Tensor) -> Tensor:
 
     Args:
         log_alpha: Locations, shape ``(channels,)``.
-        uniform: In (0, 1), of that shape or one that broadcasts with it.
+        uniform: Uniform in (0, 1), of that shape or one that broadcasts with it.
     """
     concrete = torch.sigmoid((torch.logit(uniform) + log_alpha) / BETA)
     return (concrete * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
@@ -56,8 +56,8 @@ class HardConcrete(nn.Module):
 
     Args:
         channels: Number of gates.
-        drop_rate: In (0, 1); log alpha starts around ``log(1 - drop_rate) - log(drop_rate)``.
-        generator: Of the initial values, on the CPU.
+        drop_rate: Drop rate in (0, 1); log alpha starts around ``log(1 - drop_rate) - log(drop_rate)``.
+        generator: Generator of the initial values, on the CPU.
     """
 
     def __init__(self, channels: int, drop_rate: float, generator: torch.Generator) -> None:

@@ -28,7 +28,7 @@ def largest(scores: Mapping[str, Tensor], sparsity: float) -> Masks:
     """Masks that keep the highest scores of all tensors together.
 
     Args:
-        scores: By name; of any shapes, on one device.
+        scores: The scores by name; of any shapes, on one device.
         sparsity: Share to remove, in [0, 1]; met to the nearest whole number of weights.
 
     Returns:

@@ -73,11 +73,11 @@ class Method(Protocol):
         """Trains a copy of a network and prunes it on the way.
 
         Args:
-            model: With its initial weights, on the device to train on; it is not changed.
-            dataset: Of which the training split is used.
+            model: The model, with its initial weights, on the device to train on; it is not changed.
+            dataset: The dataset, of which the training split is used.
             recipe: The budget of epochs is `Recipe.epochs`, of which some methods take twice as many, see there.
             target: See `target`.
-            seed: Of everything random but the initial weights.
+            seed: Seed of everything random but the initial weights.
 
         Raises:
             OptionError: the target or the number of epochs cannot work.

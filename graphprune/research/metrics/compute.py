@@ -27,7 +27,7 @@ class Macs:
     """Multiply-accumulates per sample of one forward pass: convolutions, linear layers and other matrix products.
 
     Attributes:
-        executed: With every weight that is there, zero or not: what dense kernels do.
+        executed: Operations with every weight that is there, zero or not: what dense kernels do.
         nonzero: Without those by zero weights: what perfect sparse kernels would do.
     """
 
@@ -41,7 +41,7 @@ class TrainingCost:
 
     Attributes:
         macs: Over all epochs.
-        epochs: Of each epoch.
+        epochs: Epochs of each epoch.
         assumption: How it was reckoned.
     """
 
@@ -78,7 +78,7 @@ def forward_macs(model: nn.Module, example_input: Any) -> Macs:
 
     Args:
         model: The network; it is run once, in evaluation mode, and not changed.
-        example_input: As for `graphprune.compile`; dim 0 of the first tensor is the batch.
+        example_input: See `graphprune.compile`; dim 0 of the first tensor is the batch.
     """
     example = Example.of(example_input)
     counter = _Counter(model)

@@ -33,7 +33,7 @@ class DiskSize:
         smaller_bytes: Each matrix in the smaller of the two forms; what a sensible file has.
         paper_bytes: The paper's estimate, 34 bits for each non-zero and 2 for each row; no reader could use it, since
             2 bits do not hold a column. Source: appendix H.
-        other_bytes: Of all else (biases, normalisation), in no figure above.
+        other_bytes: Other in bytes of all else (biases, normalisation), in no figure above.
         nonzero: Weights that are not zero.
         rows: Rows of all matrices.
     """
@@ -57,7 +57,7 @@ def disk_size(model: nn.Module, dense: nn.Module, index_bits: int = INDEX_BITS) 
     Args:
         model: The network.
         dense: The network that it came from, which says what the layers are; itself for its own size.
-        index_bits: Of a column index in `DiskSize.csr_bytes`.
+        index_bits: Index in bits of a column index in `DiskSize.csr_bytes`.
     """
     layers = layers_of(dense)
     weights = ((layer, layer_weight(model, name)) for name, layer in layers.items())

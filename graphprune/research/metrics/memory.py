@@ -50,7 +50,7 @@ def training_memory(model: nn.Module, batch: Batch, recipe: Recipe | None = None
     Args:
         model: The network; it is not changed.
         batch: Inputs ``(B, C, H, W)`` and class indices ``(B,)``; moved to the device of the network.
-        recipe: Of the step; the paper's by default.
+        recipe: Recipe of the step; the paper's by default.
 
     Raises:
         OptionError: the network is on a device that is neither the CPU nor CUDA.

@@ -64,12 +64,12 @@ def nodes_left(model: nn.Module, dense: nn.Module, outputs: Sequence[str] | None
     each of them. A node whose incoming weights are all zero is gone, though its bias may still be added further on.
 
     Args:
-        model: As for `weights_left`.
-        dense: As for `weights_left`.
+        model: See `weights_left`.
+        dense: See `weights_left`.
         outputs: Paths of the output layers; the last layer by default.
 
     Raises:
-        InputError: as for `weights_left`.
+        InputError: see `weights_left`.
         OptionError: an output is no layer.
     """
     layers = layers_of(dense)

@@ -19,7 +19,7 @@ class Spread:
     """A figure over seeds.
 
     Attributes:
-        mean: Of the values.
+        mean: Mean of the values.
         half_width: 1.96 sigma / sqrt(n), sigma with n - 1; None for one value, of which nothing can be told.
         values: One for each seed.
     """

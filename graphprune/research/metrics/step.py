@@ -18,8 +18,8 @@ class TrainingStep:
     """A network, its optimizer and a batch on one device; every call takes one step.
 
     Attributes:
-        model: In training mode.
-        optimizer: Of its parameters.
+        model: The model, in training mode.
+        optimizer: Optimizer of its parameters.
         batch: Inputs and targets.
         recipe: How the step is taken.
     """

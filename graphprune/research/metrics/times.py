@@ -25,7 +25,7 @@ def time_training(
     Args:
         models: Networks by name, all on one device; they are copied, hence not changed.
         batch: Inputs ``(B, C, H, W)`` and class indices ``(B,)``; moved to the device first.
-        recipe: Of the step; the paper's by default.
+        recipe: Recipe of the step; the paper's by default.
         warmup: Steps of each before the first sample, 1 or more.
         repeats: Rounds, 1 or more; each takes one sample of every network, so a change of pace hits all alike.
 
@@ -46,16 +46,16 @@ def time_inference(
     """Time of one forward pass in evaluation mode, without gradients.
 
     Args:
-        models: As for `time_training`.
+        models: See `time_training`.
         inputs: A batch ``(B, C, H, W)``; moved to the device first.
-        warmup: As for `time_training`.
-        repeats: As for `time_training`.
+        warmup: See `time_training`.
+        repeats: See `time_training`.
 
     Returns:
         As `time_training`.
 
     Raises:
-        OptionError: as `time_training`.
+        OptionError: see `time_training`.
     """
     _check(models, warmup, repeats)
     device = _device(models)
