@@ -47,9 +47,9 @@ class WeightScores(Fact):
     """What a criterion found.
 
     Attributes:
-        importance: Importance of each weight of the pool, of its parameter's shape; the least important go first. Below 0
-            only where removing a weight is a gain, as for GraSP. Those of dead weights matter only where weights can come
-            back.
+        importance: Importance of each weight of the pool, of its parameter's shape. The least important go first. It is
+            below 0 only where removing a weight is a gain, as for GraSP. That of dead weights matters only where
+            weights can come back.
         criterion: Name of the criterion.
         loss: Mean loss over the sensitivity samples; None for criteria that use no data.
         samples: Number of sensitivity samples.
