@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -322,7 +323,7 @@ print(result.batch, result.batch_sizes, result.batch_reason)
 
 @with_right_lstms
 def test_steps_that_come_first_are_fixed_by_the_file(tmp_path: Path) -> None:
-    """In a process of its own: once torch's compiler is loaded, torch takes an LSTM apart and fixes the steps itself."""
+    """In a process of its own: where its compiler is loaded, torch takes an LSTM apart and fixes the steps itself."""
     command = [sys.executable, "-c", STEPS_FIRST, str(tmp_path / "static.onnx")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     assert done.stdout.startswith("static (2,) onnxruntime cannot run the exported file at batch 3")
