@@ -12,7 +12,10 @@ from torch import Tensor, fx, nn
 
 from graphprune.program.tensors import Layers
 
-_IN_PLACE_OPERATORS = frozenset({"setitem", "delitem", "iadd", "isub", "imul", "itruediv", "ifloordiv", "imatmul"})
+_IN_PLACE_OPERATORS = frozenset({
+    "setitem", "delitem", "iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "imatmul", "iand", "ior",
+    "ixor", "ilshift", "irshift", "iconcat",
+})  # fmt: skip
 _LIBRARIES = ("torch", "_operator", "operator", "math", "builtins")
 
 
