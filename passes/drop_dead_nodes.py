@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import fx, nn
 
 from graphprune.coupling.protection import protected_tensors
+from graphprune.errors import NothingToPruneError
 from graphprune.pass_manager.protocol import Pass, PassResult
 from graphprune.program.liveness import dead_nodes
 from graphprune.program.program import Program
@@ -23,7 +24,11 @@ class DropDeadNodes(Pass):
     """
 
     def run(self, program: Program) -> PassResult:
-        """Gives a program without dead nodes; nothing changes where there are none."""
+        """Gives a program without dead nodes; nothing changes where there are none.
+
+        Raises:
+            NothingToPruneError: no parameter is left.
+        """
         names = {node.name for node in _dead(program)}
         if not names:
             return PassResult(program, False)
@@ -34,7 +39,12 @@ class DropDeadNodes(Pass):
         before = dict(module.named_parameters())
         _drop_unread(module)
         module.recompile()
-        gone = [name for name in before if name not in dict(module.named_parameters())]
+        left = set(module.parameters())
+        if not left:
+            raise NothingToPruneError(
+                f"no output of {type(module).__name__} depends on a parameter, so there is nothing to prune"
+            )
+        gone = [name for name, parameter in before.items() if parameter not in left]
         remarks = (f"{len(names)} nodes removed", *(f"{name} is read by nobody" for name in gone))
         return PassResult(program.with_module(module), True, remarks)
 

@@ -22,19 +22,48 @@ _LIBRARIES = ("torch", "_operator", "operator", "math", "builtins")
 def dead_nodes(module: fx.GraphModule, wanted: Collection[int] = ()) -> list[fx.Node]:
     """Nodes on whose result nothing depends that is used, each before those that it reads.
 
+    A dead call of a layer whose statistics live nodes read as well is none: in training it has its share in them.
+
     Args:
         module: The graph.
         wanted: Stored tensors, by identity; nodes that read one of them are not dead.
     """
-    layers, dead = Layers(module), dict[fx.Node, None]()
+    layers, kept = Layers(module), set[fx.Node]()
+    while True:  # ends: every time round at least one node more is kept
+        dead = _dead_but_for(layers, module.graph, wanted, kept)
+        writing = {node: statistics for node in dead if (statistics := _statistics_of(layers, node))}
+        alive = [node for node in module.graph.nodes if node not in dead] if writing else []
+        read = {id(tensor) for node in alive for tensor in tensors_read_by(layers, node)}
+        seen = {node for node, statistics in writing.items() if not read.isdisjoint(map(id, statistics))}
+        if not seen:
+            return list(dead)
+        kept |= seen
 
-    def is_wanted(node: fx.Node) -> bool:
-        return bool(wanted) and any(id(tensor) in wanted for tensor in tensors_read_by(layers, node))
 
-    for node in reversed(module.graph.nodes):
-        if all(user in dead for user in node.users) and not has_effects(layers, node) and not is_wanted(node):
+def _dead_but_for(
+    layers: Layers, graph: fx.Graph, wanted: Collection[int], kept: Collection[fx.Node]
+) -> dict[fx.Node, None]:
+    dead: dict[fx.Node, None] = {}
+
+    def stays(node: fx.Node) -> bool:
+        wants = bool(wanted) and any(id(tensor) in wanted for tensor in tensors_read_by(layers, node))
+        return wants or node in kept or has_effects(layers, node)
+
+    for node in reversed(graph.nodes):
+        if all(user in dead for user in node.users) and not stays(node):
             dead[node] = None
-    return list(dead)
+    return dead
+
+
+def _statistics_of(layers: Layers, node: fx.Node) -> list[Tensor]:
+    """Buffers to which a node writes in training mode: of a normalisation by the batch, say, its running statistics."""
+    if node.op == "call_module":
+        return list(layers.called_by(node).buffers())
+    if node.op != "call_function" or "batch_norm" not in str(getattr(node.target, "__name__", "")):
+        return []
+    given = [source for source in node.all_input_nodes if source.op == "get_attr"]
+    tensors = [tensor for source in given for tensor in tensors_read_by(layers, source)]
+    return [tensor for tensor in tensors if not isinstance(tensor, nn.Parameter)]
 
 
 def tensors_read_by(layers: Layers, node: fx.Node) -> list[Tensor]:
