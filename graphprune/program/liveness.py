@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Collection
 from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from graphprune.program.tensors import Layers
 
@@ -47,12 +50,43 @@ def _dead_but_for(
 
     def stays(node: fx.Node) -> bool:
         wants = bool(wanted) and any(id(tensor) in wanted for tensor in tensors_read_by(layers, node))
-        return wants or node in kept or has_effects(layers, node)
+        return wants or node in kept or (has_effects(layers, node) and not _writes_unseen(layers, node, dead))
 
     for node in reversed(graph.nodes):
         if all(user in dead for user in node.users) and not stays(node):
             dead[node] = None
     return dead
+
+
+def _writes_unseen(layers: Layers, node: fx.Node, dead: Collection[fx.Node]) -> bool:
+    """Whether all that a node does is to write in place to what only dead nodes read."""
+    source = node.args[0] if node.args else None
+    if not isinstance(source, fx.Node) or not _writes_to_first(layers, node):
+        return False
+    if any(user is not node and user not in dead for user in source.users):
+        return False
+    is_alone = has_own_memory(layers, source) and not has_effects(layers, source)
+    return is_alone or _writes_unseen(layers, source, {*dead, node})
+
+
+def _writes_to_first(layers: Layers, node: fx.Node) -> bool:
+    """Whether a node writes in place to its first argument, gives that, and does no more."""
+    if node.op == "call_module":
+        layer = layers.called_by(node)
+        return bool(getattr(layer, "inplace", False)) and not _does_more(layer)
+    is_functional = getattr(node.target, "__module__", "") == "torch.nn.functional"
+    return node.op == "call_function" and is_functional and _given_in_place(node.target, node)
+
+
+def has_own_memory(layers: Layers, node: fx.Node) -> bool:
+    """Whether a node's result has memory of its own."""
+    if node.op == "call_module":
+        return isinstance(layers.called_by(node), _FRESH_LAYERS)
+    return node.op == "call_function" and node.target in _FRESH_FUNCTIONS
+
+
+_FRESH_LAYERS = (_ConvNd, _BatchNorm, nn.Linear, nn.LayerNorm, nn.GroupNorm, nn.Embedding)
+_FRESH_FUNCTIONS = {operator.add, operator.sub, operator.mul, operator.truediv, operator.matmul, operator.neg}
 
 
 def _statistics_of(layers: Layers, node: fx.Node) -> list[Tensor]:
@@ -94,7 +128,12 @@ def _is_in_place(name: str) -> bool:
 
 def _layer_has_effects(layer: nn.Module) -> bool:
     """A layer of torch gives a result and nothing else, unless it works in place or somebody is told of its calls."""
-    if getattr(layer, "inplace", False) or layer._forward_hooks or layer._forward_pre_hooks:
+    return bool(getattr(layer, "inplace", False)) or _does_more(layer)
+
+
+def _does_more(layer: nn.Module) -> bool:
+    """Whether a layer is somebody's own code, or somebody is told of its calls."""
+    if layer._forward_hooks or layer._forward_pre_hooks:
         return True
     return not str(getattr(type(layer).forward, "__module__", "")).startswith("torch.nn.modules.")
 
