@@ -119,7 +119,16 @@ def has_effects(layers: Layers, node: fx.Node) -> bool:
         return _layer_has_effects(layers.called_by(node))
     if node.op == "call_method":
         return _is_in_place(str(node.target))
-    return node.op == "call_function" and (node.is_impure() or _function_has_effects(node))
+    impure = node.is_impure() and not _is_random(node.target)
+    return node.op == "call_function" and (impure or _function_has_effects(node))
+
+
+def _is_random(function: Any) -> bool:
+    """Whether a function draws random numbers: those that come after it are others without it, and as random."""
+    if isinstance(function, torch._ops.OpOverload):
+        return torch.Tag.nondeterministic_seeded in function.tags
+    packet = getattr(torch.ops.aten, getattr(function, "__name__", ""), None)
+    return packet is not None and any(_is_random(getattr(packet, overload)) for overload in packet.overloads())
 
 
 def _is_in_place(name: str) -> bool:
