@@ -21,14 +21,14 @@ from tests.small_models import Mlp, analysed
 TOTAL = 8 * 5 + 6 * 8 + 3 * 6
 
 
-def scored(importance: dict[str, Tensor] | None = None) -> Program:
-    """With a ranking: by parameter, and by index in each, all different."""
+def scored() -> Program:
+    """With importances that are all different."""
     program, _ = analysed(Mlp(), torch.randn(2, 5))
     sizes = {name: weight.shape for name, weight in pool_of(program).items()}
     order = torch.randperm(TOTAL, generator=torch.Generator().manual_seed(2)).double()
     rows = order.split([size.numel() for size in sizes.values()])
     drawn = {name: row.view(size) for (name, size), row in zip(sizes.items(), rows, strict=True)}
-    return program.knowing(WeightScores(drawn if importance is None else importance, "test"))
+    return program.knowing(WeightScores(drawn, "test"))
 
 
 def live(program: Program) -> Tensor:
