@@ -76,6 +76,12 @@ def _layer_on_a_view(self: Any, y: Tensor) -> Tensor:
     return y
 
 
+def _layer_seen_through_a_view(self: Any, y: Tensor) -> Tensor:
+    wide = y.view(-1, 8)
+    self.act(y)
+    return wide
+
+
 def _layers_in_a_row(self: Any, y: Tensor) -> Tensor:
     self.tanh(self.act(y))
     return y
@@ -122,7 +128,7 @@ WRITES = {
     write.__name__: write
     for write in (
         _setitem, _setitem_in_a_view, _method, _relu_, _functional_relu_, _told_by_name, _told_by_position, _layer,
-        _layer_on_a_view, _layers_in_a_row, _out, _ipow, _imod, _isub, _ior, _ixor,
+        _layer_on_a_view, _layer_seen_through_a_view, _layers_in_a_row, _out, _ipow, _imod, _isub, _ior, _ixor,
     )
 }  # fmt: skip
 
