@@ -266,6 +266,10 @@ def frozen_rows(program: Program, dependencies: Dependencies) -> tuple[FrozenRow
 
 
 def dropped_parameters(model: nn.Module, program: Program) -> tuple[str, ...]:
-    """Parameters of the user's model that its program does not have, for nothing reads them in evaluation mode."""
-    known = {name for name, _ in program.module.named_parameters(remove_duplicate=False)}
-    return tuple(name for name in stored_parameters(model) if name not in known)
+    """Parameters of the user's model that its program does not have, for nothing reads them in evaluation mode.
+
+    One that is tied is there as long as the program has it under one of its names.
+    """
+    left = {name for name, _ in program.module.named_parameters(remove_duplicate=False)}
+    known = {id(each) for name, each in model.named_parameters(remove_duplicate=False) if name in left}
+    return tuple(name for name, parameter in stored_parameters(model).items() if id(parameter) not in known)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
 from torch import fx, nn
 
+from graphprune.capture.fidelity import Reference
 from graphprune.coupling.protection import protected_tensors
+from graphprune.errors import NothingToPruneError
 from graphprune.pass_manager.protocol import Pass, PassResult
-from graphprune.program.liveness import dead_nodes
+from graphprune.program.liveness import dead_nodes, draws_random_numbers
 from graphprune.program.nodes import op_name
 from graphprune.program.program import Program
 from graphprune.program.surgery import copy_sharing_tensors
@@ -22,15 +23,19 @@ class DropDeadNodes(Pass):
 
     A layer whose result is used by nobody would count towards the sparsity that is asked for, and pruning it would
     change nothing. What is protected stays, dead or not. Where nothing is dead but reads of sizes, which many models
-    leave behind and which cost nothing, the program stays as it is.
+    leave behind and which cost nothing, the program stays as it is. Random numbers that a dead node would draw are not
+    drawn, so from one seed the draws after them differ from those of the user's model.
     """
 
     def run(self, program: Program) -> PassResult:
-        """Gives a program without dead nodes; nothing changes where there are none."""
-        dead = _dead(program)
-        if all(node.op not in ("call_module", "get_attr") and op_name(node) in _READS_OF_SIZES for node in dead):
+        """Gives a program without dead nodes; nothing changes where there are none.
+
+        Raises:
+            NothingToPruneError: no parameter is left.
+        """
+        names = {node.name for node in _dead(program)}
+        if not names:
             return PassResult(program, False)
-        names = {node.name for node in dead}
         module = copy_sharing_tensors(program.module)
         for node in reversed(module.graph.nodes):
             if node.name in names:
@@ -38,27 +43,33 @@ class DropDeadNodes(Pass):
         before = stored_parameters(module)
         _drop_unread(module)
         module.recompile()
-        remarks = (f"{len(names)} nodes removed", *(f"{name} is read by nobody" for name in _gone(before, module)))
+        left = set(module.parameters())
+        if not left:
+            raise NothingToPruneError(
+                f"no output of {type(module).__name__} depends on a parameter, so there is nothing to prune"
+            )
+        gone = [name for name, parameter in before.items() if parameter not in left]
+        remarks = (f"{len(names)} nodes removed", *(f"{name} is read by nobody" for name in gone))
         return PassResult(program.with_module(module), True, remarks)
 
     def ensures(self, before: Program, result: PassResult) -> list[str]:
-        """No dead node is left."""
-        if not result.modified:
-            return []
-        return [f"%{node.name} is dead and still there" for node in _dead(result.program)]
+        """No dead node is left, and the outputs on the example are those of before."""
+        left = [f"%{node.name} is dead and still there" for node in _dead(result.program)]
+        # without a dead draw, later draws are others and cannot be compared
+        if not result.modified or any(draws_random_numbers(node) for node in _dead(before)):
+            return left
+        difference = Reference.of(before.module, before.example).difference(result.program.module)
+        return [*left, f"without its dead nodes, {difference}"] if difference else left
 
 
 _READS_OF_SIZES = frozenset({"dim", "getattr", "getitem", "size"})
 
 
 def _dead(program: Program) -> list[fx.Node]:
-    """Dead nodes, but for those that read what is protected."""
-    return dead_nodes(program.module, protected_tensors(program.module, program.protect))
-
-
-def _gone(before: Collection[str], module: nn.Module) -> list[str]:
-    left = stored_parameters(module)
-    return [name for name in before if name not in left]
+    """Dead nodes, but for those that read what is protected; none where all of them only read sizes."""
+    dead = dead_nodes(program.module, protected_tensors(program.module, program.protect))
+    only_sizes = all(node.op not in ("call_module", "get_attr") and op_name(node) in _READS_OF_SIZES for node in dead)
+    return [] if only_sizes else dead
 
 
 def _drop_unread(module: fx.GraphModule) -> None:

@@ -34,7 +34,7 @@ class ExportOnnx(Pass):
 
         Raises:
             ExportError: the file would not be valid or would not compute the same; nothing is written then.
-            OptionError: the precision is unknown.
+            OptionError: the precision is unknown, or there is no directory for the file.
         """
         example = program.example
         exported = export_onnx(

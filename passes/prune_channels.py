@@ -21,7 +21,7 @@ class PruneChannels(Pass):
     """Makes parameters, buffers, module attributes and literal sizes smaller as the selection says."""
 
     needs: ClassVar[frozenset[type[Fact]]] = frozenset({Dependencies, Selection})
-    provides: ClassVar[frozenset[type[Fact]]] = frozenset({Origin})
+    provides: ClassVar[frozenset[type[Fact]]] = frozenset({Origin, RecordedShapes})
     drops: ClassVar[frozenset[type[Fact]]] = frozenset({Dependencies, Scores, WeightScores, Selection})
 
     def run(self, program: Program) -> PassResult:

@@ -5,26 +5,15 @@ torch.fx by itself takes ``y += 1`` for ``y = y + 1``.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from typing import Any
 
 from torch import fx, nn
 from torch.fx.proxy import TraceError
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
 
-from graphprune.program.tensors import submodules
-
-_NAMES = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor", "lshift", "rshift")
-
-_PURE: dict[Any, Any] = {
-    getattr(operator, f"i{name}"): getattr(operator, f"{name}_" if name in ("and", "or") else name) for name in _NAMES
-}
-"""Each operator that writes, with the one that does not."""
-
-_FRESH_MODULES = (_ConvNd, _BatchNorm, nn.Linear, nn.LayerNorm, nn.GroupNorm, nn.Embedding)
-_FRESH_FUNCTIONS = {operator.add, operator.sub, operator.mul, operator.truediv, operator.matmul, operator.neg}
+from graphprune.program.liveness import has_own_memory
+from graphprune.program.nodes import IN_PLACE_OPERATORS
+from graphprune.program.tensors import Layers
 
 
 class ModelProxy(fx.Proxy):
@@ -43,27 +32,20 @@ def _writing(function: Callable[..., Any]) -> Callable[[fx.Proxy, Any], Any]:
     return write
 
 
-for _name in _NAMES:
-    setattr(ModelProxy, f"__i{_name}__", _writing(getattr(operator, f"i{_name}")))
+for _operator in IN_PLACE_OPERATORS:
+    setattr(ModelProxy, f"__{_operator.__name__}__", _writing(_operator))
 
 
 def assign_instead_of_writing(graph: fx.Graph, model: nn.Module) -> None:
     """Turns ``y += x`` into ``y = y + x`` where nothing else can see the memory of ``y``, or where it is a number."""
-    modules = submodules(model)
+    layers = Layers(model)
     for node in graph.nodes:
-        if node.op != "call_function" or node.target not in _PURE or not isinstance(node.args[0], fx.Node):
+        if node.op != "call_function" or node.target not in IN_PLACE_OPERATORS or not isinstance(node.args[0], fx.Node):
             continue
         source = node.args[0]
-        alone = set(source.users) == {node} and _is_fresh(source, modules)
+        alone = set(source.users) == {node} and has_own_memory(layers, source)
         if alone or _is_size(source):
-            node.target = _PURE[node.target]
-
-
-def _is_fresh(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
-    """Whether a node's result has memory of its own."""
-    if node.op == "call_module":
-        return isinstance(modules.get(str(node.target)), _FRESH_MODULES)
-    return node.op == "call_function" and node.target in _FRESH_FUNCTIONS
+            node.target = IN_PLACE_OPERATORS[node.target]
 
 
 def _is_size(node: fx.Node) -> bool:

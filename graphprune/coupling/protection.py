@@ -45,13 +45,15 @@ def protected_dims(module: nn.Module, patterns: Sequence[str]) -> dict[tuple[str
 
 
 def protected_tensors(module: nn.Module, patterns: Sequence[str]) -> set[int]:
-    """Parameters and buffers, by identity, of which patterns protect a dim.
+    """Parameters and buffers, by identity, that patterns protect: a dim of them, or a number as a whole.
 
     Raises:
         OptionError: a pattern matches nothing.
     """
     tensors = stored_tensors(module)
-    return {id(tensors[name]) for name, _ in protected_dims(module, patterns)}
+    protected = {id(tensors[name]) for name, _ in protected_dims(module, patterns)}
+    named = _tensors_under_all_names(module).items() if patterns else ()
+    return protected | {id(tensor) for name, tensor in named if any(fnmatchcase(name, each) for each in patterns)}
 
 
 def _tensors_under_all_names(module: nn.Module) -> dict[str, Tensor]:

@@ -80,7 +80,9 @@ def insert_gates(
         InternalError: a per-sample gate is asked for at a site where samples do not lie along a dim of their own.
     """
     module = copy_sharing_tensors(program.module)
-    setattr(module, GATE, torch.ones(dependencies.channels + 1))
+    parameter, size = next(module.parameters()), dependencies.channels + 1
+    shape = (program.example.batch_size, size) if per_sample else (size,)
+    setattr(module, GATE, torch.ones(shape, dtype=parameter.dtype.to_real(), device=parameter.device))
     nodes = {node.name: node for node in module.graph.nodes}
     products: dict[tuple[str, frozenset[str]], fx.Node] = {}
     for index, site in enumerate(sites):

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import operator
 from enum import Flag, auto
 from typing import Any
 
 import torch
 from torch import fx
+
+_AUGMENTED = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "lshift", "rshift", "xor")
+
+IN_PLACE_OPERATORS: dict[Any, Any] = {
+    **{getattr(operator, f"i{name}"): getattr(operator, name) for name in _AUGMENTED},
+    operator.iand: operator.and_,
+    operator.ior: operator.or_,
+}
+"""Each operator that writes to its first operand, as ``y += x`` does, with the one that does not."""
 
 
 def source_line(node: fx.Node) -> str:
