@@ -178,7 +178,7 @@ NO_SCALARS: list[tuple[Callable[[Any, Any], Any], str]] = [
         r"must be a scalar tensor, the mean over the batch; got a tensor of shape \(4, 3\)",
     ),
     (lambda output, target: output[:0].sum(1), r"got a tensor of shape \(0,\)"),
-    (lambda output, target: float(output.mean()), "got float"),
+    (lambda output, target: float(output.detach().mean()), "got float"),
     (lambda output, target: None, "got NoneType"),
     (lambda output, target: (output.mean(),), "got tuple"),
     (lambda output, target: output.mean() * math.inf, "the loss of a batch of 4 samples is -?inf; check the data"),
