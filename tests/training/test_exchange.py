@@ -240,13 +240,13 @@ def test_recurrent_layers_compute_with_the_parameters_that_they_show(width: int)
     x = torch.randn(2, 6, 5)
     expected, theirs = module(x), other(x)
     former = become(module, other)
-    assert torch.equal(module(x), theirs) and torch.equal(former(x), expected)
-    for each in (module, former):
+    for each in (module, former):  # before a forward pass, which would put the list right by itself
         layer = each.get_submodule("rnn")
         assert isinstance(layer, nn.GRU)
         names = [name for names in layer.all_weights for name in names]
         own = {id(parameter) for parameter in layer.parameters()}
         assert {id(weight) for weight in names} == {id(weight) for weight in layer._flat_weights} == own
+    assert torch.equal(module(x), theirs) and torch.equal(former(x), expected)
     with torch.no_grad():
         for parameter in module.get_submodule("rnn").parameters():
             parameter.zero_()
