@@ -82,7 +82,7 @@ def _only_reads_shape(node: fx.Node, args: tuple[Any, ...]) -> bool:
     if node.op not in ("call_function", "call_method") or len(node.all_input_nodes) != 1:
         return False
     if op_name(node) == "getattr":
-        return args[1] in ("shape", "dtype", "ndim", "values", "indices")
+        return isinstance(args[0], tuple) or args[1] in ("shape", "dtype", "ndim")
     kind = kind_of(node)
     contiguous = bool(args) and isinstance(args[0], Tensor) and args[0].is_contiguous()
     return Kind.READS_SHAPE in kind or (Kind.READS_SHAPE_IN_ORDER in kind and contiguous)

@@ -160,7 +160,7 @@ def clear_dead(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter], mas
     for name, mask in masks.items():
         for value in optimizer.state.get(parameters[name], {}).values():
             if isinstance(value, Tensor) and value.shape == mask.shape:
-                value.mul_(mask.to(value.device))
+                value.masked_fill_(~mask.to(value.device), 0)  # not a product: what overflowed would be no number
 
 
 @torch.no_grad()
@@ -169,7 +169,7 @@ def clear_gradients(parameters: Mapping[str, nn.Parameter], masks: Mapping[str, 
     for name, mask in masks.items():
         gradient = parameters[name].grad
         if gradient is not None:
-            gradient.masked_fill_(~mask.to(gradient.device), 0)  # not a product: what overflowed would be no number
+            gradient.masked_fill_(~mask.to(gradient.device), 0)
 
 
 def _sliced_state(state: dict[str, object], name: str, old: Tensor, cuts: list[Cut]) -> dict[str, object]:

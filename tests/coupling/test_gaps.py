@@ -117,6 +117,19 @@ def test_a_node_that_cannot_be_rewritten(monkeypatch: pytest.MonkeyPatch) -> Non
     assert lost_to(Halves(), torch.randn(2, 5)) == {"split": {"fc.weight[0]", "fc.bias[0]", "head.weight[1]"}}
 
 
+def test_a_field_of_a_result_may_have_any_name() -> None:
+    class Largest(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.head = nn.Linear(5, 8), nn.Linear(1, CLASSES)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.head(torch.aminmax(self.fc(x), dim=1, keepdim=True).max)
+            return out
+
+    assert lost_to(Largest(), torch.randn(2, 5)) == {"aminmax": {"fc.weight[0]", "fc.bias[0]"}}
+
+
 def test_strict_lists_every_gap_with_op_node_source_and_weights() -> None:
     with pytest.raises(FrozenError) as caught:
         graphprune.Pruner(Twice(), torch.randint(7, (2, 4)), strict=True)

@@ -256,7 +256,7 @@ def test_a_result_with_dead_nodes_is_caught() -> None:
 
 
 def test_a_node_that_was_not_dead_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
-    program = capture(beside(lambda self, y: operator.imul(y.view(-1, 8), 2)), INPUTS)
+    program = capture(beside(lambda self, y: y.view(-1, 8).__imul__(2)), INPUTS)
 
     def writes(module: fx.GraphModule, wanted: Collection[int]) -> list[fx.Node]:
         return [node for node in module.graph.nodes if node.target is operator.imul]

@@ -1,293 +1,332 @@
-"""Which nodes are dead: writes in place that somebody sees, statistics and checks are not."""
+"""Dead nodes: nothing that is used depends on them, and they do no more than give a result."""
 
 from __future__ import annotations
 
-import copy
+import math
+import operator
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from graphprune.capture import capture
-from graphprune.passes.drop_dead_nodes import DropDeadNodes
-from graphprune.program.liveness import dead_nodes
-from graphprune.program.program import Program
-from graphprune.program.tensors import stored_tensors
-from tests.ops.case import net, randomised
+from graphprune.program.liveness import dead_nodes, has_effects, tensors_read_by
+from graphprune.program.nodes import IN_PLACE_OPERATORS
+from graphprune.program.tensors import Layers
 
-INPUTS = torch.linspace(-2, 2, 30).view(6, 5)
+aten = torch.ops.aten
 
 
-def with_hidden(middle: Callable[[Any, Tensor], Tensor], **parts: Any) -> nn.Module:
-    """A model that does something to the result of its first layer."""
-    return net(lambda self, x: self.head(middle(self, self.fc(x))), fc=nn.Linear(5, 8), head=nn.Linear(8, 3), **parts)
+def traced(forward: Callable[..., Any], **parts: Any) -> fx.GraphModule:
+    """A module with some layers, parameters or buffers, traced through a function of it and an input."""
+
+    class Model(nn.Module):
+        def forward(self, x: Tensor) -> Any:
+            return forward(self, x)
+
+    model = Model()
+    for name, part in parts.items():
+        if isinstance(part, Tensor) and not isinstance(part, nn.Parameter):
+            model.register_buffer(name, part)
+        else:
+            setattr(model, name, part)
+    return fx.symbolic_trace(model)
 
 
-def dead_in(program: Program) -> set[str]:
-    return {node.name for node in dead_nodes(program.module)}
+def dead_in(module: fx.GraphModule, *wanted: Tensor) -> list[str]:
+    return [node.name for node in dead_nodes(module, [id(tensor) for tensor in wanted])]
 
 
-def _setitem(self: Any, y: Tensor) -> Tensor:
-    y[:, :3] = 0.5
-    return y
+# --- what is dead -----------------------------------------------------------------------------------------------------
 
 
-def _setitem_in_a_view(self: Any, y: Tensor) -> Tensor:
-    part = y[:, 2:]
-    part[:, 1:4] = -1.0
-    return y
-
-
-def _method(self: Any, y: Tensor) -> Tensor:
-    y.view(-1, 2, 4).clamp_(-0.1, 0.1)
-    return y
-
-
-def _relu_(self: Any, y: Tensor) -> Tensor:
-    torch.relu_(y)
-    return y
-
-
-def _functional_relu_(self: Any, y: Tensor) -> Tensor:
-    functional.relu_(y)
-    return y
-
-
-def _told_by_name(self: Any, y: Tensor) -> Tensor:
-    functional.relu(y, inplace=True)
-    return y
-
-
-def _told_by_position(self: Any, y: Tensor) -> Tensor:
-    functional.leaky_relu(y, 0.3, True)
-    return y
-
-
-def _layer(self: Any, y: Tensor) -> Tensor:
-    self.act(y)
-    return y
-
-
-def _layer_on_a_view(self: Any, y: Tensor) -> Tensor:
-    self.act(y[:, 3:])
-    return y
-
-
-def _layer_seen_through_a_view(self: Any, y: Tensor) -> Tensor:
-    wide = y.view(-1, 8)
-    self.act(y)
-    return wide
-
-
-def _layers_in_a_row(self: Any, y: Tensor) -> Tensor:
-    self.tanh(self.act(y))
-    return y
-
-
-def _out(self: Any, y: Tensor) -> Tensor:
-    torch.mul(y, 3.0, out=y)
-    return y
-
-
-def _ipow(self: Any, y: Tensor) -> Tensor:
-    z = y.view(-1, 8)
-    z **= 2
-    return y
-
-
-def _imod(self: Any, y: Tensor) -> Tensor:
-    z = y.view(-1, 8)
-    z %= 0.25
-    return y
-
-
-def _isub(self: Any, y: Tensor) -> Tensor:
-    z = y.view(-1, 8)
-    z -= 2
-    return y
-
-
-def _ior(self: Any, y: Tensor) -> Tensor:
-    high = y > 0.3
-    wide = high.view(-1, 8)
-    wide |= y < -0.3
-    return y * high
-
-
-def _ixor(self: Any, y: Tensor) -> Tensor:
-    high = y > 0.3
-    wide = high.view(-1, 8)
-    wide ^= y > 0.6
-    return y * high
-
-
-WRITES = {
-    write.__name__: write
-    for write in (
-        _setitem, _setitem_in_a_view, _method, _relu_, _functional_relu_, _told_by_name, _told_by_position, _layer,
-        _layer_on_a_view, _layer_seen_through_a_view, _layers_in_a_row, _out, _ipow, _imod, _isub, _ior, _ixor,
+def test_a_graph_without_dead_nodes() -> None:
+    module = traced(
+        lambda self, x: self.fc(x).relu() + self.bias, fc=nn.Linear(3, 3), bias=nn.Parameter(torch.zeros(3))
     )
-}  # fmt: skip
+    assert dead_in(module) == []
 
 
-@pytest.mark.parametrize("name", WRITES)
-def test_a_write_in_place_that_somebody_sees_stays(name: str) -> None:
-    model = with_hidden(WRITES[name], act=nn.ReLU(inplace=True), tanh=nn.Hardtanh(-0.2, 0.2, inplace=True)).eval()
-    plain = with_hidden(lambda self, y: y).eval()
-    plain.load_state_dict(model.state_dict())
-    with torch.no_grad():
-        expected = model(INPUTS)
-        assert not torch.allclose(expected, plain(INPUTS), atol=1e-3), "the write is seen"
-        program = DropDeadNodes().run(capture(model, INPUTS)).program
-        assert torch.equal(program.module.eval()(INPUTS), expected), "the same ops on the same numbers"
+def test_chains_die_from_their_end() -> None:
+    def forward(self: Any, x: Tensor) -> Any:
+        y = self.first(x)
+        torch.relu(self.second(y))
+        return y
+
+    module = traced(forward, first=nn.Linear(3, 3), second=nn.Linear(3, 3))
+    assert dead_in(module) == ["relu", "second"], "each before what it reads"
 
 
-def _dead_after(act: Callable[[Any, Tensor], Any]) -> nn.Module:
-    def middle(self: Any, y: Tensor) -> Tensor:
-        act(self, self.aux(y))
-        return torch.tanh(y)
+def test_what_a_live_node_reads_lives() -> None:
+    def forward(self: Any, x: Tensor) -> Any:
+        y, z = self.first(x), self.second(x)
+        torch.sigmoid(y), torch.sigmoid(z)
+        return torch.relu(y)
 
-    return with_hidden(
-        middle,
-        aux=nn.Linear(8, 20),
-        act=nn.ReLU(inplace=True),
-        drop=nn.Dropout(0.5, inplace=True),
-        last=nn.Linear(20, 2),
-    )
+    module = traced(forward, first=nn.Linear(3, 3), second=nn.Linear(3, 3))
+    assert dead_in(module) == ["sigmoid_1", "sigmoid", "second"]
+
+
+def test_stored_tensors_that_nobody_reads_are_dead() -> None:
+    def forward(self: Any, x: Tensor) -> Any:
+        self.weight * self.scale
+        return x
+
+    module = traced(forward, weight=nn.Parameter(torch.ones(3)), scale=torch.ones(3))
+    assert dead_in(module) == ["mul", "scale", "weight"]
+
+
+def test_inputs_and_outputs_are_never_dead() -> None:
+    graph = fx.Graph()
+    graph.placeholder("x")
+    graph.output(())
+    assert dead_in(fx.GraphModule(nn.Module(), graph)) == []
+
+
+@given(st.lists(st.lists(st.integers(0, 99), min_size=1, max_size=3), min_size=1, max_size=12), st.integers(0, 99))
+def test_in_graphs_without_effects_the_dead_are_those_without_a_path_to_the_output(
+    reads: list[list[int]], out: int
+) -> None:
+    graph = fx.Graph()
+    nodes = [graph.placeholder("x")]
+    for places in reads:
+        nodes.append(graph.call_function(torch.cat, ([nodes[place % len(nodes)] for place in places],)))
+    graph.output(nodes[out % len(nodes)])
+    alive, waiting = set[fx.Node](), [node for node in graph.nodes if node.op == "output"]
+    while waiting:
+        alive.add(waiting[-1])
+        waiting.extend(read for read in waiting.pop().all_input_nodes if read not in alive)
+    dead = dead_nodes(fx.GraphModule(nn.Module(), graph))
+    assert set(dead) == {node for node in nodes[1:] if node not in alive}
+    for place, node in enumerate(dead):
+        assert not set(dead[:place]) & set(node.all_input_nodes), "each before those that it reads"
+    for node in dead:
+        graph.erase_node(node)  # raises where a node is still read
+    graph.lint()
+
+
+# --- what does more than give a result --------------------------------------------------------------------------------
+
+
+def function_has_effects(target: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    args, kwargs = fx.node.map_aggregate((args, kwargs), lambda each: x if each is X else each)
+    node = graph.call_function(target, (x, *args), kwargs)
+    graph.output(x)
+    return has_effects(Layers(fx.GraphModule(nn.Module(), graph)), node)
+
+
+X = object()
+"""Stands for the input where an argument is a tensor."""
+
+
+def mine(x: Tensor) -> Tensor:
+    """A function of the user's: whatever it does."""
+    return x
+
+
+PURE: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = [
+    (torch.relu, (), {}),
+    (torch.add, (1,), {}),
+    (functional.relu, (), {}),
+    (functional.relu, (), {"inplace": False}),
+    (functional.relu, (False,), {}),
+    (functional.dropout, (0.5, True, False), {}),
+    (functional.linear, (), {"weight": X}),
+    (operator.add, (1,), {}),
+    (operator.getitem, (0,), {}),
+    (operator.__add__, (1,), {}),
+    (getattr, ("shape",), {}),
+    (math.floor, (), {}),
+    (aten.relu.default, (), {}),
+    (aten.add.Tensor, (1,), {}),
+    (aten.view.default, ([-1],), {}),
+]
+
+
+@pytest.mark.parametrize(("target", "args", "kwargs"), PURE)
+def test_functions_that_only_give_a_result(
+    target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    assert not function_has_effects(target, *args, **kwargs)
+
+
+IMPURE: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = [
+    (torch.relu_, (), {}),
+    (functional.relu, (), {"inplace": True}),
+    (functional.relu, (True,), {}),
+    (functional.leaky_relu, (0.1, True), {}),
+    (functional.dropout, (0.5, True, True), {}),
+    (functional.hardtanh, (-1.0, 1.0, True), {}),
+    (functional.relu_, (), {}),
+    (torch.add, (1,), {"out": X}),
+    (operator.setitem, (0, 1), {}),
+    (operator.delitem, (0,), {}),
+    *[(operator_in_place, (1,), {}) for operator_in_place in IN_PLACE_OPERATORS],
+    (operator.iconcat, (X,), {}),
+    (aten.relu_.default, (), {}),
+    (aten.add_.Tensor, (1,), {}),
+    (aten.copy_.default, (X,), {}),
+    (aten.add.out, (1,), {"out": X}),
+    (torch._assert, ("no",), {}),
+    (mine, (), {}),
+]
+
+
+@pytest.mark.parametrize(("target", "args", "kwargs"), IMPURE)
+def test_functions_that_do_more(target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    assert function_has_effects(target, *args, **kwargs)
 
 
 @pytest.mark.parametrize(
-    ("act", "dead"),
-    [
-        (lambda self, z: self.last(self.act(z)), {"aux", "act", "last"}),
-        (lambda self, z: self.drop(self.act(z)), {"aux", "act", "drop"}),
-        (lambda self, z: functional.relu(z, inplace=True), {"aux", "relu"}),
-        (lambda self, z: (self.act(z), self.last(z)), {"aux", "act", "last"}),
-    ],
-    ids=["in the middle", "two in a row", "a function", "read later"],
+    ("name", "expected"),
+    [("relu", False), ("add_", True), ("zero_", True), ("__add__", False), ("clamp_min_", True), ("_is_view", False)],
 )
-def test_a_write_in_place_that_only_dead_nodes_see_is_dead(act: Callable[[Any, Tensor], Any], dead: set[str]) -> None:
-    assert dead_in(capture(_dead_after(act), INPUTS)) == dead
+def test_methods_in_place_end_with_an_underscore(name: str, expected: bool) -> None:
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    node = graph.call_method(name, (x,))
+    graph.output(x)
+    assert has_effects(Layers(fx.GraphModule(nn.Module(), graph)), node) == expected
 
 
-@pytest.mark.parametrize("exported", [False, True])
+class Mine(nn.Module):
+    """A layer of the user's: whatever it does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+class Quiet(nn.Linear):
+    """A layer of torch's with another name."""
+
+
+class Loud(nn.Linear):
+    """A layer of torch's that works in another way."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) + 1
+
+
+def hooked(register: str) -> nn.Module:
+    layer = nn.Linear(3, 3)
+    getattr(layer, register)(lambda *arguments: None)
+    return layer
+
+
+LAYERS: dict[str, tuple[Callable[[], nn.Module], bool]] = {
+    "linear": (lambda: nn.Linear(3, 3), False),
+    "relu": (nn.ReLU, False),
+    "relu in place": (lambda: nn.ReLU(inplace=True), True),
+    "dropout in place": (lambda: nn.Dropout(inplace=True), True),
+    "of torch by another name": (lambda: Quiet(3, 3), False),
+    "of torch in another way": (lambda: Loud(3, 3), True),
+    "of the user's": (Mine, True),
+    "forward hook": (lambda: hooked("register_forward_hook"), True),
+    "forward pre-hook": (lambda: hooked("register_forward_pre_hook"), True),
+}
+
+
+class Leaves(fx.Tracer):
+    """Takes every layer as it is."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_that_do_more_than_give_a_result_are_not_dead(name: str) -> None:
+    factory, expected = LAYERS[name]
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = factory()
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.layer(x)
+            return x
+
+    model = Model()
+    module = fx.GraphModule(model, Leaves().trace(model))
+    assert dead_in(module) == ([] if expected else ["layer"])
+
+
+def test_a_write_keeps_alive_what_it_writes_to() -> None:
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    first, second = (graph.call_function(function, (x,)) for function in (torch.relu, torch.sigmoid))
+    graph.call_function(operator.setitem, (first, 0, x))
+    graph.call_method("add_", (second, 1))
+    graph.output(x)
+    assert dead_in(fx.GraphModule(nn.Module(), graph)) == []
+
+
+def test_a_read_of_what_was_written_is_dead_all_the_same() -> None:
+    def forward(self: Any, x: Tensor) -> Any:
+        x.add_(1).sigmoid()
+        return x
+
+    assert dead_in(traced(forward)) == ["sigmoid"]
+
+
+# --- what is wanted ---------------------------------------------------------------------------------------------------
+
+
+class Parts(nn.Module):
+    """Two dead layers, and a dead parameter and buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Linear(3, 3), nn.BatchNorm1d(3)
+        self.weight = nn.Parameter(torch.ones(3))
+        self.register_buffer("scale", torch.ones(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.norm(self.first(x))
+        torch.mul(self.weight, self.get_buffer("scale"))
+        return x
+
+
+ALL = ["mul", "scale", "weight", "norm", "first"]
+
+
 @pytest.mark.parametrize(
-    "draw",
+    ("name", "dead"),
     [
-        lambda self, z: self.drop(z),
-        lambda self, z: functional.dropout(z, 0.5, self.training),
-        lambda self, z: z + torch.randn_like(z),
-        lambda self, z: torch.bernoulli(torch.sigmoid(z)),
+        ("first.bias", ["mul", "scale", "weight", "norm"]),
+        ("norm.weight", ["mul", "scale", "weight"]),
+        ("norm.running_mean", ["mul", "scale", "weight"]),
+        ("weight", ["mul", "scale", "norm", "first"]),
+        ("scale", ["mul", "weight", "norm", "first"]),
     ],
-    ids=["layer", "function", "noise", "coins"],
 )
-def test_random_numbers_that_nobody_uses_are_dead(draw: Callable[[Any, Tensor], Tensor], exported: bool) -> None:
-    def middle(self: Any, y: Tensor) -> Tensor:
-        draw(self, self.aux(y if not exported or len(y) > 0 else y + 1))
-        return torch.tanh(y)
-
-    program = capture(with_hidden(middle, aux=nn.Linear(8, 20), drop=nn.Dropout(0.5)), INPUTS)
-    assert ("export" in program.captured_by.route) == exported
-    assert "aux.weight" not in stored_tensors(DropDeadNodes().run(program).program.module)
+def test_readers_of_wanted_tensors_are_not_dead(name: str, dead: list[str]) -> None:
+    module = fx.symbolic_trace(Parts())
+    assert dead_in(module) == ALL
+    wanted = dict([*module.named_parameters(), *module.named_buffers()])[name]
+    assert dead_in(module, wanted) == dead
+    assert dead_in(module, torch.ones(3)) == ALL, "by identity, not by value"
 
 
-def test_a_write_of_random_numbers_stays() -> None:
-    def middle(self: Any, y: Tensor) -> Tensor:
-        y.view(-1).normal_()
-        return torch.tanh(y)
-
-    assert dead_in(capture(with_hidden(middle), INPUTS)) == set()
-
-
-def test_a_write_to_the_input_stays() -> None:
-    """The caller sees it."""
-    model = net(lambda self, x: (self.act(x), self.fc(x * 2))[1], act=nn.ReLU(inplace=True), fc=nn.Linear(5, 3))
-    assert dead_in(capture(model, INPUTS)) == set()
-
-
-def test_a_write_to_a_buffer_stays() -> None:
-    def middle(self: Any, y: Tensor) -> Tensor:
-        self.steps.add_(1)
-        self.unread * 2
-        return torch.relu(y)
-
-    model = with_hidden(middle, steps=torch.zeros(()), unread=torch.ones(3))
-    program = DropDeadNodes().run(capture(model, INPUTS)).program
-    program.module(INPUTS)
-    program.module(INPUTS)
-    buffers = dict(program.module.named_buffers())
-    assert buffers.keys() == {"steps"} and buffers["steps"].item() == 2
-
-
-def test_a_check_stays() -> None:
-    def middle(self: Any, y: Tensor) -> Tensor:
-        torch._assert(y.shape[0] > 1, "batches of two and more")
-        return torch.relu(y)
-
-    program = DropDeadNodes().run(capture(with_hidden(middle), INPUTS)).program
-    with pytest.raises(AssertionError, match="batches of two and more"):
-        program.module(INPUTS[:1])
-
-
-def test_a_layer_with_a_hook_stays() -> None:
-    seen = []
-    program = capture(_dead_after(lambda self, z: self.last(z)), INPUTS)
-    program.module.get_submodule("aux").register_forward_hook(lambda *_: seen.append(1))
-    assert dead_in(program) == {"last"}
-    DropDeadNodes().run(program).program.module(INPUTS)
-    assert seen == [1]
-
-
-def test_what_is_wanted_is_not_dead() -> None:
-    program = capture(_dead_after(lambda self, z: self.last(z)), INPUTS)
-    tensors = stored_tensors(program.module)
-    dead = {node.name for node in dead_nodes(program.module, {id(tensors["aux.bias"])})}
-    assert dead == {"last"}, "what reads it, and not what reads that"
-
-
-def _by_layer(self: Any, y: Tensor) -> Tensor:
-    self.norm(3 * y + 1)
-    return torch.relu(self.norm(y))
-
-
-def _by_layer_afterwards(self: Any, y: Tensor) -> Tensor:
-    out = torch.relu(self.norm(y))
-    self.norm(self.inner(y))
-    return out
-
-
-def _by_function(self: Any, y: Tensor) -> Tensor:
-    functional.batch_norm(3 * y + 1, self.norm.running_mean, self.norm.running_var, training=self.training)
-    return torch.relu(self.norm(y))
-
-
-def _exported(self: Any, y: Tensor) -> Tensor:
-    self.norm(3 * y + 1 if len(y) > 0 else y)
-    return torch.relu(self.norm(y))
-
-
-@pytest.mark.parametrize("middle", [_by_layer, _by_layer_afterwards, _by_function, _exported])
-def test_statistics_that_live_nodes_read_count_dead_calls(middle: Callable[[Any, Tensor], Tensor]) -> None:
-    model = with_hidden(middle, norm=nn.BatchNorm1d(8), inner=nn.Linear(8, 8))
-    program = DropDeadNodes().run(capture(model, INPUTS)).program
-    ours, theirs = copy.deepcopy(program.module), copy.deepcopy(model)
-    for module in (ours.train(), theirs.train()):
-        for step in range(3):
-            module(INPUTS + step)
-        module.eval()
-    # sums of six numbers in float32, in another order
-    torch.testing.assert_close(ours.get_buffer("norm.running_mean"), theirs.get_buffer("norm.running_mean"))
-    torch.testing.assert_close(ours.get_buffer("norm.running_var"), theirs.get_buffer("norm.running_var"))
-    torch.testing.assert_close(ours(INPUTS), theirs(INPUTS))
-
-
-def test_statistics_that_only_dead_nodes_read_are_dead() -> None:
-    def middle(self: Any, y: Tensor) -> Tensor:
-        self.norm(self.norm(self.aux(y)))
-        return torch.relu(y)
-
-    model = randomised(with_hidden(middle, aux=nn.Linear(8, 6), norm=nn.BatchNorm1d(6)))
-    assert dead_in(capture(model, INPUTS)) == {"aux", "norm", "norm_1"}
+def test_tensors_that_nodes_read() -> None:
+    module = fx.symbolic_trace(Parts())
+    layers, nodes = Layers(module), {node.name: node for node in module.graph.nodes}
+    for name, expected in {
+        "first": ["first.weight", "first.bias"],
+        "norm": ["norm.weight", "norm.bias", "norm.running_mean", "norm.running_var", "norm.num_batches_tracked"],
+        "weight": ["weight"],
+        "scale": ["scale"],
+        "mul": [],
+        "x": [],
+        "output": [],
+    }.items():
+        stored = dict([*module.named_parameters(), *module.named_buffers()])
+        assert [id(tensor) for tensor in tensors_read_by(layers, nodes[name])] == [
+            id(stored[each]) for each in expected
+        ]
