@@ -106,7 +106,7 @@ def _end(node: fx.Node) -> Cause:
 
 
 def _tree(dependencies: Dependencies) -> dict[int, tuple[int, int]]:
-    """Breadth-first tree from the pinned label; gives each frozen label the next one towards it and the cause index."""
+    """Breadth-first tree from the pinned label; maps each frozen label to its parent and the index of the cause."""
     cached: dict[int, tuple[int, int]] | None = dependencies.__dict__.get("_frozen_tree")
     if cached is not None:
         return cached

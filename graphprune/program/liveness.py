@@ -1,4 +1,4 @@
-"""Nodes whose result is used, and nodes that do more than give one."""
+"""Finds nodes whose result nobody uses, and nodes that do more than return a result."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LIBRARIES = ("torch", "_operator", "operator", "math", "builtins")
 
 
 def dead_nodes(module: fx.GraphModule) -> list[fx.Node]:
-    """Nodes on whose result nothing depends that is used, each before those that it reads."""
+    """Nodes whose result is not used, not even through other nodes; each comes before the nodes that it reads."""
     layers, dead = Layers(module), dict[fx.Node, None]()
     for node in reversed(module.graph.nodes):
         if all(user in dead for user in node.users) and not has_effects(layers, node):
@@ -24,7 +24,7 @@ def dead_nodes(module: fx.GraphModule) -> list[fx.Node]:
 
 
 def has_effects(layers: Layers, node: fx.Node) -> bool:
-    """Whether a node does, or may do, more than give its result: it writes in place, say, or checks something."""
+    """Whether a node does, or may do, more than return its result: write in place, say, or check something."""
     if node.op in ("placeholder", "output"):
         return True
     if node.op == "call_module":
@@ -39,7 +39,7 @@ def _is_in_place(name: str) -> bool:
 
 
 def _layer_has_effects(layer: nn.Module) -> bool:
-    """A layer of torch gives a result and nothing else, unless it works in place or somebody is told of its calls."""
+    """Whether a layer may do more than return a result: a layer of torch only if it works in place or has hooks."""
     if getattr(layer, "inplace", False) or layer._forward_hooks or layer._forward_pre_hooks:
         return True
     return not str(getattr(type(layer).forward, "__module__", "")).startswith("torch.nn.modules.")
@@ -56,9 +56,9 @@ def _function_has_effects(node: fx.Node) -> bool:
 
 
 def _given_in_place(function: Any, node: fx.Node) -> bool:
-    """Whether a function that can work in place is told to."""
+    """Whether the arguments of a function say that it works in place."""
     try:
         bound = inspect.signature(function).bind_partial(*node.args, **node.kwargs)
-    except (TypeError, ValueError):  # built in: those have a name of their own for it
+    except (TypeError, ValueError):  # built-in functions have another name for their in-place form
         return False
     return bool(bound.arguments.get("inplace", False))
