@@ -15,8 +15,8 @@ def gated_module(program: Program, gating: Gating) -> GatedModule:
     """The program's module with gates, all ones.
 
     Args:
-        program: With its dependencies; it is not changed.
-        gating: Where gates come, and whether each sample has its own, which is only so where all sites allow it.
+        program: The program, with known dependencies; it is not changed.
+        gating: Where gates are placed, and whether each sample has its own; this also requires that all sites allow it.
     """
     dependencies = program[Dependencies]
     passed = _normalisations(program) if gating.before_normalisation else frozenset[str]()
@@ -26,7 +26,7 @@ def gated_module(program: Program, gating: Gating) -> GatedModule:
 
 
 def _normalisations(program: Program) -> frozenset[str]:
-    """Nodes that hold a BatchNorm, by name: those that do not mix channels."""
+    """Names of nodes that call a BatchNorm layer, which does not mix channels."""
     layers = Layers(program.module)
     calls = [node for node in program.module.graph.nodes if node.op == "call_module"]
     return frozenset(node.name for node in calls if isinstance(layers.called_by(node), _BatchNorm))
