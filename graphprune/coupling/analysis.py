@@ -114,7 +114,7 @@ def _freeze_protected(program: Program, run: LabelRun) -> None:
 
 
 def _tie_first_classes(program: Program, run: LabelRun) -> None:
-    """Ties what was tied in the user's model, even where a layer is now so small that it would not need the tie."""
+    """Restores the ties and freezes of the user's model, even where a layer is now so small that it needs none."""
     if (first := program.get(FirstAnalysis)) is None:
         return
     owners = [owner for owner in run.space.owners if owner.stored]

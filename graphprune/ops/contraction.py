@@ -45,7 +45,7 @@ def mm(call: OpCall) -> list[Planes]:
 
 @rule(aten.bmm)
 def bmm(call: OpCall) -> list[Planes]:
-    """The products ``(b, n, k) @ (b, k, m)``; labels along k are tied within each batch entry (a head of attention)."""
+    """The products ``(b, n, k) @ (b, k, m)``; in attention, a batch entry is a head (see `OpCall.contract`)."""
     return [_matrix_product(call, required(call, "self"), required(call, "mat2"))]
 
 

@@ -17,7 +17,7 @@ from graphprune.ops.schema import call_by_schema
 
 
 def evaluate(call: OpCall) -> Any:
-    """Runs the op on the values; if one of them is on the meta device, all of them are."""
+    """Runs the op on the values; if one of them is on the meta device, all are moved there."""
     arguments = {name: _values(argument) for name, argument in call.arguments.items()}
     on_meta = [leaf.is_meta for argument in arguments.values() for leaf in tensors_in(argument)]
     if not any(on_meta):

@@ -29,7 +29,7 @@ def im2col(call: OpCall) -> list[Planes]:
 
 @rule(aten.col2im)
 def col2im(call: OpCall) -> list[Planes]:
-    """Columns of ``(N, C * window, L)`` are summed to ``(N, C, H, W)``; a channel goes with all rows of its block."""
+    """Columns of ``(N, C * window, L)`` are summed to ``(N, C, H, W)``; all rows of a channel's block go together."""
     operand = call.operand("self")
     assert operand is not None
     rank = len(operand.shape)
