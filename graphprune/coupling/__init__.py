@@ -1,1 +1,1 @@
-"""Which channels hang together: a program runs once on labels, and their unions are solved."""
+"""Finds which channels go together: a program runs once on labels, and the unions between labels are solved."""

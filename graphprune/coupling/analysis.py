@@ -22,7 +22,7 @@ from graphprune.program.program import Program, device_of
 from graphprune.program.tensors import stored_parameters
 
 CHOICES = ("more of what is flattened", "outer of what is broadcast", "whole entries", "whole groups of a convolution")
-"""Kinds of choices of op rules, in the order in which the other side is tried."""
+"""Kinds of choices that op rules make, in the order in which the analysis tries the opposite decision."""
 
 
 def analyse(
@@ -33,14 +33,15 @@ def analyse(
 ) -> Dependencies:
     """Runs a program on labels and solves the unions.
 
-    Where a choice turns out to be in vain (no whole head can go, but the same indices of every one might), the other
-    one is tried.
+    Where a choice turns out to be in vain (no whole head can be removed, but perhaps the same indices of every head),
+    the opposite choice is tried, and kept if it gives more channels.
 
     Args:
         program: The program; it is not changed.
-        rewritable: Whether positions in a node can be rewritten; channels that others address by position are frozen.
-        pins: Names of nodes whose labels are frozen besides, each with the reason.
-        choices: What op rules decide, by node, in a first analysis; later ones keep to what the first one decided.
+        rewritable: Whether positions in a node can be rewritten; other nodes freeze the channels that they address by
+            position.
+        pins: Names of nodes whose labels are frozen as well, each with the reason.
+        choices: Decisions of op rules, by node, for a first analysis; later analyses keep the decisions of the first.
     """
     if (first := program.get(FirstAnalysis)) is not None:
         return _analyse(program, rewritable, pins, first.choices)[0]
@@ -60,7 +61,7 @@ def _analyse(
     pins: Sequence[tuple[str, str]],
     choices: Mapping[str, bool],
 ) -> tuple[Dependencies, list[str]]:
-    """Dependencies under some choices, and those choices that were in vain: what they hoped for cannot go."""
+    """Dependencies under some choices, and the choices in vain: the channels that they hoped for are not prunable."""
     run = LabelRun(LabelSpace(), device=device_of(program), choices=dict(choices), attention=program.attention)
     values: dict[str, Any] = {}
 
@@ -85,10 +86,10 @@ def _analyse(
 
 
 def _refuse_writes(program: Program, run: LabelRun) -> None:
-    """Refuses a program that writes to a parameter, also where that changed nothing when it was captured.
+    """Refuses a program that writes to a parameter, even if the write changed nothing during capture.
 
     Raises:
-        CaptureError: with what to do instead.
+        CaptureError: a parameter is written to; the message says what to do instead.
     """
     parameters = stored_parameters(program.module)
     for node, memory in run.writes:
@@ -113,7 +114,7 @@ def _freeze_protected(program: Program, run: LabelRun) -> None:
 
 
 def _tie_first_classes(program: Program, run: LabelRun) -> None:
-    """What went together in the user's model still does, also where a layer has become so small that it need not."""
+    """Restores the ties and freezes of the user's model, even where a layer is now so small that it needs none."""
     if (first := program.get(FirstAnalysis)) is None:
         return
     owners = [owner for owner in run.space.owners if owner.stored]
@@ -131,7 +132,7 @@ def _tie_first_classes(program: Program, run: LabelRun) -> None:
 def _freeze_node(
     program: Program, run: LabelRun, values: dict[str, Any], name: str, reason: str, *, reach: int
 ) -> None:
-    """Pins what a node and the nodes up to ``reach`` steps before it carry."""
+    """Pins the labels that a node carries, and those that the nodes up to ``reach`` steps before it carry."""
     node = next(node for node in program.module.graph.nodes if node.name == name)
     cause = Cause(name, str(getattr(node.target, "__name__", node.target)), reason, source_line(node), "gap")
     touched = front = {node: None}
@@ -159,14 +160,14 @@ def _solve(program: Program, run: LabelRun, rewritable: Callable[[fx.Node], bool
 
 
 def _solve_with_product_sets(run: LabelRun) -> Tensor:
-    """Solves the unions such that what is kept of every tensor is a product of index sets, hence a smaller tensor."""
+    """Solves the unions so that the kept elements of a tensor are always a product of index sets: a smaller tensor."""
     layouts = [(plane, cause) for plane, cause in run.moved_planes() if len(varying(plane)) > 1]
     root = run.space.solve()
     settled = False
     while not settled:
         settled = True
-        # in the order of the program, each on top of the ties before: two layouts of one tensor (a channel shuffle)
-        # would otherwise each choose another dim to keep free, and leave none
+        # the layouts come in the order of the program, and each builds on the ties before it: otherwise two layouts of
+        # one tensor (a channel shuffle) would each keep a different dim free, and together leave none free
         for plane, cause in layouts:
             if (tie := _product_tie(plane, root, cause)) is not None:
                 run.space.union(*tie)
@@ -177,9 +178,9 @@ def _solve_with_product_sets(run: LabelRun) -> Tensor:
 
 
 def _product_tie(plane: Tensor, root: Tensor, cause: Cause) -> tuple[Tensor, Tensor, Cause] | None:
-    """The union that makes a plane vary along one dim only; None where it does already.
+    """The union that makes a plane vary along one dim only; None if it does so already.
 
-    The innermost dim along which channels differ keeps its freedom; along the others they are tied.
+    Channels stay free along the innermost dim in which they differ; along the other dims they are tied.
     """
     classes = look_up(root, plane)
     live = [dim for dim in range(plane.dim()) if plane.shape[dim] > 1 and _differs(classes, dim)]
@@ -190,7 +191,7 @@ def _product_tie(plane: Tensor, root: Tensor, cause: Cause) -> tuple[Tensor, Ten
 
 
 def _classes(roots: Tensor) -> int:
-    """How many channels there are, frozen ones taken as one."""
+    """Number of channels among some roots; all frozen ones count as one."""
     return len(roots.unique())
 
 

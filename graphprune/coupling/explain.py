@@ -45,7 +45,7 @@ def why_frozen(dependencies: Dependencies, name: str, dim: int) -> list[Step]:
 
 
 def path_to_cause(program: Program, name: str, dim: int) -> list[Step]:
-    """`why_frozen`, and where it ends at an operand that cannot shrink, why that one cannot."""
+    """The steps of `why_frozen`; if they end at an operand that cannot shrink, one more step says why it cannot."""
     steps = why_frozen(program[Dependencies], name, dim)
     if not steps or steps[-1].cause.origin != "operand":
         return steps
@@ -53,7 +53,7 @@ def path_to_cause(program: Program, name: str, dim: int) -> list[Step]:
 
 
 def described(steps: Sequence[Step]) -> tuple[str, ...]:
-    """A line for each tie between two dims, nearest first, and one for the cause at the end."""
+    """Describes each tie between two dims in one line, nearest first, and the cause in the last line."""
     lines = [
         f"{step.owner} goes with {after.owner}: {step.cause}"
         if step.cause.origin != "operand"
@@ -65,7 +65,7 @@ def described(steps: Sequence[Step]) -> tuple[str, ...]:
 
 
 def behind(program: Program, cause: Cause) -> list[Cause]:
-    """Why the operand that a cause speaks of cannot shrink: where channels end before it, the nearest place first."""
+    """Why the operand that a cause names cannot shrink: the causes that end channels before it, nearest first."""
     dependencies = program[Dependencies]
     pins = pinning_causes(dependencies.space)
     found: dict[Cause, None] = {}
@@ -86,14 +86,14 @@ def behind(program: Program, cause: Cause) -> list[Cause]:
 
 
 def pinning_causes(space: LabelSpace) -> list[Cause]:
-    """The distinct causes that froze something by themselves, in the order of the program."""
+    """The distinct causes that froze something directly, in the order of the program."""
     first, second, cause = space.edges()
     indices = cause[(first == PINNED) | (second == PINNED)].unique().tolist()
     return list(dict.fromkeys(space.causes[index] for index in indices))
 
 
 def _is_stiff(dependencies: Dependencies, node: fx.Node) -> bool:
-    """Whether a node gives a tensor of which nothing can be removed."""
+    """Whether a node's result is a tensor from which nothing can be removed."""
     operands = leaf_operands(dependencies.values.get(node.name))
     return any(max(operand.shape, default=1) > 1 and not channel_planes(operand.planes) for operand in operands)
 
@@ -106,7 +106,7 @@ def _end(node: fx.Node) -> Cause:
 
 
 def _tree(dependencies: Dependencies) -> dict[int, tuple[int, int]]:
-    """Breadth-first tree from the pinned label: for each frozen label the next one towards it, and the cause."""
+    """Breadth-first tree from the pinned label; maps each frozen label to its parent and the index of the cause."""
     cached: dict[int, tuple[int, int]] | None = dependencies.__dict__.get("_frozen_tree")
     if cached is not None:
         return cached
@@ -130,7 +130,7 @@ def _tree(dependencies: Dependencies) -> dict[int, tuple[int, int]]:
 
 
 def dependency_graph(program: Program, dependencies: Dependencies) -> nx.Graph[str]:
-    """Dims of parameters and values as nodes, ties as edges.
+    """A graph with dims of parameters and values as nodes, and ties as edges.
 
     Nodes have ``kind``: "stored" (``name[dim]``, with ``size`` and ``group``), "value" (``%node``) or "frozen". Edges
     have ``causes``, the distinct reasons of the tie.
@@ -172,7 +172,7 @@ def _distinct_ties(space: LabelSpace) -> list[tuple[str, str, int]]:
 
 
 def _owners_at(space: LabelSpace, labels: Tensor) -> Tensor:
-    """Index of each label's owner plus one; 0 for pinned and sample labels."""
+    """Index of each label's owner plus one; 0 for the pinned label."""
     starts = torch.tensor([owner.start for owner in space.owners])
     return torch.bucketize(labels.contiguous(), starts, right=True)
 

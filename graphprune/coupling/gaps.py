@@ -1,4 +1,4 @@
-"""What is frozen for want of a rule or a rewriting, rather than because the program or its user needs it."""
+"""Finds what is frozen because a rule or a rewriting is missing, not because the program or its user needs it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from graphprune.program.program import Program
 
 @dataclass(frozen=True)
 class Lost:
-    """Indices of a dim of a parameter or buffer that could go but for a gap."""
+    """Indices of a parameter or buffer dim that could be removed if there were no gap."""
 
     name: str
     dim: int
@@ -32,7 +32,7 @@ class Lost:
 
 @dataclass(frozen=True)
 class Gap:
-    """An op without a rule, or a node that cannot be rewritten, and what that froze."""
+    """An op without a rule, or a node that cannot be rewritten, and the indices that it froze."""
 
     cause: Cause
     lost: tuple[Lost, ...]
@@ -44,14 +44,14 @@ class Gap:
 
 
 _NAMED = 6
-"""Frozen dims that a message names of each gap."""
+"""Number of frozen dims that a message names for each gap."""
 
 
 def refuse_gaps(program: Program) -> None:
-    """What ``strict=True`` asks for.
+    """Refuses a program that is frozen by gaps, as ``strict=True`` demands.
 
     Raises:
-        FrozenError: something is frozen by a gap; lists every gap with what it froze.
+        FrozenError: something is frozen by a gap; the message lists every gap with what it froze.
     """
     found = gaps(program)
     if found:
@@ -67,7 +67,7 @@ def refuse_gaps(program: Program) -> None:
 def gaps(program: Program) -> tuple[Gap, ...]:
     """The gaps that cost something: without them some index of a parameter or buffer would not be frozen.
 
-    A tensor that cannot shrink because its channels end at such a gap further up counts as frozen by that gap.
+    A tensor that cannot shrink because its channels end at a gap further up counts as frozen by that gap.
     """
     dependencies, freezes = program[Dependencies], _freezes_by_gaps(program)
     costly = {freeze.gap for freeze in freezes}
@@ -75,7 +75,7 @@ def gaps(program: Program) -> tuple[Gap, ...]:
         root = _solved_without(dependencies.space, {freeze.index for freeze in freezes if freeze.gap in costly})
         lost = _is_stored_and_frozen(dependencies) & (root != PINNED)
         classes = torch.zeros_like(lost).index_fill(0, root[lost], True)
-        # where what a gap freezes itself would be frozen anyway, so would be what comes after it
+        # if the labels that a gap freezes directly would be frozen anyway, so would those after it
         still = {freeze.gap for freeze in freezes if freeze.direct and bool(classes[root[freeze.labels]].any())}
         if still >= costly:
             break
@@ -89,7 +89,7 @@ def gaps(program: Program) -> tuple[Gap, ...]:
 
 @dataclass(frozen=True)
 class _Freeze:
-    """Labels that one cause froze because of a gap: itself, or one further up."""
+    """Labels that one cause froze because of a gap: the cause is the gap itself, or the gap lies further up."""
 
     index: int
     labels: Tensor
@@ -115,21 +115,21 @@ def _freezes_by_gaps(program: Program) -> list[_Freeze]:
 
 
 def _solved_without(space: LabelSpace, causes: Collection[int]) -> Tensor:
-    """The smallest label that each is connected to where some causes are left out, shape ``(size,)``."""
+    """The smallest label connected to each label without the unions of some causes, shape ``(size,)``."""
     first, second, why = space.edges()
     rest = ~torch.isin(why, torch.tensor(sorted(causes), dtype=torch.long))
     return merged(torch.arange(space.size), first[rest], second[rest])
 
 
 def _is_stored_and_frozen(dependencies: Dependencies) -> Tensor:
-    """Bool per label."""
+    """Which labels belong to a parameter or buffer and are frozen, bool, shape ``(size,)``."""
     frozen = dependencies.channel_of == NOT_PRUNABLE
     frozen[dependencies.space.stored_size :] = False
     return frozen
 
 
 def _lost(dependencies: Dependencies, labels: Tensor) -> tuple[Lost, ...]:
-    """Stored dims with some of the labels, given as a bool per label."""
+    """Stored dims that have some of the labels; ``labels`` is a bool per label."""
     found = []
     for owner in dependencies.stored:
         count = int(labels[owner.start : owner.start + owner.size].sum())

@@ -31,18 +31,18 @@ _UNIFORM = {
 }  # fmt: skip
 
 _FROM_DATA = {torch.as_tensor, torch.asarray, torch.tensor}
-"""They read the memory of what they are given, which labelled tensors do not have."""
+"""Functions that read the memory of their argument; labelled tensors have none."""
 
 
 class LabelInterpreter:
-    """Runs a graph, telling the run which node it is at and keeping what ``record`` makes of each result."""
+    """Runs a graph; notes the current node in the run, and hands each node and its result to ``record``."""
 
     def __init__(self, module: nn.Module, run: LabelRun, record: Callable[[fx.Node, Any], None]) -> None:
         self.module, self.run_state, self.record = module, run, record
         self.layers = Layers(module)
 
     def run(self, graph: fx.Graph, inputs: Sequence[Any]) -> Any:
-        """The output of a graph; a result is held until its last user has run."""
+        """Runs a graph and returns its output; each result is held until its last user has run."""
         waiting, results = iter(inputs), dict[fx.Node, Any]()
         users_left = {node: len(node.users) for node in graph.nodes}
         for node in graph.nodes:
@@ -96,12 +96,12 @@ class LabelInterpreter:
         result = self._call(node, args, kwargs)
         if node.op == "call_function" and node.target in _UNIFORM and isinstance(result, Tensor):
             return fresh_tensor(self.run_state, result)
-        if type(result) is Tensor:  # a constant: what is made of it (copies along a dim) may have labels
+        if type(result) is Tensor:  # a constant: tensors made from it (copies along a dim) may have labels
             return self.run_state.label(result)
         return result
 
     def _known_op(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OpOf | None:
-        """The one ATen op that a node is, where that is known."""
+        """The single ATen op that a node stands for, with its arguments; None if it is not known."""
         if node.op == "call_function":
             return op_of_function(node.target, args, kwargs)
         alone = node.op == "call_module" and len(args) == 1 and not kwargs and isinstance(args[0], Tensor)
@@ -126,9 +126,9 @@ def _is_sparse(leaf: Any) -> bool:
 
 
 def label_stored(run: LabelRun, tensors: Mapping[str, Tensor]) -> dict[str, Labelled]:
-    """Gives labels to every index of every dim of every floating or complex parameter and buffer.
+    """Labels every index of every dim of each floating-point or complex parameter and buffer.
 
-    The others (integers) have none; they are copies, for a program may count in them.
+    Other tensors (integers) get no labels; they are copied, because a program may use them as counters.
     """
     return {
         name: run.label_stored(name, tensor) if _is_number(tensor) else run.label(tensor.detach().clone())
@@ -141,9 +141,9 @@ def _is_number(tensor: Tensor) -> bool:
 
 
 def label_inputs(run: LabelRun, program: Program, example: Example) -> list[Any]:
-    """Inputs carry sample labels along the batch dim, nothing else.
+    """Labels the inputs: the samples along the batch dim, and nothing else.
 
-    Analysis does not get to know their values: what is looked up by them is not a constant.
+    The analysis does not see the values of inputs, so an index that comes from an input is not a constant.
     """
 
     def label(tensor: Tensor) -> Labelled:
@@ -167,20 +167,20 @@ def interpret(
 
     Args:
         program: The program.
-        run: Where labels, unions and causes go.
-        stored: Value of each parameter and buffer: on the meta device for analysis, real for evaluation.
+        run: The run that collects labels, unions and causes.
+        stored: Value of each parameter and buffer, by name: `meta_tensors` for analysis, real values for evaluation.
         example: The inputs.
         record: Called with each node and its result.
 
     Returns:
-        The output of the graph, tensors as `Labelled`.
+        The output of the graph, with tensors as `Labelled`.
     """
     module = program.module
     by_name = label_stored(run, stored)
     replaced = {id(tensor): by_name[name] for name, tensor in stored_tensors(module).items()}
     inputs = label_inputs(run, program, example)
     interpreter = LabelInterpreter(module, run, record)
-    # without values every element is taken to be picked
+    # without values, a mask is assumed to pick every element
     with evaluating(module), standing_in(module, replaced), patch(meta_nonzero_assume_all_nonzero=True):
         return interpreter.run(module.graph, inputs)
 
@@ -190,7 +190,7 @@ _PLACES = {"values": 0, "indices": 1}
 
 
 def unread_results(node: fx.Node) -> frozenset[int]:
-    """Places among the results of a maximum or minimum (values and their positions) that nothing reads."""
+    """Places of those results of a maximum or minimum (0: values, 1: their indices) that nothing reads."""
     if node.target not in _EXTREMA:
         return frozenset()
     read = set()
@@ -207,7 +207,7 @@ def unread_results(node: fx.Node) -> frozenset[int]:
 
 
 def operands_of(result: Any) -> Any:
-    """The shapes and planes of a node's result; sizes as they are."""
+    """A node's result with operands (shapes and planes) in place of tensors; sizes stay as they are."""
 
     def operand(tensor: Tensor) -> Operand:
         value = getattr(tensor, "value", tensor)
@@ -223,7 +223,7 @@ def meta_tensors(module: nn.Module) -> dict[str, Tensor]:
 
 
 def without_values(tensor: Tensor) -> Tensor:
-    """A parameter without its values, or a copy of a buffer, whose values are constants of the program."""
+    """A parameter without its values, or a copy of a buffer with its values, which are constants of the program."""
     if not isinstance(tensor, nn.Parameter):
         return tensor.detach().clone()
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")

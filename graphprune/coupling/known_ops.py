@@ -1,7 +1,7 @@
-"""Plain layers as the one ATen op that each of them is.
+"""Finds the single ATen op that a plain layer or function stands for.
 
-Torch would find the same op, through the layer's Python code and its own decompositions, which costs several times as
-much as the op's rule. A layer that is not listed, or has hooks, is called.
+Torch would find the same op through the layer's Python code and its own decompositions, which takes several times as
+long as the op's rule. A layer that is not listed here, or has hooks, is called.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch.nn import functional
 aten = torch.ops.aten
 
 OpOf = tuple[Any, tuple[Any, ...], dict[str, Any]]
-"""An ATen overload and its arguments."""
+"""An ATen overload, its positional arguments and its keyword arguments."""
 
 
 def op_of_layer(layer: nn.Module, source: Tensor) -> OpOf | None:
-    """The op that a layer in evaluation mode applies to a tensor; its first result is the layer's. None: not known."""
+    """The op that a layer applies in evaluation mode, the layer's result being its first; None if it is not known."""
     of_kind = _LAYERS.get(type(layer))
     if of_kind is None or layer._forward_hooks or layer._forward_pre_hooks or layer.training:
         return None
@@ -29,7 +29,7 @@ def op_of_layer(layer: nn.Module, source: Tensor) -> OpOf | None:
 
 
 def op_of_function(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OpOf | None:
-    """The op that a function is; None where that is not known."""
+    """The op that a function stands for; None if it is not known."""
     known = _FUNCTIONS.get(function)
     if known is None or (known is not aten.linear.default and kwargs):
         return None
@@ -47,7 +47,7 @@ _BINARY = {aten.add.Tensor, aten.add_.Tensor, aten.mul.Tensor}
 
 
 def _convolution(layer: Any, source: Tensor) -> OpOf | None:
-    parameters = layer._parameters  # an attribute of a module is slow to read
+    parameters = layer._parameters  # attributes of a module are slow to read
     weight, padding = parameters["weight"], layer.padding
     if layer.padding_mode != "zeros" or isinstance(padding, str) or source.dim() != weight.dim():
         return None

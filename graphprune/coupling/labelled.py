@@ -1,8 +1,8 @@
 """Running a program on labelled tensors.
 
 A `Labelled` tensor is a value (on the meta device while a program is analysed, real while it is verified) together with
-its label planes. Every ATen op that meets one is dispatched to `LabelRun`, which computes the value and asks the op's
-rule in `graphprune.ops` for the planes. One rule table so serves every front end, module, function and method.
+its label planes. Every ATen op on such a tensor is dispatched to `LabelRun`, which computes the value and asks the op's
+rule in `graphprune.ops` for the planes. So one table of rules serves every front end, module, function and method.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class Labelled(Tensor):
     planes: Planes
     run: LabelRun
     stored: bool = False
-    """Whether it is a parameter or buffer itself."""
+    """Whether the tensor itself is a parameter or buffer."""
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
     def __new__(cls, value: Tensor, planes: Planes, run: LabelRun, device: torch.device) -> Labelled:
-        """Wraps ``value``; ``device`` is the one that the program sees, also while the value is on the meta device."""
+        """Wraps ``value``; ``device`` is the one that the program sees, even while the value is on the meta device."""
         self: Labelled = torch.Tensor._make_wrapper_subclass(
             cls,
             value.shape,
@@ -57,7 +57,7 @@ class Labelled(Tensor):
         return first.run.dispatch(func, args, kwargs or {})
 
     def __repr__(self, *, tensor_contents: object = None) -> str:  # type: ignore[override]
-        """Shape and number of planes."""
+        """Shows the shape and the number of planes."""
         return f"Labelled({tuple(self.shape)}, {len(self.planes)} planes)"
 
 
@@ -65,17 +65,17 @@ class Labelled(Tensor):
 class LabelRun(RunNotes):
     """One run of a program on labels.
 
-    With ``keep`` (bool per label) the run evaluates the *masked* program: ops that mix statistics over channels see the
-    kept ones only.
+    With ``keep`` (bool per label) the run evaluates the *masked* program: ops that mix statistics over channels see
+    only the kept channels.
     """
 
     def label(self, value: Tensor, planes: Planes = ()) -> Labelled:
-        """Wraps a value of this run; a conjugate is made first, for the wrapper cannot say that it is still to be."""
+        """Wraps a value of this run; a lazy conjugate is computed first, because the wrapper cannot represent it."""
         value = value.resolve_conj() if value.is_complex() else value
         return Labelled(value, planes, self, self.device if value.is_meta else value.device)
 
     def label_stored(self, name: str, tensor: Tensor) -> Labelled:
-        """Wraps a parameter or buffer, every index of every dim with a label of its own."""
+        """Wraps a parameter or buffer; every index of every dim with a size above 1 gets a label of its own."""
         shape = tuple(tensor.shape)
         planes = tuple(
             along(self.space.allocate(name, dim, size, stored=True), shape, dim)
@@ -88,7 +88,7 @@ class LabelRun(RunNotes):
         return labelled
 
     def note_memory(self, node: fx.Node, result: Any) -> None:
-        """Notes which memory a node's result (the first of several) has, and whether it shares it with an input."""
+        """Notes the memory of a node's result (the first of several), and whether an input shares it."""
         first = result[0] if isinstance(result, tuple) and result else result
         if isinstance(first, Labelled):
             memory = self.memory[node.name] = self.memory_of(first)
@@ -105,7 +105,7 @@ class LabelRun(RunNotes):
         if self.keep is not None and call.mixes:
             flat = _over_kept(tree_leaves(evaluate_over_kept(call, call.mixes, self.keep)), flat, planes, self.keep)
         elif self.keep is not None and (call.sums or (call.contracts and not _is_finite(flat))):
-            # what is removed may be anything behind a logarithm or a quotient, also infinite
+            # after a logarithm or a quotient, removed elements can have any value, even infinity
             flat = _flat(evaluate_with_zeros(call, self.keep))
         written = _written(call)
         if written is not None:
@@ -117,14 +117,14 @@ class LabelRun(RunNotes):
         return type(outputs)(results) if isinstance(outputs, (tuple, list)) else results[0]
 
     def _write(self, call: OpCall, written: Labelled, planes: Planes) -> None:
-        """Brings a tensor in line with its value after an op in place."""
+        """Updates the planes, and where needed the shape, of a tensor that an in-place op wrote to."""
         written.planes = planes
         memory = self.memory_of(written)
         self.writes.append((self.node, memory))
         for other, plane, cause in self.strided:
             if other == memory:
                 self.space.pin(squash(plane), cause)
-        if torch.Tag.inplace_view in call.func.tags:  # its shape is another one now
+        if torch.Tag.inplace_view in call.func.tags:  # the op changed its shape
             with no_dispatch():
                 call_by_schema(call.func, call.arguments)
 
@@ -135,17 +135,17 @@ class LabelRun(RunNotes):
 
 
 class ShapeRun(LabelRun):
-    """A run without labels: shapes only."""
+    """A run on shapes only, without labels."""
 
     def _planes_of_outputs(self, call: OpCall) -> list[Planes]:
         return [()] * len(call.outputs)
 
     def label(self, value: Tensor, planes: Planes = ()) -> Labelled:
-        """Wraps a value, without planes."""
+        """Wraps a value without planes."""
         return super().label(value)
 
     def label_stored(self, name: str, tensor: Tensor) -> Labelled:
-        """Wraps a parameter or buffer, without labels."""
+        """Wraps a parameter or buffer without labels."""
         return self.label(tensor.detach())
 
 
@@ -158,12 +158,12 @@ def _is_finite(leaves: list[Any]) -> bool:
 
 
 def _flat(outputs: Any) -> list[Any]:
-    """What an op gives, as a list."""
+    """The outputs of an op as a list."""
     return list(outputs) if isinstance(outputs, (tuple, list)) else [outputs]
 
 
 def _over_kept(compact: list[Any], dense: list[Any], planes: list[Planes], keep: Tensor) -> list[Any]:
-    """What an op gave over the kept channels, with zeros where the removed ones were."""
+    """The results of an op over the kept channels, expanded with zeros in place of the removed ones."""
     left = iter(planes)
     return [
         scatter(leaf, dense_leaf.shape, next(left), keep) if isinstance(leaf, Tensor) else leaf

@@ -1,4 +1,4 @@
-"""Name patterns of what must stay."""
+"""Name patterns that protect modules, parameters and buffers."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from graphprune.program.tensors import stored_tensors
 def protected_dims(module: nn.Module, patterns: Sequence[str]) -> dict[tuple[str, int], str]:
     """Dims that patterns protect, each with its pattern.
 
-    A pattern (shell wildcards) that matches a module, or a parent of it, keeps the module's output channels; one that
-    matches the name of a parameter or buffer keeps all of its dims.
+    A pattern (shell wildcards) that matches a module, or a parent of it, keeps the module's output channels; a pattern
+    that matches the name of a parameter or buffer keeps all dims of that tensor.
 
     Raises:
         OptionError: a pattern matches nothing.
@@ -36,7 +36,7 @@ def protected_dims(module: nn.Module, patterns: Sequence[str]) -> dict[tuple[str
             home = name.rpartition(".")[0]
             if _matches_path(home, pattern) and tensor.dim():
                 dims.append((name, output_dim(module.get_submodule(home), tensor.dim())))
-        if not dims and not named:  # a number has no dims, and stays anyway
+        if not dims and not named:  # a scalar has no dims and stays anyway
             missing.append(pattern)
         found.update({(known_as[id(tensors[name])], dim): pattern for name, dim in dims})
     if missing:
@@ -57,18 +57,18 @@ def protected_tensors(module: nn.Module, patterns: Sequence[str]) -> set[int]:
 
 
 def _tensors_under_all_names(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers; a tied one under each of its names."""
+    """Parameters and buffers by name; a tied tensor is listed under each of its names."""
     return dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
 
 
 def _matches_path(name: str, pattern: str) -> bool:
-    """Whether the pattern matches a module's name or a parent's."""
+    """Whether the pattern matches the name of a module or of one of its parents."""
     parts = name.split(".")
     return any(fnmatchcase(".".join(parts[:end]), pattern) for end in range(1, len(parts) + 1))
 
 
 def output_dim(module: nn.Module, rank: int) -> int:
-    """The dim of a module's parameters, of that many dims, along which its output channels lie."""
+    """The dim along which a module's output channels lie in a parameter with ``rank`` dims."""
     return 1 if rank > 1 and isinstance(module, (_ConvTransposeNd, nn.Embedding)) else 0
 
 

@@ -1,4 +1,4 @@
-"""Recurrent layers reach the op rules whole: torch would take them apart, step by step, before they are dispatched."""
+"""Hands recurrent layers to the op rules as single ops; torch would split them into time steps before dispatch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def is_recurrent(module: nn.Module, node: fx.Node) -> bool:
 
 
 def is_recurrent_layer(module: nn.Module, node: fx.Node) -> bool:
-    """Whether a node calls a recurrent layer, with all its steps."""
+    """Whether a node calls a recurrent layer with all its time steps, not a cell."""
     if node.op == "call_module":
         return isinstance(module.get_submodule(str(node.target)), RNNBase)
     return node.op == "call_function" and _packet(node.target) in _LAYERS.values()
@@ -43,12 +43,12 @@ def recurrent_layer(func: Any, args: tuple[Any, ...]) -> Any:
         return func if func.overloadpacket in _LAYERS.values() else None
     if func not in _LAYERS:
         return None
-    packed = isinstance(args[1], Tensor) and not args[1].is_floating_point()  # the sizes of the steps, not a state
+    packed = isinstance(args[1], Tensor) and not args[1].is_floating_point()  # the batch size of each step, not a state
     return _LAYERS[func].data if packed else _LAYERS[func].input
 
 
 class RecurrentCalls(TorchFunctionMode):
-    """Hands calls of recurrent ops to a run; states that a layer starts from by itself take the size they need."""
+    """Hands calls of recurrent ops to a run, and labels initial states that a layer makes itself: they can shrink."""
 
     def __init__(self, run: LabelRun) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class RecurrentCalls(TorchFunctionMode):
 
 
 def fresh_tensor(run: LabelRun, value: Tensor) -> Labelled:
-    """A uniform tensor of the program's own: what it meets says what of it stays."""
+    """Labels a uniform tensor that the program makes, so that it shrinks with the tensors it is combined with."""
     shape = tuple(value.shape)
     planes = tuple(
         along(run.space.allocate(f"%{run.node}", dim, size, stored=False), shape, dim)
@@ -80,5 +80,5 @@ def fresh_tensor(run: LabelRun, value: Tensor) -> Labelled:
 
 
 def _packet(target: Any) -> Any:
-    """The ATen packet of an overload or of a function of torch; None for anything else."""
+    """The ATen packet of an overload or of a torch function; None for anything else."""
     return getattr(target, "overloadpacket", None) or _LAYERS.get(target)

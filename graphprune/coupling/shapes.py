@@ -27,10 +27,10 @@ from graphprune.program.tensors import stored_tensors
 
 @dataclass(frozen=True)
 class RecordedShapes(Fact):
-    """Shapes of each node's result as they were recorded or, after a prune, foretold.
+    """Shapes of each node's result, recorded by a run or, after a prune, predicted.
 
     Attributes:
-        by_node: The shapes of the tensors in the node's result, in order, by the node's name.
+        by_node: Shapes of the tensors in each node's result, in order, by node name.
     """
 
     provided_by: ClassVar[tuple[str, ...]] = ("build-dependencies", "prune-channels")
@@ -39,7 +39,7 @@ class RecordedShapes(Fact):
 
 
 class ShapeInterpreter(LabelInterpreter):
-    """Holds plain tensors of the meta device; nodes whose results cannot be told from these run on labelled ones."""
+    """Runs on plain meta tensors; nodes whose results do not follow from these alone run on labelled tensors."""
 
     def result(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The result of one node."""
@@ -60,7 +60,7 @@ class ShapeInterpreter(LabelInterpreter):
         if node.op != "call_module":
             return super()._call(node, args, kwargs)
         layer = self.layers.called_by(node)
-        # labelled, for a layer may compute with its parameters and buffers alone (a parametrization)
+        # labelled, because a layer may compute with its parameters and buffers alone (a parametrization)
         labelled = {id(tensor): self._labelled(without_values(tensor)) for tensor in stored_tensors(layer).values()}
         with standing_in(layer, labelled):
             return super()._call(node, args, kwargs)
@@ -70,7 +70,7 @@ class ShapeInterpreter(LabelInterpreter):
 
 
 def _on_meta(arguments: Iterable[Any]) -> bool:
-    """Whether a tensor among some arguments, or lists of them, has no values."""
+    """Whether any tensor among the arguments, or in lists among them, is on the meta device."""
     return any(
         argument.is_meta if isinstance(argument, Tensor) else isinstance(argument, (tuple, list)) and _on_meta(argument)
         for argument in arguments
@@ -78,7 +78,7 @@ def _on_meta(arguments: Iterable[Any]) -> bool:
 
 
 def _only_reads_shape(node: fx.Node, args: tuple[Any, ...]) -> bool:
-    """Whether torch is quick to tell the result of a node, and right whatever the layout of the network's tensors."""
+    """Whether torch finds the result of a node quickly, and correctly for any layout of the network's tensors."""
     if node.op not in ("call_function", "call_method") or len(node.all_input_nodes) != 1:
         return False
     if op_name(node) == "getattr":
@@ -102,10 +102,10 @@ def propagate_shapes(program: Program) -> tuple[dict[str, Any], str]:
     interpreter = ShapeInterpreter(program.module, ShapeRun(LabelSpace(), device_of(program)), record)
     inputs = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), program.inputs())
     try:
-        # without values every element is taken to be picked
+        # without values, a mask is assumed to pick every element
         with evaluating(program.module), patch(meta_nonzero_assume_all_nonzero=True):
             interpreter.run(program.module.graph, inputs)
-    except Exception as error:  # any op may refuse wrong sizes, in its own way
+    except Exception as error:  # any op may raise its own kind of error for wrong sizes
         return shapes, str(error)
     return shapes, ""
 

@@ -1,1 +1,1 @@
-"""One factor per channel, where the channel's consumers see it."""
+"""Gates: one factor per channel, where the channel's consumers see it."""

@@ -26,7 +26,7 @@ def gated_module(program: Program, gating: Gating) -> GatedModule:
 
 
 def _normalisations(program: Program) -> frozenset[str]:
-    """Nodes that hold a BatchNorm, by name: those that do not mix channels."""
+    """Names of nodes that call a BatchNorm layer, which does not mix channels."""
     layers = Layers(program.module)
     calls = [node for node in program.module.graph.nodes if node.op == "call_module"]
     return frozenset(node.name for node in calls if isinstance(layers.called_by(node), _BatchNorm))

@@ -22,12 +22,12 @@ GATE = "_gate"
 
 @dataclass(frozen=True)
 class Gating:
-    """What a criterion wants of gates.
+    """How a criterion wants its gates.
 
     Attributes:
-        before_normalisation: Gates come before BatchNorms instead of after them, against what is right, as in the
-            published code of the method.
-        per_sample: Each sample has gates of its own.
+        before_normalisation: Whether gates are placed before BatchNorms instead of after them. This is wrong, but
+            the published code of the method does so.
+        per_sample: Whether each sample has gates of its own.
     """
 
     before_normalisation: bool = False
@@ -39,11 +39,11 @@ class GatedModule(Fact):
     """A module with gate nodes.
 
     Attributes:
-        module: Shares its tensors with the program; the gate is its attribute `GATE`.
+        module: The module; it shares its tensors with the program, and the gate is its attribute `GATE`.
         channels: Number of channels; the gate has one entry more.
         sites: Where gates act.
-        per_sample: Whether each sample has gates of its own: the gate has the shape ``(N, channels + 1)`` then.
-        gating: What was asked for.
+        per_sample: Whether each sample has gates of its own; the gate then has the shape ``(N, channels + 1)``.
+        gating: The gating that the criterion wanted.
     """
 
     provided_by: ClassVar[tuple[str, ...]] = ("insert-gates",)
@@ -56,11 +56,11 @@ class GatedModule(Fact):
 
     @property
     def shown(self) -> fx.GraphModule:
-        """The program with its gates."""
+        """The module with its gates."""
         return self.module
 
     def set_gate(self, gate: Tensor) -> None:
-        """Sets the gate values."""
+        """Sets the gate values, shape ``(channels + 1,)`` or ``(N, channels + 1)``."""
         setattr(self.module, GATE, gate)
 
 
@@ -74,10 +74,10 @@ def insert_gates(
         dependencies: Its channels.
         sites: The sites that `graphprune.gates.placement.find_sites` gives.
         per_sample: Whether each sample has gates of its own.
-        gating: What was asked for.
+        gating: The gating that the criterion wanted; the result only records it.
 
     Raises:
-        InternalError: a per-sample gate is asked for at a site where samples do not lie along a dim of their own.
+        InternalError: each sample is to have gates of its own, but at a site samples have no dim of their own.
     """
     module = copy_sharing_tensors(program.module)
     parameter, size = next(module.parameters()), dependencies.channels + 1
@@ -96,14 +96,14 @@ def insert_gates(
 
 
 def can_be_per_sample(site: Site) -> bool:
-    """Whether samples have a dim of their own at the site, or the result can be spread over them."""
+    """Whether samples have a dim of their own at the site, or the result can be expanded over samples."""
     if site.sample_dim is None:
         return site.regular and site.channels.dim() > 0 and site.channels.shape[0] == 1
     return site.regular
 
 
 def _insert(module: fx.GraphModule, node: fx.Node, site: Site, index: int, *, per_sample: bool) -> fx.Node:
-    """Puts the product in the place of the node where the site's users see it."""
+    """Inserts the product of a node's result and its gates; the users of the site see it in place of the result."""
     graph = module.graph
     users = [user for user in node.users if user.name in site.users]
     after = {"steps": node, "user": users[0]}.get(site.acts_on, node.next)
@@ -118,7 +118,7 @@ def _insert(module: fx.GraphModule, node: fx.Node, site: Site, index: int, *, pe
 
 
 def _factor(module: fx.GraphModule, node: fx.Node, site: Site, index: int, *, per_sample: bool) -> fx.Node:
-    """The gates at the elements of a site."""
+    """Inserts the node that looks up the gate of each element of a site."""
     graph = module.graph
     name = f"{GATE}_map_{index}"
     module.register_buffer(name, site.channels.to(next(module.parameters()).device), persistent=False)
@@ -132,7 +132,7 @@ def _factor(module: fx.GraphModule, node: fx.Node, site: Site, index: int, *, pe
 
 
 def _insert_in_steps(module: fx.GraphModule, node: fx.Node, factor: fx.Node) -> fx.Node:
-    """Puts a gated recurrent layer in the place of the node."""
+    """Puts a gated recurrent layer in place of the node."""
     layer: Any = module.get_submodule(str(node.target)) if node.op == "call_module" else node.target
     name = f"{GATE}_layer_{node.name}"
     module.add_submodule(name, GatedRecurrent(layer))
@@ -143,7 +143,7 @@ def _insert_in_steps(module: fx.GraphModule, node: fx.Node, factor: fx.Node) -> 
 
 
 def scale_first(results: Sequence[Tensor], factor: Tensor) -> tuple[Tensor, ...]:
-    """Several results, the first one gated."""
+    """Multiplies the first of several results by its gates."""
     return results[0] * factor, *results[1:]
 
 
@@ -160,7 +160,7 @@ def look_up_for_all(gate: Tensor, channels: Tensor, result: Tensor, dim: int, sa
 def spread_per_sample(
     gate: Tensor, channels: Tensor, sample_dim: int, repeats: int, sample_major: bool = True
 ) -> Tensor:
-    """Gates of shape ``(N, channels + 1)`` at the elements of a site, the samples along ``sample_dim``."""
+    """Gates of shape ``(N, channels + 1)`` at the elements of a site, with the samples along ``sample_dim``."""
     factor = gate[:, channels].movedim(0, sample_dim if sample_major else sample_dim + 1)
     places = sample_dim + 1 if sample_major else sample_dim
     if factor.shape[places] != repeats:

@@ -1,12 +1,12 @@
-"""Where gates act.
+"""Finds where gates act.
 
 Removing a channel means that no consumer sees it any more. So sites are found by walking back from every consumer of a
 channel to the pre-activation that it sees: the normalisation, or where there is none the convolution, product or
 parameter. In a residual stream the walk splits, and every branch that writes the stream is a site of the same gate.
 
-The walk goes through ops that keep a channel of zeros at zero (ReLU, pooling, a reshape), for a gate before those
-closes the channel as well as one behind. It ends at any other op (sigmoid, ``x + 1``): there the gate has to come
-after.
+The walk goes through ops that keep a channel of zeros at zero (ReLU, pooling, a reshape), because a gate before such an
+op closes the channel just as a gate after it does. The walk ends at any other op (sigmoid, ``x + 1``), and the gate
+comes after that op.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ def find_sites(program: Program, dependencies: Dependencies, passed: frozenset[s
 
     Args:
         program: The program.
-        dependencies: Its channels.
-        passed: Normalisations, by node, that gates come before, against what is right: for replications.
+        dependencies: The channels of the program.
+        passed: Names of normalisation nodes that gates are placed before instead of after. This is wrong; it serves to
+            replicate published code.
     """
     finder = _SiteFinder(program, dependencies, passed)
     with evaluating(program.module):
@@ -46,7 +47,7 @@ def find_sites(program: Program, dependencies: Dependencies, passed: frozenset[s
 
 
 class _SiteFinder:
-    """Walks back from consumers; remembers for each node which channels were already traced through it."""
+    """Walks back from consumers, and remembers for each node which channels were already traced through it."""
 
     def __init__(self, program: Program, dependencies: Dependencies, passed: frozenset[str]) -> None:
         self.program, self.dependencies, self.passed = program, dependencies, passed
@@ -74,19 +75,19 @@ class _SiteFinder:
         return self._carried[node.name]
 
     def visit_consumer(self, node: fx.Node) -> None:
-        """Starts a walk where channels go in that do not come out, or only summed with others."""
+        """Starts a walk if channels go into the node that do not come out again, or only summed with others."""
         inputs = node.all_input_nodes
         if node.op == "get_attr" or (inputs and all(source.name in self._from_parameters for source in inputs)):
             self._from_parameters.add(node.name)
         if not leaf_operands(self.dependencies.values.get(node.name)) or node.name in self.dependencies.views:
-            return  # reads a shape, not the channels, or shows some of them for others to use
+            return  # the node reads only a shape, or returns a view of channels that other nodes consume
         passed = self.carried(node) & ~self._mixed.get(node.name, torch.tensor(False))
         inside = cell_state_argument(self.program.module, node)
         for source in inputs:
             if source.name in self._from_parameters:
                 continue  # the weight of a functional layer; its columns go with the data's channels
             if source is inside:
-                continue  # is seen through the hidden state only, which has a gate
+                continue  # the cell state is seen only through the hidden state, which has a gate
             consumed = self.carried(source) & ~passed
             if bool(consumed.any()):
                 self.walk(source, consumed, node)
@@ -117,7 +118,7 @@ class _SiteFinder:
             stack += [(source, channels, node) for source in sources]
 
     def sources(self, node: fx.Node) -> list[fx.Node]:
-        """The inputs to walk on through; none where the walk ends."""
+        """The inputs through which the walk goes on; none where it ends."""
         if node.name in self.stops or node.name in self._seen_by_others or not node.all_input_nodes:
             return []
         if node.name in self.passed:
@@ -129,16 +130,16 @@ class _SiteFinder:
         sources = _followed(self.dependencies, node)
         if node.target in _PARTS and isinstance(self.dependencies.values[sources[0].name], tuple):
             several = sources[0].name not in self.stops and not self.sources(sources[0])
-            return [] if several else sources  # of several results each has a gate of its own
+            return [] if several else sources  # each of several results has a gate of its own
         return sources
 
     def sees_writes(self, node: fx.Node, user: fx.Node) -> bool:
-        """Whether the user sees what others wrote to the node's result in place, after the node."""
+        """Whether the user sees the node's result after other nodes have written to it in place."""
         first, last = self.order[node.name], self.order[user.name]
         return any(first < self.order[writer] < last for writer in self.dependencies.rewritten.get(node.name, ()))
 
     def _writers_seen_by_others(self) -> set[str]:
-        """Nodes that write in place to what others see later: a product before one would hide it from them."""
+        """Nodes that write in place to a result that others see later; a gate before the write would hide it."""
         nodes = {node.name: node for node in self.program.module.graph.nodes}
         return {
             writer
@@ -170,7 +171,7 @@ class _SiteFinder:
                 yield replace(site_of(self.dependencies, node, users, value, here), acts_on=acts_on)
 
     def _gated(self, node: fx.Node) -> tuple[Acts, Operand | None]:
-        """What of a node's results the gate acts on."""
+        """What the gate acts on, and the operand that it multiplies; no operand where there can be no gate."""
         value = self.dependencies.values.get(node.name)
         if isinstance(value, Operand):
             return "result", value
@@ -184,9 +185,9 @@ class _SiteFinder:
 
 
 def _mixed(dependencies: Dependencies) -> dict[str, Tensor]:
-    """Channels that a contraction sums over, by node: its result may have them all the same.
+    """Channels that a contraction sums over, by node; its result may carry the same channels nevertheless.
 
-    So it is in a layer that is applied to its own result, and in attention where the values have the channels of the
+    This is so in a layer that is applied to its own result, and in attention whose values have the channels of the
     queries.
     """
     mixed: dict[str, Tensor] = {}
@@ -214,8 +215,8 @@ def _any(masks: Iterable[Tensor]) -> Tensor:
 def _keeps_zero(program: Program, dependencies: Dependencies, node: fx.Node) -> bool:
     """Whether channels that are zero in all inputs are zero in the result, found by running the node on zeros.
 
-    Minus infinity counts as zero: it pads what a maximum is taken of, and no gate could be multiplied by it. A node
-    that cannot be run so (it wants other types) is taken to keep them.
+    Minus infinity counts as zero: it is the padding before a maximum, and a gate cannot be multiplied by it. A node
+    that cannot be run on zeros (because it expects other types) is assumed to keep zeros.
     """
     device, values = device_of(program), dependencies.values
 
@@ -231,7 +232,7 @@ def _keeps_zero(program: Program, dependencies: Dependencies, node: fx.Node) -> 
     )
     try:
         result = getattr(fx.Interpreter(program.module), node.op)(node.target, *arguments)
-    except Exception:  # any op may refuse, in its own way
+    except Exception:  # any op may raise its own kind of error
         return True
     results = [leaf for leaf in torch.utils._pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
     return not any(
@@ -243,7 +244,7 @@ def _keeps_zero(program: Program, dependencies: Dependencies, node: fx.Node) -> 
 
 
 def _followed(dependencies: Dependencies, node: fx.Node) -> list[fx.Node]:
-    """All inputs, but of a product only the factor with the most elements (the data, not its scale)."""
+    """All inputs of a node; of a product, only the factor with the most elements (the data, not its scale)."""
     sources = node.all_input_nodes
     if node.target not in _PRODUCTS or len(sources) < 2:
         return sources

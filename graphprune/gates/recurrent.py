@@ -1,4 +1,4 @@
-"""Gates inside of recurrent layers: what a unit gives is seen by the next step too, so the steps are run one by one."""
+"""Gates inside recurrent layers: the next time step sees a unit's output too, so the steps are run one by one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ States = tuple[Tensor, ...]
 
 
 def cell_state_argument(module: nn.Module, node: fx.Node) -> Any:
-    """The cell state that an LSTM is given; None for any other node, and where the states come in one piece."""
+    """The cell state that an LSTM is given; None for any other node, and if the states are a single argument."""
     if not is_recurrent(module, node):
         return None
     given = node.args[1] if len(node.args) > 1 else node.kwargs.get("hx")
@@ -94,7 +94,7 @@ def _run_layers(
     bidirectional: bool,
     batch_first: bool,
 ) -> tuple[Tensor, list[Tensor]]:
-    """Output and last states of a stack of layers; arguments as those of ``aten.lstm.input``."""
+    """Output and last states of a stack of layers; the arguments are those of ``aten.lstm.input``."""
     given = [given] if isinstance(given, Tensor) else given
     directions = 2 if bidirectional else 1
     per_block = len(params) // (num_layers * directions)

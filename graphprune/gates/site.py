@@ -22,16 +22,18 @@ class Site:
 
     Attributes:
         node: Name of the node whose result is multiplied.
-        users: Names of the nodes that see the product; the others lead to sites further on.
-        channels: Channel index of each element, of the result's shape with size 1 where channels do not vary, and with
-            those of one sample along the dim of the samples; frozen elements have the index
+        users: Names of the nodes that see the product; other users have their sites further on.
+        channels: Channel index of each element. Its shape is that of the result, but with size 1 where channels do not
+            vary, and with the elements of one sample only along the dim of the samples. Frozen elements have the index
             ``dependencies.channels``, whose gate is always 1.
-        sample_dim: Dim along which samples vary, None where the result is the same for all samples.
-        repeats: Elements along that dim that belong to one sample.
-        regular: Whether samples lie along that dim in order; only then each can have a gate of its own.
-        sample_major: Whether the elements of one sample are next to each other there; else those of one place are.
-        acts_on: The node's ``"result"``, the ``"first"`` of its results, the hidden state after each of the ``"steps"``
-            of a recurrent layer, or the result as a ``"user"`` sees it, after others wrote to it in place.
+        sample_dim: Dim along which samples vary, None if the result is the same for all samples.
+        repeats: Number of elements along that dim that belong to one sample.
+        regular: Whether samples lie along that dim in order; only then can each sample have a gate of its own.
+        sample_major: Whether elements of the same sample are next to each other along that dim; if not, elements of
+            the same place in different samples are.
+        acts_on: What is multiplied: the node's ``"result"``, the ``"first"`` of its results, the hidden state after
+            each of the ``"steps"`` of a recurrent layer, or the result as a ``"user"`` sees it, after other nodes
+            wrote to it in place.
     """
 
     node: str
@@ -47,7 +49,7 @@ class Site:
 def site_of(
     dependencies: Dependencies, node: fx.Node, users: Sequence[fx.Node], value: Operand, channels: Tensor
 ) -> Site:
-    """The site at a node's result for the users given; ``channels`` has all samples still."""
+    """The site at a node's result for the given users; ``channels`` still covers all samples."""
     site = Site(node.name, frozenset(user.name for user in users), channels)
     samples = [plane for plane in value.planes if is_sample(plane)]
     if not samples:
@@ -60,7 +62,7 @@ def site_of(
 
 
 def _laid_out(site: Site, order: Tensor) -> Site:
-    """The site with what the sample of each element along the dim of the samples, shape ``(size,)``, says of it."""
+    """The site with its layout: ``order`` is the sample of each element along the samples' dim, shape ``(size,)``."""
     places, count = torch.arange(len(order)), len(order) // site.repeats
     assert site.sample_dim is not None
     for sample_major, expected in ((True, places // site.repeats), (False, places % count)):
@@ -76,7 +78,7 @@ def _laid_out(site: Site, order: Tensor) -> Site:
 
 
 def spread(one: Tensor, count: int, dim: int, *, sample_major: bool) -> Tensor:
-    """What holds for the elements of one sample along a dim, for so many samples."""
+    """Repeats the values of one sample along a dim for ``count`` samples."""
     if not sample_major:
         return one.repeat_interleave(count, dim)
     return one.repeat([count if other == dim else 1 for other in range(one.dim())])

@@ -1,1 +1,1 @@
-"""Labels of indices, their planes, the channels and groups that they make, and what is known of them."""
+"""Labels of indices, their planes, the channels and groups that they form, and what is known about these."""

@@ -1,4 +1,4 @@
-"""Contractions as nests of loops: what multiply-accumulates and latency are made of."""
+"""Contractions as nests of loops, from which multiply-accumulates and latency are computed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from graphprune.labels.planes import Planes, varying
 
 @dataclass(frozen=True)
 class Window:
-    """How a convolution moves over positions; each with an entry per spatial dim."""
+    """How a convolution moves over positions; each tuple has one entry per spatial dim."""
 
     size: tuple[int, ...]
     kernel: tuple[int, ...]
@@ -25,10 +25,10 @@ class Window:
 class Contraction:
     """One contraction.
 
-    A convolution has the loops sample, group, output and input channel within the group, position times kernel.
+    The loops of a convolution are sample, group, output and input channel within the group, and position times kernel.
 
     Attributes:
-        node: The node that holds it.
+        node: Name of the node that holds the contraction.
         loops: Size of each loop.
         planes: Planes in the space of the loops: what shrinks them.
         summed: The loops that are summed over.
@@ -45,15 +45,15 @@ class Contraction:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates."""
+        """Number of multiply-accumulates."""
         return prod(self.loops)
 
     @property
     def summed_planes(self) -> Planes:
-        """The planes of what is summed over."""
+        """The planes that vary along no other loops than those that are summed over."""
         return tuple(plane for plane in self.planes if varying(plane) <= self.summed)
 
 
 def loops_of(shape: Sequence[int]) -> frozenset[int]:
-    """The loops that an operand in the space of the loops has."""
+    """The loops that an operand has, given its shape in the space of all loops, with size 1 for the others."""
     return frozenset(loop for loop, size in enumerate(shape) if size > 1)

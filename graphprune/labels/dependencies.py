@@ -1,4 +1,4 @@
-"""What is known of the channels of a program: which go together, where they are, and what is left of a dim."""
+"""What is known about the channels of a program: which indices go together, where they are, and which are frozen."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Dependencies(Fact):
 
     Attributes:
         space: Labels, their owners, and every union with its cause.
-        channel_of: Channel index of each label, `NOT_PRUNABLE` for frozen labels and those of no parameter.
+        channel_of: Channel index of each label, `NOT_PRUNABLE` for frozen labels and for those tied to no parameter.
         groups: Groups in the order of their first parameter.
         values: Shapes and planes of each node's result, by node name.
         contractions: All contractions, as nests of loops.
-        normalised: Nodes that hold a normalisation.
-        choices: What rules decided by sizes, by node.
-        rewritten: Nodes that write to the memory of a node's result in place, by its name.
-        views: Nodes that only show an input in another way, in the same memory.
+        normalised: Names of nodes that hold a normalisation.
+        choices: Decisions of op rules, by node.
+        rewritten: By node name, the nodes that write in place to the memory of that node's result.
+        views: Names of nodes that only return a view of an input, in the same memory.
     """
 
     provided_by: ClassVar[tuple[str, ...]] = ("build-dependencies",)
@@ -57,27 +57,27 @@ class Dependencies(Fact):
 
     @cached_property
     def bounds(self) -> Tensor:
-        """First label and end of each stored dim, shape ``(dims, 2)``; one dim follows the other."""
+        """First label of each stored dim, and one past its last, shape ``(dims, 2)``; the dims are consecutive."""
         bounds = [(owner.start, owner.start + owner.size) for owner in self.stored]
         return torch.tensor(bounds, dtype=torch.long).reshape(-1, 2)
 
     @cached_property
     def channel_or_last(self) -> Tensor:
-        """`channel_of` with the number of channels in the place of `NOT_PRUNABLE`, shape ``(labels,)``."""
+        """`channel_of` with the number of channels in place of `NOT_PRUNABLE`, shape ``(labels,)``."""
         return torch.where(self.channel_of == NOT_PRUNABLE, self.channels, self.channel_of)
 
     def classes(self) -> Kept:
-        """The channel of each index of each stored dim, -1 where it is frozen."""
+        """The channel of each index of each stored dim, -1 where the index is frozen."""
         start, end = (int(self.bounds[0, 0]), int(self.bounds[-1, 1])) if self.stored else (0, 0)
         channels = self.channel_of[start:end].split([owner.size for owner in self.stored])
         return {(owner.name, owner.dim): of_dim for owner, of_dim in zip(self.stored, channels, strict=True)}
 
     def frozen_indices(self, owner: Owner) -> int:
-        """How many indices of a dim cannot be removed."""
+        """Number of indices of a dim that cannot be removed."""
         return int((self.channel_of[owner.start : owner.start + owner.size] == NOT_PRUNABLE).sum())
 
     def frozen_dims(self) -> list[Owner]:
-        """Parameter and buffer dims of which nothing can be removed."""
+        """Parameter and buffer dims from which nothing can be removed."""
         return [owner for owner in self.stored if self.frozen_indices(owner) == owner.size]
 
 

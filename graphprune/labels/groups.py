@@ -1,4 +1,4 @@
-"""Groups of channels: those that occur in the same parameters, as often in each."""
+"""Groups of channels: the channels of a group occur in the same parameters, equally often in each."""
 
 from __future__ import annotations
 
@@ -41,28 +41,29 @@ class Group:
 
     @cached_property
     def dims(self) -> frozenset[tuple[str, int]]:
-        """Names and dims of the members, which tell the group again in a later round."""
+        """Names and dims of the members, by which the group is recognised in later rounds."""
         return frozenset((member.name, member.dim) for member in self.members)
 
     @cached_property
     def indices_per_channel(self) -> int:
-        """Fewest indices that one channel takes of any member: the unit in which widths shrink."""
+        """Smallest number of indices that one channel has in any member: the unit in which widths shrink."""
         return min(member.per_channel for member in self.members)
 
     @property
     def name(self) -> str:
-        """The first member's name: what a reader recognises the group by."""
+        """The first member's name, by which a reader recognises the group."""
         return self.members[0].name
 
 
 def number_channels(space: LabelSpace, root: Tensor, moved: Sequence[Tensor]) -> tuple[Tensor, tuple[Group, ...]]:
-    """Numbers the channels group by group; groups are classes with the same count of labels in the same owners.
+    """Numbers the channels group by group; the channels of a group have equally many labels in the same owners.
 
-    They are also in the same parts: a split must not be left with an empty part, which some ops refuse.
+    The channels of a group also lie in the same parts of split tensors: no part may become empty, because some ops
+    refuse that.
 
     Args:
         space: The labels.
-        root: Representative of the class of each label.
+        root: Representative of the class of each label, shape ``(size,)``.
         moved: Planes of the tensors that were cut into parts or put together.
 
     Returns:
@@ -73,10 +74,10 @@ def number_channels(space: LabelSpace, root: Tensor, moved: Sequence[Tensor]) ->
         return torch.full((space.size,), NOT_PRUNABLE), ()
     roots, owners = root.index_select(0, labels), _owner_of(space).index_select(0, labels)
     is_class = torch.zeros(space.size, dtype=torch.bool).index_fill_(0, roots, True)
-    classes = is_class.nonzero().flatten()  # each the first label of its class, which is a stored one
+    classes = is_class.nonzero().flatten()  # the first label of each class, which is a stored one
     signature = _signatures(owners, (is_class.cumsum(0) - 1).index_select(0, roots), len(classes))
     signature += _parts(root, classes, moved)
-    # most groups are in one piece, so there are far fewer pieces to be sorted than classes
+    # most groups are one piece of consecutive classes, so there are far fewer pieces to sort than classes
     pieces, piece_of = signature.unique_consecutive(return_inverse=True)
     _, group_of_piece = pieces.unique(return_inverse=True)
     group_of = group_of_piece.index_select(0, piece_of)
@@ -94,21 +95,21 @@ def number_channels(space: LabelSpace, root: Tensor, moved: Sequence[Tensor]) ->
 
 
 def _owner_of(space: LabelSpace) -> Tensor:
-    """Index of each label's owner plus one; 0 for pinned and sample labels."""
+    """Index of each label's owner plus one; 0 for the pinned label."""
     first = space.owners[0].start if space.owners else space.size
     sizes = torch.tensor([first] + [owner.size for owner in space.owners])
     return torch.repeat_interleave(torch.arange(len(sizes)), sizes)
 
 
 def _signatures(owners: Tensor, class_of: Tensor, classes: int) -> Tensor:
-    """A 63-bit hash of each class's multiset of owners; collisions are beyond any real number of groups."""
+    """A 63-bit hash of each class's multiset of owners; for any real number of groups, collisions are most unlikely."""
     generator = torch.Generator().manual_seed(0)
     random = torch.randint(2**62, (int(owners.max()) + 1,), generator=generator)
     return torch.zeros(classes, dtype=torch.long).scatter_add(0, class_of, random[owners])
 
 
 def _parts(root: Tensor, classes: Tensor, planes: Sequence[Tensor]) -> Tensor:
-    """A hash of the tensors that hold each class, of those that could lose everything, shape of ``classes``."""
+    """A hash of the tensors that hold each class, shape of ``classes``, without tensors that always keep something."""
     generator = torch.Generator().manual_seed(1)
     index_of_root = torch.full((len(root),), NOT_PRUNABLE)
     index_of_root[classes] = torch.arange(len(classes))
@@ -116,7 +117,7 @@ def _parts(root: Tensor, classes: Tensor, planes: Sequence[Tensor]) -> Tensor:
     total = torch.zeros(len(classes), dtype=torch.long)
     for plane, random in zip(planes, torch.randint(2**62, (len(planes),), generator=generator), strict=True):
         held = index_of.index_select(0, plane.reshape(-1))
-        if int(held.min()) != NOT_PRUNABLE:  # else something stays in any case
+        if int(held.min()) != NOT_PRUNABLE:  # otherwise something stays in any case
             total.index_copy_(0, held, total.index_select(0, held) + random)
     return total
 

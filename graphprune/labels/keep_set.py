@@ -1,4 +1,4 @@
-"""What is kept of a program, in every form in which it is asked for."""
+"""What is kept of a program: as channels, labels, sizes, indices, and counts per group."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class KeepSet:
     """The channels of a program that stay, and what follows for labels, stored dims and groups.
 
     Attributes:
-        dependencies: The channels that there are.
-        channels: Those that stay, bool, shape ``(channels,)``.
-        known_sizes: Kept sizes of planes that were looked up before; whoever looks up others enters them.
+        dependencies: The channels of the program.
+        channels: Which channels stay, bool, shape ``(channels,)``.
+        known_sizes: Kept sizes of planes that were looked up before; later look-ups add their own.
     """
 
     dependencies: Dependencies
@@ -41,20 +41,20 @@ class KeepSet:
 
     @classmethod
     def everything(cls, dependencies: Dependencies) -> KeepSet:
-        """The keep set in which nothing goes."""
+        """The keep set in which nothing is removed."""
         return cls(dependencies, torch.ones(dependencies.channels, dtype=torch.bool))
 
     @classmethod
     def of_indices(cls, dependencies: Dependencies, kept: Kept) -> KeepSet:
         """The keep set without the channels that lose an index.
 
-        Where ``kept`` takes a channel apart, or loses frozen indices, its own `indices` differ from it.
+        If ``kept`` removes only a part of a channel, or frozen indices, the `indices` of the keep set differ from it.
 
         Args:
-            dependencies: The channels that there are.
-            kept: Kept indices of stored dims, all of which the program has.
+            dependencies: The channels of the program.
+            kept: Kept indices of stored dims of the program.
         """
-        channels = torch.ones(dependencies.channels + 1, dtype=torch.bool)  # the last one is what is frozen
+        channels = torch.ones(dependencies.channels + 1, dtype=torch.bool)  # the last one stands for all that is frozen
         for owner in dependencies.stored:
             if (indices := kept.get((owner.name, owner.dim))) is not None:
                 removed = torch.ones(owner.size, dtype=torch.bool)
@@ -63,25 +63,25 @@ class KeepSet:
         return cls(dependencies, channels[:-1])
 
     def without(self, channels: slice) -> KeepSet:
-        """The keep set in which some consecutive channels go as well."""
+        """The keep set in which some consecutive channels are removed as well."""
         left = self.channels.clone()
         left[channels] = False
         return KeepSet(self.dependencies, left)
 
     @property
     def removed(self) -> int:
-        """Number of channels that go."""
+        """Number of channels that are removed."""
         return int((~self.channels).sum())
 
     @cached_property
     def labels(self) -> Tensor:
-        """The labels that stay, bool, shape ``(labels,)``; frozen ones and those of no channel do."""
+        """Which labels stay, bool, shape ``(labels,)``; frozen labels and labels of no channel always stay."""
         with_frozen = torch.cat([self.channels, torch.ones(1, dtype=torch.bool)])
         return with_frozen.index_select(0, self.dependencies.channel_or_last)
 
     @cached_property
     def sizes(self) -> Tensor:
-        """What is left of each stored dim, in the order of `Dependencies.stored`, shape ``(dims,)``."""
+        """Kept size of each stored dim, in the order of `Dependencies.stored`, shape ``(dims,)``."""
         bounds = self.dependencies.bounds
         left = torch.cat([torch.zeros(1, dtype=torch.long), self.labels.cumsum(0)])
         return left.index_select(0, bounds[:, 1]) - left.index_select(0, bounds[:, 0])
@@ -102,7 +102,7 @@ class KeepSet:
 
     @property
     def left_of_groups(self) -> list[int]:
-        """Channels that stay in each group."""
+        """Number of channels that stay in each group."""
         left = torch.cat([torch.zeros(1, dtype=torch.long), self.channels.cumsum(0)])
         groups = self.dependencies.groups
         bounds = torch.tensor([(group.start, group.stop) for group in groups], dtype=torch.long).reshape(-1, 2)

@@ -22,10 +22,10 @@ _PINNED_LABEL = torch.tensor(PINNED)
 
 @dataclass(slots=True, unsafe_hash=True)
 class Owner:
-    """What a run of labels belongs to: a dimension of a parameter or buffer, or of a tensor made inside the program.
+    """What consecutive labels belong to: a dimension of a parameter or buffer, or of a tensor made inside the program.
 
-    Neither this nor `Cause` is ever changed; they are not frozen because there are thousands, and frozen ones take four
-    times as long to make.
+    Owners and causes are never changed. Their classes are not frozen dataclasses, because there are thousands of
+    objects, and frozen ones take four times as long to make.
     """
 
     name: str
@@ -42,11 +42,11 @@ class Owner:
 
 
 Origin = Literal["program", "request", "operand", "gap"]
-"""Whose doing a freeze is.
+"""What kind of reason freezes an index.
 
-- ``"program"``: what the program computes needs every index: it returns them, looks them up by data, mixes positions.
-- ``"request"``: the user protects it.
-- ``"operand"``: it meets a tensor that cannot shrink; why that one cannot is a question to the nodes before.
+- ``"program"``: the program needs every index: it returns them, looks them up by data, or mixes positions.
+- ``"request"``: the user protects the index.
+- ``"operand"``: the index meets a tensor that cannot shrink; earlier nodes say why that tensor cannot.
 - ``"gap"``: graphprune lacks something: a rule for the op, or for this form of it, or a rewriting of the node.
 
 Only a gap is a loss: with the missing piece the indices might be prunable.
@@ -55,7 +55,7 @@ Only a gap is a loss: with the missing piece the indices might be prunable.
 
 @dataclass(slots=True, unsafe_hash=True)
 class Cause:
-    """Why labels were united or pinned: the rule that did it, where, and whose doing that is."""
+    """Why labels were united or pinned: the op whose rule did it, the node, the reason, and the kind of reason."""
 
     node: str
     op: str
@@ -64,7 +64,7 @@ class Cause:
     origin: Origin = "program"
 
     def __str__(self) -> str:
-        # of files of installed packages the end says enough
+        # for a file of an installed package, the end of the path says enough
         where = f" at {self.source.rpartition('site-packages/')[2]}" if self.source else ""
         return f"{self.op} in node %{self.node}{where}: {self.reason}" if self.node else f"{self.op}: {self.reason}"
 
@@ -73,8 +73,8 @@ class Cause:
 class LabelSpace:
     """Hands out labels and collects the unions between them.
 
-    A space can be *replayed*: a second run of the same program (with other values, or another batch size) gets the same
-    labels for the same allocations, so that keep sets found in the first run hold in the second.
+    A space can be *replayed* (`ReplayedSpace`): a second run of the same program (with other values, or another
+    batch size) gets the same labels for the same allocations, so that keep sets of the first run hold in the second.
     """
 
     owners: list[Owner] = field(default_factory=list)
@@ -84,7 +84,7 @@ class LabelSpace:
 
     @property
     def stored_size(self) -> int:
-        """Labels below this are pinned or belong to parameters and buffers, which come first."""
+        """End of the labels of parameters and buffers, which come first after the pinned label."""
         return next((owner.start for owner in self.owners if not owner.stored), self.size)
 
     def allocate(self, name: str, dim: int, size: int, *, stored: bool) -> Tensor:
@@ -100,20 +100,20 @@ class LabelSpace:
         self._unions.append((first, second))
 
     def pin(self, labels: Tensor, cause: Cause) -> None:
-        """Freezes labels: they are united with the pinned label."""
+        """Freezes labels by uniting them with the pinned label."""
         self.union(labels, _PINNED_LABEL, cause)
 
     def ties(self) -> tuple[Tensor, Tensor]:
-        """All unions so far: two tensors of labels, of shape ``(E,)``."""
+        """All ties so far: two tensors of labels, each of shape ``(E,)``."""
         return self._ties()[:2]
 
     def edges(self) -> tuple[Tensor, Tensor, Tensor]:
-        """`ties`, and for each the index into `causes`, shape ``(E,)``."""
+        """All `ties` with the index of each into `causes`, shape ``(E,)``."""
         first, second, sizes = self._ties()
         return first, second, torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes, dtype=torch.long))
 
     def _ties(self) -> tuple[Tensor, Tensor, list[int]]:
-        """`ties`, and the number of them that each union made."""
+        """All `ties`, and the number of ties that each union made."""
         pairs = [_flat_pair(first, second) for first, second in self._unions]
         nothing = [torch.empty(0, dtype=torch.long)]
         first, second = (torch.cat(nothing + [pair[side] for pair in pairs]) for side in (0, 1))
@@ -136,7 +136,7 @@ def _flat_pair(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 def merged(root: Tensor, first: Tensor, second: Tensor) -> Tensor:
     """The smallest label connected to each label once ``first`` and ``second`` are tied elementwise as well.
 
-    Min-label hooking with pointer jumping: every pass at least halves the number of roots along a path.
+    The method is min-label hooking with pointer jumping: every pass at least halves the number of roots along a path.
 
     Args:
         root: The smallest connected label of each label so far, shape ``(size,)``.
@@ -164,14 +164,14 @@ def _jump(root: Tensor) -> Tensor:
 
 
 def look_up(table: Tensor, labels: Tensor) -> Tensor:
-    """Entries of a table, shape ``(size,)``, at labels of any shape; several times as quick as indexing."""
+    """Entries of a table, shape ``(size,)``, at labels of any shape; several times as fast as indexing."""
     return table.index_select(0, labels.reshape(-1)).view(labels.shape)
 
 
 class ReplayedSpace(LabelSpace):
     """Gives the labels of an earlier run again, allocation by allocation; unions are ignored.
 
-    They are found by the names of their owners, for torch may take an op apart in another way once it has values.
+    Labels are found by the names of their owners, because torch may decompose an op differently once it has values.
     """
 
     def __init__(self, recorded: LabelSpace) -> None:
@@ -181,7 +181,7 @@ class ReplayedSpace(LabelSpace):
             self._waiting.setdefault((owner.name, owner.dim), deque()).append(owner)
 
     def allocate(self, name: str, dim: int, size: int, *, stored: bool) -> Tensor:
-        """Returns the labels that the recorded run gave here; pinned ones where it gave none, or for another batch."""
+        """Returns the labels of the recorded run; pinned ones if it has none here, or another size (another batch)."""
         waiting = self._waiting.get((name, dim))
         owner = waiting.popleft() if waiting else None
         return owner.labels if owner is not None and owner.size == size else torch.tensor(PINNED).expand(size)

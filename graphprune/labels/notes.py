@@ -17,29 +17,29 @@ from graphprune.program.program import Attention
 
 @dataclass
 class RunNotes:
-    """What op rules read of a run, and what they note down for it.
+    """What op rules read from a run, and what they note down in it.
 
     Attributes:
         space: Hands out labels and collects unions.
         device: The device that the program sees.
-        keep: Labels that survive, bool, where the masked program is evaluated; None while it is analysed.
-        node: The node that runs now.
-        source: Its line in the user's code.
+        keep: Which labels are kept, bool, shape ``(labels,)``, in the masked program; None during analysis.
+        node: Name of the node that runs now.
+        source: Line of that node in the user's code.
         contractions: All contractions so far.
-        moved: Planes of tensors that data movement made; what is kept of each must be a product of index sets.
-        positional: Nodes in which an op addresses channels by position (roll, strided slice, indexing), with the plane
-            that it moves along.
-        normalised: Nodes in which a normalisation took place.
-        choices: What rules decided, by node: an earlier run's decision holds, though sizes have changed.
-        attention: What goes of a batched contraction where nothing was decided before.
-        hopes: Planes that a decision was meant to keep prunable, and in how many channels.
-        strided: Views at every so many positions of a tensor, by the memory that they share with it: once channels are
-            removed they are copies, which nobody may write to.
-        memory: The memory of each node's result.
-        views: Nodes whose results share memory with an input.
-        writes: Nodes that wrote in place, with the memory.
+        moved: Planes of moved tensors, with causes; the kept elements of each must be a product of index sets.
+        positional: Nodes in which an op addresses channels by position (roll, strided slice, indexing), each with the
+            plane of these channels and the cause.
+        normalised: Names of nodes that hold a normalisation.
+        choices: Decisions of rules, by node; those of an earlier run hold even though sizes have changed.
+        attention: What is removed from a batched contraction if there is no earlier decision.
+        hopes: For each decision, the plane that it was meant to keep prunable and the number of channels hoped for.
+        strided: Strided views: the memory that each shares with its tensor, the plane and the cause. After a prune
+            such a view is a copy, so the program must not write to that memory.
+        memory: Memory of each node's result, by node name.
+        views: Names of nodes whose results share memory with an input.
+        writes: Nodes that wrote in place, each with the memory it wrote to.
         stored: Names of parameters and buffers, by their memory.
-        unread: Places among the node's results that nothing reads.
+        unread: Places among the current node's results that nothing reads.
     """
 
     space: LabelSpace
@@ -67,13 +67,14 @@ class RunNotes:
         return Cause(self.node, _short_name(func), reason, self.source, origin)
 
     def choose(self, what: str, preferred: bool, plane: Tensor | None = None, wanted: int = 2) -> bool:
-        """A decision of the node that runs now: the one that was taken first.
+        """Returns a decision for the node that runs now: an earlier one if there is one.
 
         Args:
-            what: What is decided, for a node may hold several ops.
-            preferred: The decision where none was taken yet.
-            plane: Is prunable if the decision was a good one; the other one is tried where it is not.
-            wanted: Channels that it has if the preferred decision was a good one; of the other one two are enough.
+            what: Name of the choice, because a node may hold several ops.
+            preferred: The decision if there is no earlier one.
+            plane: Plane that a good decision keeps prunable; if it is not, the opposite decision is tried.
+            wanted: Number of channels that the plane then has, at least, after the preferred decision; two are enough
+                after the other one.
         """
         key = f"{self.node}: {what}"
         decision = self.choices.setdefault(key, preferred)
@@ -82,7 +83,7 @@ class RunNotes:
         return decision
 
     def moved_planes(self) -> list[tuple[Tensor, Cause]]:
-        """What data movement made, each layout once, squashed."""
+        """The squashed planes of moved tensors with their causes, each layout once."""
         layouts = {}
         for plane, cause in self.moved:
             small = squash(plane)
@@ -90,19 +91,19 @@ class RunNotes:
         return list(layouts.values())
 
     def memory_of(self, tensor: Tensor) -> int:
-        """Names the memory that a labelled or plain tensor shares with its views.
+        """Identifies the memory that a labelled or plain tensor shares with its views.
 
-        Analysis holds it to the end: another tensor that got it later would be taken for a view.
+        The analysis holds the memory until it ends: otherwise a later tensor in the same place would pass for a view.
         """
         value = getattr(tensor, "value", tensor)
-        storage = value.untyped_storage() if value.layout == torch.strided else value  # sparse ones have none
+        storage = value.untyped_storage() if value.layout == torch.strided else value  # sparse tensors have none
         if self.keep is None:
             self._held.append(storage)
         memory: int = getattr(storage, "_cdata", id(storage))
         return memory
 
     def rewritten(self) -> dict[str, tuple[str, ...]]:
-        """Nodes that wrote to the memory of a node's result in place, by its name."""
+        """By node name, the nodes that wrote in place to the memory of that node's result."""
         nodes: dict[int, list[str]] = {}
         for node, memory in self.memory.items():
             nodes.setdefault(memory, []).append(node)

@@ -16,9 +16,9 @@ from graphprune.labels.planes import Planes, channel_planes, varying
 class Operand:
     """A tensor as a rule sees it: its shape and its planes (none: nothing of it can be removed).
 
-    ``also_labelled`` are dims that can shrink by planes that the rule treats apart; ``constant`` is the value of a
-    tensor that depends on neither parameters nor inputs. Nobody changes an operand; it is not frozen because there are
-    thousands, and a frozen one takes four times as long to make.
+    ``also_labelled`` holds dims that can shrink through planes that the rule treats separately; ``constant`` is the
+    value of a tensor that depends on neither parameters nor inputs. An operand is never changed; the class is not a
+    frozen dataclass, because there are thousands of operands, and frozen ones take four times as long to make.
     """
 
     shape: tuple[int, ...]
@@ -29,7 +29,7 @@ class Operand:
 
     @property
     def is_differentiable(self) -> bool:
-        """Whether it can have a gradient: not so positions (integers) and masks (booleans)."""
+        """Whether the tensor can have a gradient; positions (integers) and masks (booleans) cannot."""
         return self.dtype.is_floating_point or self.dtype.is_complex
 
     @property
@@ -38,12 +38,12 @@ class Operand:
         return self.also_labelled.union(*map(varying, channel_planes(self.planes)))
 
     def stiff_dims(self, rank: int) -> Iterable[int]:
-        """Dims that it has with a size above 1 and without labels, counted in a result of so many dims."""
+        """Dims with a size above 1 and without labels, numbered as in a result with ``rank`` dims."""
         offset, labelled = rank - len(self.shape), self.labelled_dims
         return (offset + dim for dim, size in enumerate(self.shape) if size > 1 and dim not in labelled)
 
     def mapped(self, shape: Sequence[int], change: Callable[[Tensor], Tensor]) -> Operand:
-        """The operand after a change of layout, given as a function of one plane."""
+        """The operand after a change of layout to ``shape``; ``change`` maps one plane."""
         return Operand(tuple(shape), tuple(change(plane) for plane in self.planes))
 
 

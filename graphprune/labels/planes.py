@@ -120,7 +120,7 @@ def relayout(plane: Tensor, shape: Sequence[int]) -> Tensor:
     small_old, small_new = [*plane.shape], [*shape]
     for old, new in _aligned(plane.shape, tuple(shape)):
         if not live.intersection(old):
-            # what does not vary would be copied as a whole where dims are joined
+            # dims without variation would be copied in full where dims are joined
             small_old[old.start : old.stop] = [1] * len(old)
             small_new[new.start : new.stop] = [1] * len(new)
     small = plane.as_strided(small_old, plane.stride(), plane.storage_offset())
@@ -129,7 +129,7 @@ def relayout(plane: Tensor, shape: Sequence[int]) -> Tensor:
 
 @lru_cache(maxsize=4096)
 def _aligned(old: tuple[int, ...], new: tuple[int, ...]) -> tuple[tuple[range, range], ...]:
-    """The runs of dims of two shapes of the same size that hold the same elements, as short as they can be."""
+    """The shortest runs of dims in two shapes of equal size that hold the same elements."""
     runs, start = [], (0, 0)
     before = {prod(new[:end]): end for end in range(len(new) + 1)}
     for end in range(1, len(old) + 1):
@@ -147,8 +147,8 @@ def same(first: Tensor, second: Tensor) -> bool:
 def kept_indices(plane: Tensor, dim: int, keep: Tensor) -> Tensor:
     """Indices along ``dim`` that survive under ``keep`` (bool per label), shape ``(kept,)``.
 
-    The keep set of a plane that varies along several dims is a product set, so an index survives if anything at it
-    does.
+    The keep set of a plane that varies along several dims is a product set, so an index survives if any element at
+    it does.
     """
     small = squash(plane)
     kept = keep.index_select(0, small.reshape(-1)).view(small.shape)
@@ -157,11 +157,11 @@ def kept_indices(plane: Tensor, dim: int, keep: Tensor) -> Tensor:
 
 
 KnownSizes = dict[tuple[Any, ...], int]
-"""Kept sizes of one keep set by plane and dim: most nodes pass the planes of their argument on."""
+"""Kept sizes under one keep set, by plane and dim. Most nodes pass on the planes of their argument."""
 
 
 def kept_size(planes: Planes, shape: Sequence[int], dim: int, keep: Tensor, known: KnownSizes) -> int:
-    """Size of ``dim`` once the removed labels are gone; looked up in ``known``, or entered there."""
+    """Size of ``dim`` once the removed labels are gone; looked up in ``known``, or added there."""
     for plane in planes:
         if dim in varying(plane) and not is_sample(plane):
             return _kept_along(plane, dim, keep, known)
@@ -169,7 +169,7 @@ def kept_size(planes: Planes, shape: Sequence[int], dim: int, keep: Tensor, know
 
 
 def kept_shape(planes: Planes, shape: Sequence[int], keep: Tensor, known: KnownSizes) -> tuple[int, ...]:
-    """`kept_size` of all dims."""
+    """The `kept_size` of every dim."""
     sizes = list(shape)
     for plane in channel_planes(planes):
         for dim in varying(plane):
@@ -187,7 +187,7 @@ def _kept_along(plane: Tensor, dim: int, keep: Tensor, known: KnownSizes) -> int
 
 
 def gather(tensor: Tensor, planes: Planes, keep: Tensor) -> Tensor:
-    """The compact form of a dense tensor."""
+    """The compact form of a dense tensor, without the removed elements."""
     for plane in channel_planes(planes):
         for dim in varying(plane):
             tensor = torch.index_select(tensor, dim, kept_indices(plane, dim, keep).to(tensor.device))

@@ -45,9 +45,9 @@ class OpCall:
         arguments: All arguments by the names of the schema, defaults filled in.
         outputs: Output values, set before the rule runs.
         mixes: Set by `mix` when the op mixes statistics over channels.
-        sums: Set by `sum_over_kept` when it sums products over channels.
-        contracts: Set by `count` when it is a contraction.
-        summed: Planes of what it sums over: all of these channels get into all of the result.
+        sums: Set by `sum_over_kept` when the op sums products over channels.
+        contracts: Set by `count` when the op is a contraction.
+        summed: Planes of the channels that the op sums over: each of them affects the whole result.
     """
 
     run: RunNotes
@@ -67,11 +67,11 @@ class OpCall:
     # What a rule reads
 
     def __getitem__(self, name: str) -> Any:
-        """The argument of that name."""
+        """The argument with a given name."""
         return self.arguments[name]
 
     def operand(self, name: str) -> Operand | None:
-        """A tensor argument; None where it is absent."""
+        """A tensor argument by name; None where it is absent."""
         tensor = self.arguments.get(name)
         return operand_of(tensor) if isinstance(tensor, Tensor) else None
 
@@ -80,13 +80,13 @@ class OpCall:
         return [operand_of(leaf) for argument in self.arguments.values() for leaf in tensors_in(argument)]
 
     def value(self, name: str) -> Tensor | None:
-        """The value of a tensor argument where analysis knows it: of constants, not of parameters or inputs."""
+        """The value of a tensor argument; None where the analysis does not know it (parameters and inputs)."""
         tensor = self.arguments[name]
         value = getattr(tensor, "value", tensor)
         return None if not isinstance(value, Tensor) or value.is_meta else value
 
     def is_computed(self, name: str) -> bool:
-        """Whether a tensor argument is neither a parameter nor a buffer: what is removed of it need not be 0."""
+        """Whether a tensor argument is neither a parameter nor a buffer, so that its removed elements need not be 0."""
         return not getattr(self.arguments[name], "stored", False)
 
     @property
@@ -97,22 +97,22 @@ class OpCall:
     # What a rule does
 
     def union(self, first: Tensor, second: Tensor, reason: str) -> None:
-        """Ties two planes elementwise (they broadcast)."""
+        """Ties two planes elementwise; they broadcast against each other."""
         if not same(first, second):
             self.run.space.union(first, second, self.run.cause(self.func, reason))
 
     def freeze(self, plane: Tensor, reason: str, origin: Origin = "program") -> None:
-        """Pins every label of a plane."""
+        """Pins every label of a plane; a plane of samples is left alone."""
         if is_sample(plane):
             return
         self.run.space.pin(squash(plane), self.run.cause(self.func, reason, origin))
 
     def freeze_all(self, reason: str, origin: Origin = "program") -> list[Planes]:
-        """Pins every label of every argument; the outputs have no planes but that of the samples.
+        """Pins every label of every argument; the outputs keep only the plane of the samples.
 
         Args:
-            reason: Why.
-            origin: Whose doing it is; ``"gap"`` where a better rule would not have to.
+            reason: Why the labels are frozen.
+            origin: The kind of reason; ``"gap"`` where a better rule need not freeze them.
         """
         for operand in self.operands():
             for plane in operand.planes:
@@ -120,7 +120,7 @@ class OpCall:
         return [self._samples_of(output) for output in self.outputs]
 
     def _samples_of(self, output: Tensor) -> Planes:
-        """The samples along dim 0 of an output, where an argument has as many there."""
+        """The plane of the samples along dim 0 of an output, if an argument has as many samples there."""
         for operand in self.operands():
             for plane in operand.planes:
                 if is_sample(plane) and varying(plane) == {0} and output.shape[:1] == plane.shape[:1]:
@@ -128,17 +128,17 @@ class OpCall:
         return ()
 
     def mix(self, change: Callable[[Arguments], Arguments] = lambda arguments: arguments) -> None:
-        """Says that the op mixes statistics over channels: the masked program evaluates it over the kept ones.
+        """Says that the op mixes statistics over channels; the masked program evaluates it over the kept ones.
 
         Args:
-            change: Adapts literal sizes among the (compact) arguments.
+            change: Function that adapts literal sizes among the (compact) arguments.
         """
         self.mixes = change
 
     def sum_over_kept(self) -> None:
         """Says that the op sums products of data over channels.
 
-        The masked program takes zeros for removed ones: behind a sigmoid, say, both factors are something else.
+        The masked program puts zeros in removed channels: after a sigmoid, say, neither factor would be zero there.
         """
         self.sums = True
 
@@ -154,16 +154,16 @@ class OpCall:
             self.run.contractions.append(found)
 
     def positional(self, operand: Operand, dims: Iterable[int], why: str = "addresses channels by position") -> None:
-        """Says that the graph has to be rewritten here if anything is removed along ``dims``, and why."""
+        """Says that the graph must be rewritten here if anything is removed along ``dims``; ``why`` is the reason."""
         cause = self.run.cause(self.func, f"{why}, and no rewriting rule knows this node", "gap")
         for plane in channel_planes(operand.planes):
             if varying(plane) & frozenset(dims):
                 self.run.positional.append((self.run.node, plane, cause))
 
     def fresh(self, shape: Sequence[int], dims: Iterable[int] | None = None) -> Planes:
-        """Planes of a tensor that is the same along ``dims`` (all of them by default), so it may shrink there.
+        """New planes of a tensor that is constant along ``dims`` (all dims by default), so that it can shrink there.
 
-        Where its size is a literal that nothing rewrites, the trial prune finds out.
+        If the size is a literal that no rule rewrites, the trial prune finds that out.
         """
         name = f"%{self.run.node}"
         return tuple(
@@ -173,14 +173,14 @@ class OpCall:
         )
 
     def is_made_here(self, plane: Tensor) -> bool:
-        """Whether the program itself makes all that the plane labels: copies, zeros; no parameter, no pinned label."""
+        """Whether all labels of a plane belong to tensors that the program makes (copies, zeros), not to parameters."""
         return not is_sample(plane) and int(squash(plane).min()) >= self.run.space.stored_size
 
     def collapse(self, plane: Tensor, dims: Iterable[int], reason: str, origin: Origin = "program") -> Tensor | None:
-        """Ties the labels along ``dims``; what is left varies along other dims only.
+        """Ties the labels along ``dims``, so that the plane varies along other dims only.
 
         Returns:
-            The plane, constant along ``dims``, or None if it varied along nothing else: then its labels are frozen.
+            The plane, constant along ``dims``; None if it varied along no other dim, and its labels are frozen.
         """
         shared = varying(plane) & frozenset(dims)
         if not shared:
@@ -199,9 +199,9 @@ class OpCall:
         return Operand(operand.shape, tuple(plane for plane in planes if plane is not None))
 
     def merge(self, planes: Iterable[Tensor], reason: str) -> Planes:
-        """Ties planes that vary along a common dim, so that no two of the result do.
+        """Ties planes that vary along a common dim, so that no two of the resulting planes do.
 
-        Along the dims of only one of the two nothing can shrink any more, also not by a third plane.
+        A dim along which only one of two tied planes varies cannot shrink any more, not by a third plane either.
         """
         planes = list(planes)
         merged: list[Tensor] = []
@@ -222,7 +222,7 @@ class OpCall:
     def join(self, shape: Sequence[int], operands: Sequence[Operand], reason: str) -> Planes:
         """Ties operands that broadcast to ``shape``, dim by dim.
 
-        Where one operand cannot shrink along a dim that it really has, nothing can shrink along that dim.
+        If an operand has a size above 1 along a dim and cannot shrink there, no operand can shrink along that dim.
         """
         stiff = frozenset(dim for operand in operands for dim in operand.stiff_dims(len(shape)))
         planes: list[Tensor] = []
@@ -236,10 +236,10 @@ class OpCall:
         return self.merge(self._broadcast(planes), reason)
 
     def _broadcast(self, planes: list[Tensor]) -> list[Tensor]:
-        """Planes of operands, of which one may vary along some dims of another only (a scale that all heads share).
+        """Planes of operands, one of which may vary along only some dims of another (a scale that all heads share).
 
-        Either the labels are tied along those dims, hence across the others, or their sizes stay there. What can go is
-        the outer one (heads) or the inner one (the width of each).
+        Either the shared dims can shrink, with labels tied across the other dims, or they keep their sizes. The choice
+        is which dim can shrink: the outer one (heads) or the inner one (the width of each head).
         """
         for low, high in permutations(channel_planes(tuple(planes)), 2):
             shared = varying(low)
@@ -260,7 +260,7 @@ class OpCall:
 
         Args:
             loops: Size of each loop.
-            operands: Each with one dim per loop, of size 1 where the operand does not have it.
+            operands: Operands, each with one dim per loop, of size 1 where it does not have the loop.
             summed: The loops that are summed over.
             window: Window of a convolution.
 
@@ -282,9 +282,9 @@ class OpCall:
         return tuple(planes)
 
     def _within_entries(self, plane: Tensor, summed: frozenset[int]) -> Tensor | None:
-        """Ties what is summed over within each entry of another loop: the widths of heads, or of experts.
+        """Ties labels that are summed over within each entry of another loop: the widths of heads, or of experts.
 
-        Either an entry goes as a whole (a head), or the same index goes in every entry and their number stays.
+        Either an entry (a head) is removed as a whole, or all entries stay and each of them loses the same index.
         """
         if is_sample(plane) or not varying(plane) & summed:
             return self.collapse(plane, summed, "summed over within each entry")

@@ -1,4 +1,4 @@
-"""Matrix products, attention and embedding: what is summed over is tied, the rest passes through."""
+"""Matrix products, attention and embedding: labels that are summed over are tied, the others pass through."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def loops(operand: Operand, positions: Sequence[int], sizes: Sequence[int]) -> O
 
     Args:
         operand: The operand.
-        positions: For each dim of the operand, the loop it is.
+        positions: Index of the loop that each dim of the operand is.
         sizes: Size of every loop.
     """
     shape = [1] * len(sizes)
@@ -39,19 +39,19 @@ def required(call: OpCall, name: str) -> Operand:
 
 @rule(aten.mm)
 def mm(call: OpCall) -> list[Planes]:
-    """``(n, k) @ (k, m)``."""
+    """The product ``(n, k) @ (k, m)``."""
     return [_matrix_product(call, required(call, "self"), required(call, "mat2"))]
 
 
 @rule(aten.bmm)
 def bmm(call: OpCall) -> list[Planes]:
-    """``(b, n, k) @ (b, k, m)``; what varies over k goes as a whole in a batch entry: attention falls into heads."""
+    """The products ``(b, n, k) @ (b, k, m)``; in attention, a batch entry is a head (see `OpCall.contract`)."""
     return [_matrix_product(call, required(call, "self"), required(call, "mat2"))]
 
 
 @rule(aten.addmm, aten.baddbmm)
 def addmm(call: OpCall) -> list[Planes]:
-    """A bias and a matrix product."""
+    """A matrix product plus a bias."""
     names = ("mat1", "mat2") if "mat1" in call.arguments else ("batch1", "batch2")
     product = Operand(call.shape, _matrix_product(call, required(call, names[0]), required(call, names[1])))
     return [call.join(call.shape, [product, required(call, "self")], "bias")]
@@ -59,7 +59,7 @@ def addmm(call: OpCall) -> list[Planes]:
 
 @rule(aten.linear)
 def linear(call: OpCall) -> list[Planes]:
-    """``(..., k) @ (m, k)^T``, and a bias."""
+    """The product ``(..., k) @ (m, k)^T``, plus a bias if there is one."""
     source, weight, bias = required(call, "input"), required(call, "weight"), call.operand("bias")
     if call.is_computed("weight"):
         call.sum_over_kept()
@@ -99,7 +99,7 @@ def _plain_linear(call: OpCall, source: Operand, weight: Operand, bias: Operand 
 
 @rule(aten.mv, aten.dot, aten.vdot)
 def vector_product(call: OpCall) -> list[Planes]:
-    """``(n, k) @ (k,)`` and ``(k,) @ (k,)``."""
+    """The products ``(n, k) @ (k,)`` and ``(k,) @ (k,)``."""
     first, second = call.operands()
     if len(first.shape) == 1:
         return [call.contract(first.shape, [first, second], [0])]

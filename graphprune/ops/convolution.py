@@ -49,7 +49,8 @@ def general_convolution(call: OpCall, source: Operand, weight: Operand) -> Plane
 def _plain(call: OpCall, source: Operand, weight: Operand) -> Planes | None:
     """Planes of a plain or depthwise convolution whose channels have dims of their own; None for any other.
 
-    Most are so, and the general way costs five times as much. The weight is a stored one, with a plane for each dim.
+    Most convolutions are like this, and the general way takes five times as long. The weight has to be a parameter or
+    buffer, which has a plane for each dim.
     """
     groups, bias = call.arguments.get("groups", 1), call.operand("bias")
     depthwise = weight.shape[1] == 1 and groups == weight.shape[0]
@@ -82,14 +83,14 @@ def _plain(call: OpCall, source: Operand, weight: Operand) -> Planes | None:
 
 
 WHOLE_GROUPS = "whole groups of a convolution"
-"""A choice, see `RunNotes.choose`."""
+"""Name of a choice, see `RunNotes.choose`."""
 
 _SUMMED, _OPERANDS = frozenset([3]), (frozenset([0, 1, 3, 4]), frozenset([1, 2, 3, 4]))
 """Names the loops of a convolution: sample, group, output and input channel within the group, position times kernel."""
 
 
 def _window(call: OpCall, source: Operand, weight: Operand) -> Window | None:
-    """How the convolution moves; None for a kind that torch does not have itself."""
+    """The window of a convolution; None for a kind that torch itself does not have."""
     if "stride" not in call.arguments:
         return None
     stride, padding, dilation = (
@@ -101,13 +102,13 @@ def _window(call: OpCall, source: Operand, weight: Operand) -> Window | None:
 
 
 def _positions(call: OpCall, source: Operand, weight: Operand) -> int:
-    """Multiply-accumulates per sample and pair of channels: positions times kernel size."""
+    """Number of multiply-accumulates per sample and pair of channels: positions times kernel size."""
     spatial = source.shape[2:] if call.arguments.get("transposed") else call.shape[2:]
     return prod(spatial) * prod(weight.shape[2:])
 
 
 def _channels(call: OpCall, source: Operand, weight: Operand, positions: int, window: Window | None) -> Planes:
-    """Ties the channels of a convolution, all tensors reduced to their first two dims."""
+    """Ties the channels of a convolution, whose tensors are all reduced to their first two dims."""
     groups = call.arguments.get("groups", 1)
     samples, channels = source.shape
     inner = channels // groups
@@ -137,9 +138,10 @@ def _channels(call: OpCall, source: Operand, weight: Operand, positions: int, wi
 
 
 def _tie_groups(call: OpCall, source: Operand, weight: Operand) -> tuple[Operand, Operand]:
-    """Groups of few channels, or one, go as a whole; larger ones all lose the same channels.
+    """Ties small groups so that each is removed as a whole, and larger ones so that all lose the same channels.
 
-    Whole ones are finer where groups are many, and kernels take as long for a group with a few channels less.
+    Where there are many groups, whole groups are the finer unit, and kernels take as long for a group that has lost a
+    few channels.
     """
     _, groups, inner = source.shape
     planes = channel_planes(source.planes)

@@ -1,4 +1,4 @@
-"""Runs the op of a call: on the values, on what is kept of them, or with zeros in what is removed."""
+"""Runs the op of a call on the values, on the kept elements alone, or with zeros in the removed elements."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from graphprune.ops.schema import call_by_schema
 
 
 def evaluate(call: OpCall) -> Any:
-    """Runs the op on the values, all on the meta device if one of them is."""
+    """Runs the op on the values; if one of them is on the meta device, all are moved there."""
     arguments = {name: _values(argument) for name, argument in call.arguments.items()}
     on_meta = [leaf.is_meta for argument in arguments.values() for leaf in tensors_in(argument)]
     if not any(on_meta):
@@ -30,7 +30,7 @@ def evaluate(call: OpCall) -> Any:
         arguments["device"] = torch.device("meta")
     try:
         return call_by_schema(call.func, arguments)
-    except NotImplementedError:  # it has no shape kernel
+    except NotImplementedError:  # the op has no shape kernel
         return call_for_shapes(call.func, arguments)
 
 
@@ -44,7 +44,7 @@ def evaluate_over_kept(call: OpCall, change: Callable[[Arguments], Arguments], k
 
 
 def evaluate_with_zeros(call: OpCall, keep: Tensor) -> Any:
-    """Runs the op with zeros in all that is removed of its arguments."""
+    """Runs the op with zeros in all removed elements of its arguments."""
 
     def masked(tensor: Tensor) -> Tensor:
         value, planes = getattr(tensor, "value", tensor), planes_of(tensor)
@@ -54,7 +54,7 @@ def evaluate_with_zeros(call: OpCall, keep: Tensor) -> Any:
 
 
 def _with_positions(arguments: Arguments) -> Arguments:
-    """Constant masks among indices as the positions that they name: without values a mask would name all."""
+    """Replaces constant masks among indices by the positions that they pick; without values a mask would pick all."""
     if not isinstance(arguments.get("indices"), list):
         return arguments
     indices: list[Tensor | None] = []

@@ -33,7 +33,7 @@ def view_as_complex(call: OpCall) -> list[Planes]:
 
 @rule(aten.view_as_real)
 def view_as_real(call: OpCall) -> list[Planes]:
-    """The reverse."""
+    """The two parts of a complex number become a new last dim of size 2."""
     operand = call.operand("self")
     assert operand is not None
     return [tuple(plane.unsqueeze(-1).expand(call.shape) for plane in operand.planes)]
@@ -41,7 +41,7 @@ def view_as_real(call: OpCall) -> list[Planes]:
 
 @rule(aten.complex, aten.polar)
 def from_parts(call: OpCall) -> list[Planes]:
-    """Elementwise."""
+    """Two tensors are combined elementwise into one of complex numbers."""
     return [call.join(call.shape, call.operands(), "elementwise")]
 
 
@@ -49,7 +49,7 @@ def from_parts(call: OpCall) -> list[Planes]:
     aten._conj, aten._conj_physical, aten.conj_physical, aten.resolve_conj, aten._neg_view, aten.resolve_neg,
 )  # fmt: skip
 def conjugate(call: OpCall) -> list[Planes]:
-    """The shape stays."""
+    """The op is elementwise, so the planes stay."""
     operand = call.operand("self")
     assert operand is not None
     return [operand.planes]

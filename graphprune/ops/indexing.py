@@ -1,4 +1,4 @@
-"""Lookups and writes by index: indexed dims keep their sizes unless the indices are constants; others pass through."""
+"""Lookups and writes by index: indexed dims keep their sizes unless the indices are constants; others may shrink."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _UNKNOWN = "the index is not known before the program runs"
 
 @rule(aten.index_select)
 def index_select(call: OpCall) -> list[Planes]:
-    """Positions along one dim, which must be constants where channels are."""
+    """Picks positions along one dim; along a labelled dim they must be constants."""
     operand = call.operand("self")
     assert operand is not None
     dim = call["dim"] % len(operand.shape)
@@ -53,14 +53,14 @@ def index(call: OpCall) -> list[Planes]:
 
 
 def _samples(call: OpCall, place: int, index: Operand) -> Planes:
-    """The samples that an index belongs to, as planes of the result, where its dims stand in place of one."""
+    """Planes of the samples that an index belongs to, in the result, where the index's dims replace one dim."""
     shape = (*(1 for _ in range(place)), *index.shape, *(1 for _ in call.shape[place + len(index.shape) :]))
     return tuple(plane.reshape(shape).expand(call.shape) for plane in index.planes if is_sample(plane))
 
 
 @rule(aten.index_put, aten.index_put_)
 def index_put(call: OpCall) -> list[Planes]:
-    """Writing by indices or by a mask: what is written ties with what was there."""
+    """Writes by indices or by a mask; the channels of the written values are tied to those that they replace."""
     operand, values = call.operand("self"), call.operand("values")
     assert operand is not None and values is not None
     if any(given is not None and given.dtype == torch.bool for given in call["indices"]):
@@ -93,7 +93,7 @@ def _on_meta(positions: Sequence[Tensor | None]) -> list[Tensor | None]:
 
 
 def _positions(call: OpCall, operand: Operand) -> list[Tensor | None] | None:
-    """Constant indices, any (zeros) along dims without labels; None where an index along labels is not known."""
+    """The indices, with zeros for unknown ones along dims without labels; None if one along labels is not known."""
     positions: list[Tensor | None] = []
     for dim, given in enumerate(call["indices"]):
         value = getattr(given, "value", given)
@@ -110,7 +110,7 @@ def _positions(call: OpCall, operand: Operand) -> list[Tensor | None] | None:
 
 
 def _masked_rows(call: OpCall, operand: Operand) -> Operand | None:
-    """The elements where one mask is True, in one dim in place of those of the mask; None where it covers channels."""
+    """The elements that a single mask picks, in one dim in place of the mask's; None where the mask covers channels."""
     given = _given(call)
     place, mask = given[0]
     masked = range(place, place + mask.dim())
@@ -124,7 +124,7 @@ def _masked_rows(call: OpCall, operand: Operand) -> Operand | None:
 
 @rule(aten.gather)
 def gather(call: OpCall) -> list[Planes]:
-    """Each element of the index looks up one along a dim; the other dims of both are the same ones."""
+    """Each element of the index looks up an element along one dim; the other dims of index and source correspond."""
     source, index = call.operand("self"), call.operand("index")
     assert source is not None and index is not None
     if not index.shape:
@@ -138,7 +138,7 @@ def gather(call: OpCall) -> list[Planes]:
     aten.scatter, aten.scatter_, aten.scatter_add, aten.scatter_add_, aten.scatter_reduce, aten.scatter_reduce_,
 )  # fmt: skip
 def scatter(call: OpCall) -> list[Planes]:
-    """The reverse of `gather`."""
+    """Each element of the source is written to an index along one dim; the reverse of `gather`."""
     names = ("self", "index", "src")
     target, index, *source = (operand for name in names if (operand := call.operand(name)) is not None)
     if not target.shape:
@@ -166,7 +166,7 @@ def index_add(call: OpCall) -> list[Planes]:
 
 
 def _uneven(dim: int, first: Operand, others: Iterable[Operand]) -> list[int]:
-    """The indexed dim, and those in which not all operands have the same size."""
+    """The indexed dim, and the dims in which the operands have different sizes."""
     rank = len(first.shape)
     return [
         other
@@ -176,7 +176,7 @@ def _uneven(dim: int, first: Operand, others: Iterable[Operand]) -> list[int]:
 
 
 def _thinned(call: OpCall, operand: Operand, dims: Sequence[int]) -> Operand:
-    """The operand with size 1 in dims that are indexed."""
+    """The operand with labels tied along the indexed dims, and size 1 there."""
     rest = call.collapsed(operand, dims, "is indexed by position")
     shape = [1 if dim in dims else size for dim, size in enumerate(operand.shape)]
     return rest.mapped(shape, lambda plane: thin(plane, dims))
@@ -184,7 +184,7 @@ def _thinned(call: OpCall, operand: Operand, dims: Sequence[int]) -> Operand:
 
 @rule(aten.slice_scatter, aten.select_scatter)
 def slice_scatter(call: OpCall) -> list[Planes]:
-    """A part of the result comes from another tensor, whose channels therefore go with those that were there."""
+    """A part of the result comes from another tensor, whose channels are tied to those that they replace."""
     target, source = call.operand("self"), call.operand("src")
     assert target is not None and source is not None
     call.positional(target, [call["dim"] % len(target.shape)])

@@ -1,11 +1,11 @@
-"""Ops whose result can be told from their arguments.
+"""Ops whose result, without its values, follows from their arguments.
 
-During analysis no values are needed, and torch's shape kernels for these are written in Python and take most of the
-time. The rules do not depend on this table: an op that is not in it, or called in another way than usual, is run on the
-meta device.
+The analysis needs no values, and torch's shape kernels for these ops are written in Python and take most of the time.
+The rules do not depend on this table: an op that is not listed, or is called in an unusual way, is run on the meta
+device.
 
-Results are laid out contiguously. Where a network's own are not, only a later ``view`` could tell, and that one is told
-here as well.
+Results are contiguous here. Where those of the network are not, only a later ``view`` could notice the difference, and
+its result follows from this table as well.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Shape = Sequence[int]
 
 
 def result_like(func: Any, arguments: Arguments) -> Any:
-    """The result of an op on the meta device, where it can be told from the arguments; None where it cannot.
+    """The result of an op on the meta device if it follows from the arguments; None if it does not.
 
     Args:
         func: An ATen overload.
@@ -46,13 +46,13 @@ def result_like(func: Any, arguments: Arguments) -> Any:
 
 
 def call_for_shapes(func: Any, arguments: Arguments) -> Any:
-    """The result of an op without a kernel for the meta device, on the meta device: found by a run on ones."""
+    """The result, on the meta device, of an op that has no kernel for it; found by a run on ones."""
     filled = tree_map_only(Tensor, lambda tensor: torch.ones_like(tensor, device="cpu"), arguments)
     return tree_map_only(Tensor, lambda tensor: tensor.to("meta"), call_by_schema(func, filled))
 
 
 STATISTICS = torch.empty(0, device="meta")
-"""What a normalisation or attention gives besides its result: nothing reads it without gradients."""
+"""Stands for further outputs of a normalisation or attention, which nothing reads without gradients."""
 
 
 def _same(arguments: Arguments) -> Shape | None:
@@ -89,7 +89,7 @@ def _reduced(arguments: Arguments) -> Shape | None:
 
 
 def _convolved(arguments: Arguments) -> Shape | None:
-    """Shape of the result of a convolution ``(N, C_out, ...)``; None where torch has to look closer, or to refuse."""
+    """Shape of the result of a convolution ``(N, C_out, ...)``; None where torch has to look closer or refuse."""
     source, weight = arguments["input"], arguments["weight"]
     if arguments["transposed"] or weight.dim() != source.dim():
         return None
@@ -114,7 +114,7 @@ def _layer_normed(arguments: Arguments) -> Shape | None:
 
 
 def _are_sized(arguments: Arguments, names: Sequence[str], shape: Shape) -> bool:
-    """Whether the tensors among some arguments have one shape."""
+    """Whether each of the named arguments is None or has the given shape."""
     return all(arguments[name] is None or arguments[name].shape == shape for name in names)
 
 
@@ -158,7 +158,7 @@ def _selected(arguments: Arguments) -> Shape:
 
 
 def _recurrent(arguments: Arguments) -> tuple[Tensor, ...] | None:
-    """Output and states of a recurrent layer; torch would take it apart into all its steps."""
+    """Output and states of a recurrent layer, which torch would split into its time steps; None if sizes do not fit."""
     source, given = arguments["input"], arguments["hx"]
     states = list(given) if isinstance(given, (list, tuple)) else [given]
     params, directions = arguments["params"], 2 if arguments["bidirectional"] else 1

@@ -1,8 +1,7 @@
 """Data movement: the op itself is run on the planes.
 
-No rule computes offsets: concatenation, channel shuffle, window partition, strided slices and flatten come out exact
-because
-torch does to the planes what it does to the data.
+No rule computes offsets: concatenation, channel shuffle, window partition, strided slices and flatten come out exact,
+because torch does to the planes what it does to the data.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ aten = torch.ops.aten
 
 
 def settle(call: OpCall, planes: Planes) -> Planes:
-    """Notes moved planes, and freezes labels that the result's shape no longer shows (a single channel taken out)."""
+    """Notes moved planes, and freezes labels along which the result has no dim (a single channel was taken out)."""
     kept = []
     for plane in planes:
         if plane.numel() == 0:
@@ -63,7 +62,7 @@ def _move(call: OpCall, func: Any = None) -> list[Planes]:
     aten.rot90,
 )  # fmt: skip
 def move(call: OpCall) -> list[Planes]:
-    """Ops that only rearrange or repeat."""
+    """Ops that only rearrange or repeat elements."""
     if "memory_format" in call.arguments:
         return [operand_of(call["self"]).planes]
     return _move(call)
@@ -79,7 +78,7 @@ _IN_PLACE = {
 
 @rule(*_IN_PLACE)
 def move_in_place(call: OpCall) -> list[Planes]:
-    """A tensor that takes another shape: its planes do what the op does that gives a new tensor."""
+    """The tensor itself takes another shape; its planes move as under the op that returns a new tensor."""
     return _move(call, _IN_PLACE[call.func])
 
 
@@ -93,9 +92,9 @@ def view(call: OpCall) -> list[Planes]:
 
 
 def _uncrowded(call: OpCall, planes: list[Tensor]) -> list[Tensor]:
-    """One of the planes that come to share a dim; the numbers of the others stay, rather than tying everything.
+    """Keeps one of the planes that come to share a dim and freezes the others, so that not everything is tied.
 
-    Copies give way to channels, and fewer channels to more unless that is in vain.
+    Channels are preferred to copies, and more channels to fewer unless that is in vain.
     """
     channels = [plane for plane in planes if not is_sample(plane)]
     crowded = [
@@ -113,7 +112,7 @@ def _uncrowded(call: OpCall, planes: list[Tensor]) -> list[Tensor]:
 
 @rule(aten.expand, aten.expand_copy)
 def expand(call: OpCall) -> list[Planes]:
-    """Copies along a dim are all the same, so their number can follow what they meet."""
+    """Copies along a dim are all the same, so their number can follow the tensors that they meet."""
     operand = call.operand("self")
     assert operand is not None
     (moved,) = _move(call)
@@ -149,7 +148,7 @@ def part(call: OpCall) -> list[Planes]:
 
 
 def _note_strided(call: OpCall, operand: Operand, dim: int) -> None:
-    """Notes channels of which the call takes every so many; see `graphprune.labels.notes.RunNotes.strided`."""
+    """Notes channels of which the call takes every n-th one; see `graphprune.labels.notes.RunNotes.strided`."""
     memory = call.run.memory_of(call["self"])
     cause = call.run.cause(call.func, "is written to in place, where its channels are not next to each other", "gap")
     for plane in channel_planes(operand.planes):
@@ -159,13 +158,13 @@ def _note_strided(call: OpCall, operand: Operand, dim: int) -> None:
 
 @rule(aten.repeat_interleave.self_int)
 def repeat_interleave(call: OpCall) -> list[Planes]:
-    """Every element several times; without a dim the result is flat."""
+    """Repeats every element; without a dim the result is flat."""
     return _move(call)
 
 
 @rule(aten.roll)
 def roll(call: OpCall) -> list[Planes]:
-    """Rotation along dims; without dims it runs across all of them."""
+    """Rotates along dims; without dims it rotates the flattened tensor."""
     operand = call.operand("self")
     assert operand is not None
     if not call["dims"] and len(operand.shape) > 1:
@@ -176,7 +175,7 @@ def roll(call: OpCall) -> list[Planes]:
 
 @rule(aten.constant_pad_nd)
 def constant_pad(call: OpCall) -> list[Planes]:
-    """Padding along a channel dim makes new channels, which can go like any other."""
+    """Padding along a channel dim makes new channels, which can be removed like any other."""
     operand = call.operand("self")
     assert operand is not None
     pad, rank = call["pad"], len(operand.shape)
@@ -195,7 +194,7 @@ def constant_pad(call: OpCall) -> list[Planes]:
 
 
 def _with_fresh_labels(call: OpCall, plane: Tensor) -> Tensor:
-    """Gives a label to each padded element (-1), one for all elements that differ only in dims without labels."""
+    """Gives a new label to each padded element (-1); elements that differ only in dims without labels share one."""
     small = squash(compress(plane)).clone()
     missing = small == -1
     count = int(missing.sum())
@@ -205,7 +204,7 @@ def _with_fresh_labels(call: OpCall, plane: Tensor) -> Tensor:
 
 @rule(aten.cat)
 def cat(call: OpCall) -> list[Planes]:
-    """Concatenation: labels follow along the common dim, and are tied across the operands in the others."""
+    """Concatenation: labels are chained along the common dim, and tied across the operands along the other dims."""
     tensors = [tensor for tensor in call["tensors"] if tensor.numel() > 0 or tensor.dim() > 1]
     return [_concatenated(call, [operand_of(tensor) for tensor in tensors], call.arguments.get("dim", 0))]
 
@@ -237,7 +236,7 @@ def _concatenated(call: OpCall, operands: list[Operand], dim: int) -> Planes:
 
 
 def _without(operand: Operand, dim: int) -> Operand:
-    """The operand as the other dims see it: size 1 along ``dim``, planes that vary along it left to the chain."""
+    """The operand with size 1 along ``dim``, without the planes that vary along it: these are chained."""
     shape = _with_size(operand.shape, dim, 1)
     planes = tuple(thin(plane, [dim]) for plane in operand.planes if dim not in varying(plane))
     return Operand(shape, planes, operand.labelled_dims - {dim})

@@ -34,7 +34,7 @@ def per_channel(call: OpCall, names: list[str], rank: int, dim: int = 1) -> list
     aten.miopen_batch_norm,
 )
 def batch_norm(call: OpCall) -> list[Planes]:
-    """Weight, bias and running statistics belong to the channel; in training the rest of the dims is averaged over."""
+    """Weight, bias and running statistics belong to the channel; in training, the other dims are averaged over."""
     source = call.operand("input")
     assert source is not None
     call.run.normalised.add(call.run.node)
@@ -47,7 +47,7 @@ def batch_norm(call: OpCall) -> list[Planes]:
 
 
 def _keep_two_values(call: OpCall, source: Operand) -> None:
-    """Statistics of one value are undefined: where that could be all that is left, one channel besides it stays."""
+    """Freezes one of the averaged values if only one could be left; the statistics of a single value are undefined."""
     for plane in channel_planes(source.planes):
         averaged = varying(plane) - {1}
         values = thin(plane, [1])
@@ -56,7 +56,7 @@ def _keep_two_values(call: OpCall, source: Operand) -> None:
 
 
 def _join_per_channel(call: OpCall, source: Operand, names: list[str]) -> Planes:
-    """`OpCall.join` of the source with tensors of shape ``(C,)``, not spread where channels have one plane."""
+    """Joins the source with tensors of shape ``(C,)``; if channels have a plane of their own, by their labels alone."""
     labels = channels_along(source.planes, 1)
     others = [operand for name in names if (operand := call.operand(name)) is not None]
     if labels is None or not all(other.planes for other in others):
@@ -83,7 +83,7 @@ def layer_norm(call: OpCall) -> list[Planes]:
 
 @rule(aten.native_group_norm)
 def group_norm(call: OpCall) -> list[Planes]:
-    """Groups of one channel, or few, go as a whole; larger ones all lose the same members."""
+    """Small groups are removed as a whole; larger ones all lose the same members."""
     source = call.operand("input")
     assert source is not None
     call.run.normalised.add(call.run.node)

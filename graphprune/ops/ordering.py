@@ -17,7 +17,7 @@ aten = torch.ops.aten
     aten.argmin, aten.cummax, aten.cummin, aten._cummax_helper, aten._cummin_helper,
 )  # fmt: skip
 def ordering(call: OpCall) -> list[Planes]:
-    """Values, positions, or both; the position of a channel would change with those before it."""
+    """Values, positions, or both; channels along the dim are frozen, because a prune would change their positions."""
     operand = call.operand("self")
     assert operand is not None
     dims = reduced_dims(call, operand)

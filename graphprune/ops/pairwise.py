@@ -18,7 +18,7 @@ aten = torch.ops.aten
 
 @rule(aten._trilinear)
 def trilinear(call: OpCall) -> list[Planes]:
-    """The product of three tensors, each with dims of size 1 put in, summed over some dims."""
+    """The product of three tensors, each with inserted dims of size 1, summed over some dims."""
     if call.is_computed("i2"):
         call.sum_over_kept()
     operands = [_with_dims(required(call, f"i{index}"), call[f"expand{index}"]) for index in (1, 2, 3)]
@@ -35,7 +35,7 @@ def _with_dims(operand: Operand, dims: Sequence[int]) -> Operand:
 
 @rule(aten._cdist_forward, aten._euclidean_dist)
 def distances(call: OpCall) -> list[Planes]:
-    """Between the rows of ``(..., P, M)`` and ``(..., R, M)``: summed over M like a product."""
+    """Distances between the rows of ``(..., P, M)`` and ``(..., R, M)``, summed over M like a product."""
     first, second = required(call, "x1"), required(call, "x2")
     rank = len(call.shape)
     batch = rank - 2

@@ -11,5 +11,5 @@ from graphprune.ops.registry import rule
 
 @rule(torch.Tag.nondeterministic_seeded)
 def draw(call: OpCall) -> list[Planes]:
-    """A smaller tensor would get other numbers, so nothing could be proved of it."""
+    """A smaller tensor would get other numbers, so nothing could be proved about it."""
     return call.freeze_all("draws random numbers in evaluation mode")

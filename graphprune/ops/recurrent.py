@@ -1,6 +1,6 @@
 """Recurrent layers: a hidden unit goes with its row in every gate, its column in the state's weight, and its state.
 
-All layers and directions of one call have one hidden size, so a unit goes in all of them.
+All layers and directions of one call have one hidden size, so a unit is removed from all of them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ GATES = {
     aten.lstm: 4, aten.gru: 3, aten.rnn_tanh: 1, aten.rnn_relu: 1,
     aten.lstm_cell: 4, aten.gru_cell: 3, aten.rnn_tanh_cell: 1, aten.rnn_relu_cell: 1,
 }  # fmt: skip
-"""Row blocks of a layer's weights, one for each gate."""
+"""Number of row blocks of a layer's weights, one for each gate."""
 
 
 @rule(aten.lstm_cell, aten.gru_cell, aten.rnn_tanh_cell, aten.rnn_relu_cell)
@@ -37,7 +37,7 @@ def cell(call: OpCall) -> list[Planes]:
 
 @rule(aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input)
 def layers(call: OpCall) -> list[Planes]:
-    """Input ``(T, N, I)`` or ``(N, T, I)``, output the same with ``directions * H``, states ``(blocks, N, H)``."""
+    """Input ``(T, N, I)`` or ``(N, T, I)``, output likewise with ``directions * H``, states ``(blocks, N, H)``."""
     time = 1 if call["batch_first"] else 0
     source = call.collapsed(required(call, "input"), [time], "steps follow each other")
     steps, n = source.shape[time], source.shape[1 - time]
@@ -57,7 +57,7 @@ def _stacked(call: OpCall, steps: int, source: Operand) -> tuple[Operand, list[P
 
     Args:
         call: The call.
-        steps: Time steps.
+        steps: Number of time steps.
         source: Input without its time dim, ``(N, I)``.
 
     Returns:
@@ -79,7 +79,7 @@ def _stacked(call: OpCall, steps: int, source: Operand) -> tuple[Operand, list[P
 
 
 def _side_by_side(state: Operand, directions: int) -> Operand:
-    """Features of all directions, ``(N, directions * H)``; their units are tied, so one stands for all."""
+    """Features of all directions, ``(N, directions * H)``; their units are tied, so one direction stands for all."""
     n, width = state.shape
     return state.mapped((n, directions * width), lambda plane: compress(plane.repeat(1, directions)))
 
@@ -91,9 +91,9 @@ def _direction(
 
     Args:
         call: The call.
-        steps: Time steps.
+        steps: Number of time steps.
         source: Input ``(N, I)``.
-        states: Hidden state ``(N, P)``, for an LSTM the cell ``(N, H)`` as well.
+        states: Hidden state ``(N, P)``, and for an LSTM the cell state ``(N, H)``.
         weights: ``(gates * H, I)``, ``(gates * H, P)``, biases ``(gates * H)`` if there are any, and for an LSTM with
             projection, where P is not H, ``(P, H)``.
 
@@ -108,7 +108,7 @@ def _direction(
     cell = call.join((n, units), [from_input, *states[1:]], "cell state")
     hidden = Operand((n, units), cell)
     if projected:
-        for plane in cell:  # torch tells a projection by its width, which has to stay below the number of units
+        for plane in cell:  # torch knows a projection by its width, which has to stay below the number of units
             call.freeze(plane, "a projection is narrower than the hidden units before it")
         sizes = (steps, n, units, weights[-1].shape[0])
         operands = [loops(hidden, [1, 2], sizes), loops(weights[-1], [3, 2], sizes)]
@@ -125,13 +125,13 @@ _TOGETHER = "the gates of a hidden unit go together"
 
 
 def _by_gate(weight: Operand, gates: int) -> Operand:
-    """``(gates * H, ...)`` as ``(gates, H, ...)``."""
+    """A weight or bias ``(gates * H, ...)`` as ``(gates, H, ...)``."""
     shape = (gates, weight.shape[0] // gates, *weight.shape[1:])
     return weight.mapped(shape, lambda plane: relayout(plane, shape))
 
 
 def _weighted(call: OpCall, steps: int, source: Operand, weight: Operand) -> Operand:
-    """``(N, K)`` times ``(gates, H, K)``: planes of ``(N, H)``."""
+    """The product of ``(N, K)`` and ``(gates, H, K)``, for one gate: ``(N, H)``."""
     gates, units, width = weight.shape
     weight = call.collapsed(weight, [0], _TOGETHER)
     sizes = (steps, source.shape[0], width, gates, units)

@@ -1,4 +1,4 @@
-"""Reductions and softmax: labels pass through the dims that stay; the rest is taken over the kept channels."""
+"""Reductions and softmax: labels along other dims pass through; reduced dims take the kept channels only."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def reduction(call: OpCall) -> list[Planes]:
     aten.binary_cross_entropy_with_logits,
 )  # fmt: skip
 def loss(call: OpCall) -> list[Planes]:
-    """Elementwise, then reduced to a number unless told otherwise."""
+    """An elementwise loss, reduced to a number unless ``reduction`` is 0."""
     operands = call.operands()
     shape = tuple(torch.broadcast_shapes(*(operand.shape for operand in operands)))
     planes = call.join(shape, operands, "elementwise")

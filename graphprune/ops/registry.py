@@ -13,7 +13,7 @@ from graphprune.labels.planes import Planes
 from graphprune.ops.call import OpCall
 
 Rule = Callable[[OpCall], Sequence[Planes]]
-"""Takes an op call, ties the labels that must go together, returns the planes of each output tensor."""
+"""Takes an op call, ties the labels that must go together, and returns the planes of each output tensor."""
 
 RULES: dict[Any, Rule] = {}
 
@@ -36,7 +36,7 @@ def rule(*targets: Any) -> Callable[[Rule], Rule]:
 
 
 def rule_for(func: Any) -> Rule | None:
-    """The rule of an ATen overload: its own, its packet's, or the one of a tag of its; None where there is none."""
+    """The rule of an ATen overload: its own, that of its packet, or that of one of its tags; None if there is none."""
     packet = func.overloadpacket
     found = RULES.get(func) or RULES.get(packet) or RULES.get(packet._qualified_op_name)
     if found is None:
@@ -47,9 +47,10 @@ def rule_for(func: Any) -> Rule | None:
 
 @cache
 def _tag_with_rule(func: Any) -> torch.Tag | None:
-    """The tag that says which rule an op has.
+    """The tag that says which rule an op has; None if there is none.
 
-    It may be a tag of the op that gives a new tensor where this one writes in place; torch does not tag all of those.
+    For an op that writes in place, the tags of the op that returns a new tensor count as well, because torch does not
+    tag all in-place ops.
     """
     name, _, overload = str(func).removeprefix("aten.").partition(".")
     pure = getattr(getattr(torch.ops.aten, name.removesuffix("_"), None), overload, None)

@@ -1,4 +1,4 @@
-"""Schemas of ATen ops, read once for each op: torch builds new objects at every look."""
+"""Schemas of ATen ops, read once for each op, because torch builds new objects at every access."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Schema:
     """Parameters of an ATen op.
 
     ``written`` is the parameter that an in-place op writes to and returns; None for ops that return something else,
-    also where they write to an argument on the side.
+    even if they also write to an argument.
     """
 
     parameters: tuple[Parameter, ...]

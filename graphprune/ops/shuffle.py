@@ -16,7 +16,7 @@ aten = torch.ops.aten
 
 @rule(aten.pixel_shuffle, aten.pixel_unshuffle)
 def pixel_shuffle(call: OpCall) -> list[Planes]:
-    """Channels to positions and back: all phases of one channel go together."""
+    """Moves channels to positions or back; all phases of one channel go together."""
     operand = call.operand("self")
     assert operand is not None
     rank = len(operand.shape)
@@ -28,7 +28,7 @@ def pixel_shuffle(call: OpCall) -> list[Planes]:
 
 @rule(aten.channel_shuffle, aten.native_channel_shuffle)
 def channel_shuffle(call: OpCall) -> list[Planes]:
-    """Groups interleaved: every group keeps the same channels, so that their number stays."""
+    """Interleaves groups of channels; every group keeps the same channels, so that the number of groups stays."""
     operand = call.operand("self")
     assert operand is not None
     samples, channels, *rest = operand.shape
@@ -41,7 +41,7 @@ def channel_shuffle(call: OpCall) -> list[Planes]:
 
 @rule(aten.glu)
 def glu(call: OpCall) -> list[Planes]:
-    """One half gates the other."""
+    """One half gates the other, so the channels of both are tied."""
     operand = call.operand("self")
     assert operand is not None
     dim = call["dim"] % len(operand.shape)
@@ -64,7 +64,7 @@ def diagonal(call: OpCall) -> list[Planes]:
 
 @rule(aten.diag_embed)
 def diag_embed(call: OpCall) -> list[Planes]:
-    """A matrix with the last dim on its diagonal: a channel is a row and a column."""
+    """A matrix with the last dim on its diagonal, so that a channel is a row and a column."""
     operand = call.operand("self")
     assert operand is not None
     if call["offset"]:

@@ -1,4 +1,4 @@
-"""Ops of torchvision, by name, for the library need not be there."""
+"""Ops of torchvision, registered by name because the library need not be installed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from graphprune.ops.registry import rule
 
 @rule("torchvision::deform_conv2d")
 def deform_conv2d(call: OpCall) -> list[Planes]:
-    """A convolution that reads between positions, by offsets that another layer computes."""
+    """A convolution that reads between positions, at offsets that another layer computes."""
     if call["offset_groups"] > 1:
         return call.freeze_all("several groups of channels have offsets of their own", "gap")
     for name in ("offset", "mask"):
@@ -24,7 +24,7 @@ def deform_conv2d(call: OpCall) -> list[Planes]:
 
 @rule("torchvision::roi_align", "torchvision::roi_pool")
 def roi_align(call: OpCall) -> list[Planes]:
-    """Boxes cut out of ``(N, C, H, W)``: ``(boxes, C, h, w)``."""
+    """Boxes ``(boxes, C, h, w)`` are cut out of ``(N, C, H, W)``."""
     for plane in required(call, "rois").planes:
         call.freeze(plane, "boxes have four sides")
     source = call.collapsed(required(call, "input"), [0, 2, 3], "positions are mixed")

@@ -17,7 +17,7 @@ aten = torch.ops.aten
 
 @rule(aten.im2col)
 def im2col(call: OpCall) -> list[Planes]:
-    """``(N, C, H, W)`` to ``(N, C * window, L)``."""
+    """Windows of ``(N, C, H, W)`` become columns of ``(N, C * window, L)``."""
     operand = call.operand("self")
     assert operand is not None
     rank, window = len(operand.shape), prod(call["kernel_size"])
@@ -29,7 +29,7 @@ def im2col(call: OpCall) -> list[Planes]:
 
 @rule(aten.col2im)
 def col2im(call: OpCall) -> list[Planes]:
-    """``(N, C * window, L)`` to ``(N, C, H, W)``: a channel goes with all rows of its block."""
+    """Columns of ``(N, C * window, L)`` are summed to ``(N, C, H, W)``; all rows of a channel's block go together."""
     operand = call.operand("self")
     assert operand is not None
     rank = len(operand.shape)
@@ -43,7 +43,7 @@ def col2im(call: OpCall) -> list[Planes]:
 
 @rule(aten.unfold)
 def unfold(call: OpCall) -> list[Planes]:
-    """Windows along one dim, their positions in a new last one."""
+    """Windows along one dim; the positions in a window become a new last dim."""
     operand = call.operand("self")
     assert operand is not None
     dim = call["dimension"] % max(len(operand.shape), 1)
@@ -57,7 +57,7 @@ def unfold(call: OpCall) -> list[Planes]:
 
 @rule(aten.max_unpool2d, aten.max_unpool3d)
 def max_unpool(call: OpCall) -> list[Planes]:
-    """Puts maxima back where they were, which the pooling noted in a second tensor."""
+    """Puts maxima back at their positions, which the pooling returned in a second tensor."""
     source, indices = call.operand("self"), call.operand("indices")
     assert source is not None and indices is not None
     joined = Operand(source.shape, call.join(source.shape, [source, indices], "has its positions in the other"))

@@ -17,17 +17,20 @@ from graphprune.program.program import Program
 from graphprune.program.tensors import Layers, stored_parameters, stored_tensors
 
 Invariant = Callable[[Program], list[str]]
-"""Gives a message for each place where something that must hold does not."""
+"""Returns a message for each place where something that must hold does not."""
 
 Subject = Literal["module", "history"] | type[Fact]
-"""A part of a program: its module, its history, or the fact of a type."""
+"""A part of a program: its module, its history, or its fact of a given type."""
 
 INVARIANTS: dict[Invariant, tuple[Subject, ...]] = {}
-"""Each with the parts of a program that it is about. `shapes_are_as_recorded` comes after, for it runs the module."""
+"""Each invariant with the parts of a program that it is about.
+
+`shapes_are_as_recorded` is not among them: it is checked last, because it runs the module.
+"""
 
 
 def invariant(*subjects: Subject) -> Callable[[Invariant], Invariant]:
-    """Registers what must hold between passes, with the parts of a program that it is about."""
+    """Registers an invariant with the parts of a program that it is about."""
 
     def register(function: Invariant) -> Invariant:
         INVARIANTS[function] = subjects
@@ -38,7 +41,7 @@ def invariant(*subjects: Subject) -> Callable[[Invariant], Invariant]:
 
 @invariant("module")
 def graph_is_well_formed(program: Program) -> list[str]:
-    """The graph lints."""
+    """The graph passes the lint of torch.fx."""
     try:
         program.module.graph.lint()
     except (RuntimeError, ValueError) as error:
@@ -108,7 +111,7 @@ def every_parameter_is_read(program: Program) -> list[str]:
 
 @invariant("module", FirstAnalysis)
 def classes_fit_tensors(program: Program) -> list[str]:
-    """Each index that is left has the channel that it belonged to at first."""
+    """Each remaining index has a class: the channel that it belonged to in the user's model."""
     if (first := program.get(FirstAnalysis)) is None:
         return []
     shapes = {name: tensor.shape for name, tensor in stored_tensors(program.module).items()}
@@ -121,7 +124,7 @@ def classes_fit_tensors(program: Program) -> list[str]:
 
 @invariant("module", "history")
 def kept_indices_are_valid(program: Program) -> list[str]:
-    """Kept indices are ascending, unique, not negative, and as many as the tensor has."""
+    """Kept indices are ascending, unique, not negative, and as many as the tensor has along the dim."""
     tensors = stored_tensors(program.module)
     problems = [
         f"kept indices of {name} dim {dim} are empty, negative, or not ascending"
@@ -144,14 +147,14 @@ def _ascend(runs: list[Tensor]) -> list[bool]:
     joined = torch.cat([piece for run in runs for piece in (start, run)] + [start])
     ends = torch.tensor([len(run) + 1 for run in runs], dtype=torch.long).cumsum(0)
     wrong = (joined[1:] <= joined[:-1]).long()
-    wrong[ends - 1] = 0  # from the last index of a run to the -1 of the next
+    wrong[ends - 1] = 0  # compares the last index of a run with the -1 of the next
     below = torch.cat([torch.zeros(1, dtype=torch.long), wrong.cumsum(0)])
     bad = below[ends] - below[torch.cat([torch.zeros(1, dtype=torch.long), ends[:-1]])]
     return [len(run) > 0 and not count for run, count in zip(runs, bad.tolist(), strict=True)]
 
 
 def shapes_are_as_recorded(program: Program) -> list[str]:
-    """Running the program on shapes gives the shapes that were recorded or, after pruning, foretold."""
+    """Running the program on shapes gives the shapes that were recorded or, after a prune, predicted."""
     if (shapes := program.get(RecordedShapes)) is None:
         return []
     found, failure = propagate_shapes(program)
@@ -163,11 +166,11 @@ def shapes_are_as_recorded(program: Program) -> list[str]:
 
 
 def violations(program: Program, since: Program | None = None) -> list[str]:
-    """Every violated invariant; shapes only where the structure is sound.
+    """Messages about every violated invariant; shapes are checked only if all else holds.
 
     Args:
         program: The program.
-        since: A program that was checked before; what holds of its parts is not checked again for the same objects.
+        since: A program that was checked before; parts that are the same objects are not checked again.
     """
 
     def is_new(subject: Subject) -> bool:

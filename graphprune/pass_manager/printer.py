@@ -25,7 +25,7 @@ _DTYPES = {
 
 
 def print_program(program: Program) -> str:
-    """The textual form of a program; of one that a fact shows otherwise (with its gates) that form."""
+    """The textual form of a program, or of the module that a fact shows in its place (with gates)."""
     shown = next((fact.shown for fact in program.facts.values() if fact.shown is not None), program.module)
     groups, printed = _groups_by_node(program), replace(program, module=shown)
     types = _types(printed)
@@ -80,14 +80,14 @@ def _value(argument: Any) -> str:
 
 
 def _types(program: Program) -> dict[str, str]:
-    """Types and shapes of the nodes' tensors, found by a run without values; as far as it comes."""
+    """Types and shapes of the nodes' tensors, found by a run without values, as far as the run succeeds."""
     types: dict[str, str] = {}
 
     def record(node: fx.Node, result: Any) -> None:
         parts = [_type(leaf) for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         types[node.name] = parts[0] if len(parts) == 1 else f"({', '.join(parts)})" if parts else ""
 
-    with suppress(Exception):  # a program that does not run has to be printed all the more
+    with suppress(Exception):  # a program that does not run is printed too, to show why
         run = ShapeRun(LabelSpace(), device_of(program))
         interpret(program, run, meta_tensors(program.module), program.example, record)
     return types

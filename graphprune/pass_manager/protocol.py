@@ -15,7 +15,7 @@ from graphprune.program.program import Program
 
 @dataclass(frozen=True)
 class PassResult:
-    """What a pass gives back.
+    """What a pass returns.
 
     Attributes:
         program: The new program; the same object where nothing changed.
@@ -37,11 +37,11 @@ class _Named:
 
 @dataclass(frozen=True)
 class FrontEnd(_Named, ABC):
-    """What comes before all passes: it makes a program of a model; the fields of a subclass are its options."""
+    """Base of all front ends, which make a program of a model; the fields of a subclass are its options."""
 
     @abstractmethod
     def run(self, model: nn.Module) -> PassResult:
-        """The program, and what a reader of the log should know."""
+        """Makes the program, with remarks for a reader of the log."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class Pass(_Named, ABC):
 
     Class attributes:
         needs: Types of the facts that must be known before the pass.
-        provides: Types of the facts that it finds out.
-        drops: Types of the facts that are not true any more after it.
+        provides: Types of the facts that the pass finds out.
+        drops: Types of the facts that no longer hold after the pass.
     """
 
     needs: ClassVar[frozenset[type[Fact]]] = frozenset()
@@ -64,7 +64,7 @@ class Pass(_Named, ABC):
 
     @abstractmethod
     def run(self, program: Program) -> PassResult:
-        """The transformation."""
+        """Transforms a program."""
 
     def ensures(self, before: Program, result: PassResult) -> list[str]:
         """Violations of the postcondition; none by default."""

@@ -26,9 +26,9 @@ class Runner:
     """Runs passes one after the other: verify, requires, run, ensures, verify, dump, time.
 
     Attributes:
-        dump_dir: Where the program is written as text after each pass; None to write nothing.
+        dump_dir: Folder to which the program is written as text after each pass; None to write nothing.
         print_after: Names of passes after which the program is handed to ``emit``.
-        emit: Takes the printed program.
+        emit: Function that takes the printed program.
         seconds: Time spent in each pass so far, by name.
     """
 
@@ -41,7 +41,7 @@ class Runner:
     _last: tuple[object, object] | None = field(default=None, repr=False)
 
     def start(self, front_end: FrontEnd, model: nn.Module) -> Program:
-        """Makes a program of a model, which is checked when a pipeline runs on it.
+        """Makes a program of a model; its module is checked once a pass has changed it.
 
         Raises:
             UserError: the model cannot become a program.
@@ -60,7 +60,7 @@ class Runner:
         """
         check_order(pipeline, program)
         if program is not self._checked:
-            # the module was checked when it was made
+            # only the facts are new here: the module was checked after the pass that last changed it
             check(program, "before the pipeline", program.with_module(program.module))
         for transformation in pipeline:
             program = self._run_one(transformation, program)
@@ -90,7 +90,7 @@ class Runner:
         self._show(name, result.program)
 
     def _contents_of(self, program: Program) -> object:
-        """`_contents`, taken over from the check of the pass before where the module is the same."""
+        """The `_contents` of a program, reused from the pass before if the module is the same."""
         if self._last is None or self._last[0] is not program.module:
             self._last = (program.module, _contents(program))
         return self._last[1]
@@ -108,10 +108,10 @@ class Runner:
 
 
 def check_order(pipeline: Sequence[Pass], program: Program) -> None:
-    """Checks before anything runs that each pass will find the analyses it needs.
+    """Checks before anything runs that each pass will find the facts it needs.
 
     Raises:
-        InternalError: with every violation.
+        InternalError: a fact is missing; the message names every violation.
     """
     present = frozenset(program.facts)
     problems = []
@@ -131,7 +131,7 @@ def check(program: Program, when: str, since: Program | None = None) -> None:
 
 
 def _claims(transformation: Pass, before: Program, given: object, result: PassResult) -> list[str]:
-    """What a pass says about itself and its result, and is not so."""
+    """Messages about what a pass says of itself and its result that is not true."""
     problems = []
     if not result.modified and result.program is not before:
         problems.append("says that nothing changed, but returns another program")
@@ -152,7 +152,7 @@ def _names(kinds: Iterable[type[Fact]]) -> list[str]:
 
 
 def _contents(program: Program) -> object:
-    """What is equal as long as the graph and the stored tensors stay in place (their values are not looked at)."""
+    """A value that stays equal as long as the graph and the stored tensors are the same objects, with any values."""
     nodes = [(node, node.target, node.args, node.kwargs) for node in program.module.graph.nodes]
     tensors = [
         (name, id(tensor), tensor.shape)

@@ -16,7 +16,7 @@ class Example:
 
     Attributes:
         args: Positional arguments; tensors of shape ``(N, ...)`` that share N are batched.
-        kwargs: Keyword arguments, likewise.
+        kwargs: Keyword arguments; tensors of shape ``(N, ...)`` among them are batched as well.
     """
 
     args: tuple[Any, ...]
@@ -24,7 +24,7 @@ class Example:
 
     @classmethod
     def of(cls, example_input: Any) -> Example:
-        """From what a user gives: a tensor, a tuple of arguments, or a dict of keyword arguments."""
+        """Makes an example of what a user gives: a tensor, a tuple of arguments, or a dict of keyword arguments."""
         if isinstance(example_input, Example):
             return example_input
         if isinstance(example_input, dict):
@@ -52,7 +52,7 @@ class Example:
         return Example(args, kwargs)
 
     def given_to(self, module: nn.Module) -> Any:
-        """What a module gives for it."""
+        """Calls a module with the example and returns its output."""
         # not module(...): a graph module prints a traceback of its own before it lets an error through
         return nn.Module.__call__(module, *self.args, **self.kwargs)
 
@@ -71,10 +71,10 @@ class Example:
         """Some of the samples.
 
         Args:
-            start: The first.
-            stop: Behind the last.
-            like: Inputs of another batch size; what is not batched there is not batched here, though it may have as
-                many rows as there are samples.
+            start: Index of the first sample.
+            stop: Index after the last sample.
+            like: Inputs with another batch size. A tensor that is not batched there stays whole here, even if it has
+                as many rows as there are samples.
         """
         known = {} if like is None else dict(tree_leaves_with_path((like.args, like.kwargs)))
 
@@ -89,7 +89,7 @@ class Example:
         return Example(args, kwargs)
 
     def fresh(self, batch_size: int, generator: torch.Generator) -> Example:
-        """New inputs like these: floats with the example's mean and deviation, integers drawn from the example's.
+        """New inputs like these: floats with the mean and standard deviation of each tensor, integers shuffled.
 
         Masks (booleans, floats with infinities) stay as they are: a shuffled mask may hide everything.
         """

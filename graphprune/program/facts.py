@@ -1,4 +1,4 @@
-"""What is known of a program, and what happened to it."""
+"""What is known about a program, and what happened to it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Fact:
 
     @property
     def shown(self) -> fx.GraphModule | None:
-        """The module that stands for the program's own where the program is printed; None for its own."""
+        """The module to print in place of the program's own; None to print the program's own."""
         return None
 
 
@@ -30,9 +30,9 @@ class History:
     """What earlier rounds have done to the user's model.
 
     Attributes:
-        kept: What is left of the user's model, under its names; empty before the first prune.
-        masks: Live weights of the program's parameters that have dead ones, bool, of their shapes.
-        dormant: Weights as they were when they died, where they can come back; empty where they cannot.
+        kept: Kept indices of the user's model, under its names; empty before the first prune.
+        masks: Which weights are live, for parameters that have dead ones: bool, of the parameter's shape, by name.
+        dormant: Values of dead weights from before they died, if they can come back; empty if they cannot.
     """
 
     kept: Kept = field(default_factory=dict)
@@ -40,7 +40,7 @@ class History:
     dormant: dict[str, Tensor] = field(default_factory=dict)
 
     def pruned(self, kept: Kept) -> History:
-        """The history with one more prune, in which ``kept`` of each dim is left."""
+        """The history after one more prune, which leaves the indices ``kept`` of each dim."""
         cuts = cuts_of(kept)
         masks = {name: take(mask, cuts.get(name, ())) for name, mask in self.masks.items()}
         dormant = {name: take(weight, cuts.get(name, ())) for name, weight in self.dormant.items()}
@@ -49,14 +49,14 @@ class History:
 
 @dataclass(frozen=True)
 class FirstAnalysis(Fact):
-    """What the analysis of the user's model found out and later ones go by.
+    """What the analysis of the user's model found out, and later analyses rely on.
 
     Attributes:
         pins: Nodes whose sizes cannot be rewritten, each with the reason.
-        classes: For each stored dim the channel of the user's model that each index left belongs to, -1 where it is
-            frozen. What went together at first goes together in every later round.
-        choices: What op rules decided, by node.
-        channels_left: Prunable channels of the user's model that are left.
+        classes: For each stored dim, the channel of the user's model that each remaining index belongs to, -1 for
+            frozen indices. Indices that were tied at first stay tied in every later round.
+        choices: Decisions of op rules, by node.
+        channels_left: Number of prunable channels of the user's model that are left.
     """
 
     provided_by: ClassVar[tuple[str, ...]] = ("build-dependencies",)

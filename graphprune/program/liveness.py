@@ -1,4 +1,4 @@
-"""Nodes whose result is used, and nodes that do more than give one."""
+"""Finds nodes whose result nobody uses, and nodes that do more than return a result."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def tensors_read_by(layers: Layers, node: fx.Node) -> list[Tensor]:
 
 
 def has_effects(layers: Layers, node: fx.Node) -> bool:
-    """Whether a node does, or may do, more than give its result: it writes in place, say, or checks something."""
+    """Whether a node does, or may do, more than return its result: write in place, say, or check something."""
     if node.op in ("placeholder", "output"):
         return True
     if node.op == "call_module":
@@ -162,9 +162,9 @@ def _function_has_effects(node: fx.Node) -> bool:
 
 
 def _given_in_place(function: Any, node: fx.Node) -> bool:
-    """Whether a function that can work in place is told to."""
+    """Whether the arguments of a function say that it works in place."""
     try:
         bound = inspect.signature(function).bind_partial(*node.args, **node.kwargs)
-    except (TypeError, ValueError):  # built in: those have a name of their own for it
+    except (TypeError, ValueError):  # built-in functions have another name for their in-place form
         return False
     return bool(bound.arguments.get("inplace", False))

@@ -1,4 +1,4 @@
-"""The mode, the tensors and the buffers of a module, changed for a while."""
+"""Changes the mode, the tensors or the buffers of a module for a while."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from graphprune.program.tensors import submodules
 
 @contextmanager
 def in_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
-    """Training or evaluation mode throughout, without gradients; every module's own mode comes back."""
+    """Sets training or evaluation mode everywhere, without gradients; restores every module's own mode afterwards."""
     changed = [submodule for submodule in submodules(module).values() if submodule.training is not training]
     for submodule in changed:
         submodule.training = training
@@ -29,13 +29,13 @@ def in_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
 
 
 def evaluating(module: nn.Module) -> AbstractContextManager[None]:
-    """Evaluation mode without gradients; every module's own mode comes back."""
+    """Sets evaluation mode everywhere, without gradients; restores every module's own mode afterwards."""
     return in_mode(module, training=False)
 
 
 @contextmanager
 def standing_in(module: nn.Module, replaced: Mapping[int, Tensor]) -> Iterator[None]:
-    """Puts other tensors in the place of parameters and buffers, by identity, so that ties stay ties."""
+    """Puts other tensors, by the ``id`` of the originals, in place of parameters and buffers; tied ones stay tied."""
     tables: list[dict[str, Any]] = [
         table
         for submodule in submodules(module).values()
@@ -55,21 +55,21 @@ def standing_in(module: nn.Module, replaced: Mapping[int, Tensor]) -> Iterator[N
 
 @contextmanager
 def keeping_buffers(module: nn.Module) -> Iterator[None]:
-    """Buffers that the program counts in get their values back."""
+    """Restores the values of all buffers afterwards, because a program may count in them."""
     buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
     try:
         yield
     finally:
         with torch.no_grad():
             for buffer, value in buffers:
-                if buffer.shape != value.shape:  # observers of ranges get their sizes in their first call
+                if buffer.shape != value.shape:  # observers of ranges resize their buffers in their first call
                     buffer.resize_(value.shape)
                 if not is_same(buffer, value):
                     buffer.copy_(value)
 
 
 def is_same(first: Tensor, second: Tensor) -> bool:
-    """Whether shapes and all values are equal, NaN to NaN."""
+    """Whether the shapes and all values are equal; NaN equals NaN."""
     if first.layout != torch.strided:
         first, second = first.to_dense(), second.to_dense()
     if first.is_meta or first.shape != second.shape:

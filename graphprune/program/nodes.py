@@ -1,4 +1,4 @@
-"""Nodes of the graph: the name of an op, its arguments, and where it comes from."""
+"""Nodes of the graph: the name of their op, their arguments, and where they come from."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def source_line(node: fx.Node) -> str:
 
 
 def op_name(node: fx.Node) -> str:
-    """The name that rules are registered under."""
+    """The name of a node's op, under which rewriting rules are registered."""
     if node.op == "call_method":
         return str(node.target)
     if isinstance(node.target, torch._ops.OpOverload):
@@ -42,7 +42,7 @@ def argument(node: fx.Node, position: int, *names: str, default: Any = None) -> 
 
 
 def set_argument(node: fx.Node, position: int, name: str, value: Any) -> None:
-    """Sets a node's argument where it was given, or by name."""
+    """Sets a node's argument, by position if it was given so, otherwise by name."""
     if position < len(node.args):
         node.update_arg(position, value)
     else:
@@ -54,11 +54,11 @@ class Kind(Flag):
 
     UNKNOWN = 0
     SIZELESS = auto()
-    """It holds no size of a channel dim, so that it follows a prune by itself."""
+    """The op holds no size of a channel dim, so that it follows a prune by itself."""
     MOVES = auto()
-    """It moves or picks elements; each one that is left is itself."""
+    """The op moves or picks elements and does not change their values."""
     READS_SHAPE = auto()
-    """Torch is quick to tell its result without values, and right whatever the memory layout is."""
+    """Torch finds the result without values quickly, and correctly for any memory layout."""
     READS_SHAPE_IN_ORDER = auto()
     """As ``READS_SHAPE``, but right only for contiguous tensors."""
 
@@ -89,5 +89,5 @@ KINDS: dict[str, Kind] = {
 
 
 def kind_of(node: fx.Node) -> Kind:
-    """What is known of the op that a node calls; nothing of layers, inputs, stored tensors and the output."""
+    """What is known of the op that a node calls; unknown for layers, inputs, stored tensors and the output."""
     return KINDS.get(op_name(node), Kind.UNKNOWN) if node.op in ("call_function", "call_method") else Kind.UNKNOWN

@@ -19,7 +19,7 @@ from graphprune.program.tensors import Kept
 
 @dataclass(frozen=True)
 class CapturedBy:
-    """Which front end made the graph, and why those before it could not (empty for the first)."""
+    """The front end that made the graph, and why the ones before it could not (empty for the first)."""
 
     route: str
     reason: str = ""
@@ -30,7 +30,7 @@ class CapturedBy:
 
 
 Attention = Literal["heads", "head_dim"]
-"""What goes of attention: whole heads, or the same indices of every head."""
+"""What is removed from attention: whole heads, or the same indices of every head."""
 
 
 FactT = TypeVar("FactT", bound=Fact)
@@ -41,13 +41,13 @@ class Program:
     """A captured model together with what the passes found out about it.
 
     Attributes:
-        module: The program; parameters under the names of the user's model.
+        module: The captured graph; parameters keep their names in the user's model.
         example: Example inputs at the analysed batch size.
-        captured_by: Front end of the graph.
+        captured_by: The front end that made the graph.
         protect: Name patterns of parameters or modules that must stay as they are.
-        attention: What goes of attention.
-        history: What earlier rounds have done.
-        facts: What is known of the program as it is now, by type: ``program[Dependencies]``.
+        attention: What is removed from attention.
+        history: What earlier rounds have done to the user's model.
+        facts: What is known about the program in its present state, by type: ``program[Dependencies]``.
     """
 
     module: fx.GraphModule
@@ -59,10 +59,10 @@ class Program:
     facts: Mapping[type[Fact], Fact] = field(default_factory=dict, repr=False)
 
     def __getitem__(self, kind: type[FactT]) -> FactT:
-        """The fact of a type.
+        """The fact of a given type.
 
         Raises:
-            InternalError: it is not known; the message names the passes that find it out.
+            InternalError: the fact is not known; the message names the passes that find it out.
         """
         found = self.get(kind)
         if found is None:
@@ -71,12 +71,12 @@ class Program:
         return found
 
     def get(self, kind: type[FactT]) -> FactT | None:
-        """The fact of a type; None where it is not known."""
+        """The fact of a given type; None if it is not known."""
         found = self.facts.get(kind)
         return found if isinstance(found, kind) else None
 
     def __contains__(self, kind: type[Fact]) -> bool:
-        """Whether the fact of a type is known."""
+        """Whether the fact of a given type is known."""
         return kind in self.facts
 
     @property
@@ -84,7 +84,7 @@ class Program:
         """The channels and groups, for criteria that users write; the same as ``program[Dependencies]``.
 
         Raises:
-            InternalError: they are not known yet.
+            InternalError: the dependencies are not known yet.
         """
         known = {kind.__name__: kind for kind in self.facts}
         if "Dependencies" not in known:
@@ -92,7 +92,7 @@ class Program:
         return self[known["Dependencies"]]
 
     def knowing(self, *facts: Fact) -> Program:
-        """The program with further facts, each in the place of an earlier one of its type."""
+        """The program with further facts, each of which replaces an earlier fact of its type."""
         return replace(self, facts={**self.facts, **{type(fact): fact for fact in facts}})
 
     def without(self, *kinds: type[Fact]) -> Program:
@@ -100,11 +100,11 @@ class Program:
         return replace(self, facts={kind: fact for kind, fact in self.facts.items() if kind not in kinds})
 
     def with_module(self, module: fx.GraphModule) -> Program:
-        """The program with another module; no fact about the old one is known of it."""
+        """The program with another module and without facts, because those are about the old module."""
         return replace(self, module=module, facts={})
 
     def masked(self, masks: Mapping[str, Tensor]) -> Program:
-        """The program with other live weights; the module stays, whatever zeros it has."""
+        """The program with other masks of live weights; the module and its values stay as they are."""
         return replace(self, history=replace(self.history, masks=dict(masks)))
 
     def pruned(self, module: fx.GraphModule, kept: Kept, removed: int) -> Program:
@@ -112,8 +112,8 @@ class Program:
 
         Args:
             module: The compact module.
-            kept: What is left of each dim that shrank.
-            removed: How many channels went.
+            kept: Kept indices of each dim that shrank.
+            removed: Number of channels that were removed.
         """
         history, first = self.history.pruned(kept), self[FirstAnalysis].pruned(kept, removed)
         return replace(self.with_module(module), history=history).knowing(first)

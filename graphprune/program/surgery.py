@@ -1,4 +1,4 @@
-"""Copies of a graph module that share tensors, and other tensors in the place of its own."""
+"""Copies graph modules without copying their tensors, and replaces a module's tensors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from graphprune.program.tensors import Cut, Kept, cuts_of, kept_of, stored_tenso
 
 
 def copy_sharing_tensors(module: fx.GraphModule) -> fx.GraphModule:
-    """A copy with its own modules and graph, and the same parameters, buffers and code; hooks on it stay behind."""
+    """A copy with its own modules and graph, and the same parameters, buffers and code; its hooks are not copied."""
     graph = fx.Graph()
     graph.output(graph.graph_copy(module.graph, {}))
     graph._codegen = copy.deepcopy(module.graph._codegen)
@@ -28,7 +28,7 @@ def copy_sharing_tensors(module: fx.GraphModule) -> fx.GraphModule:
 
 
 def _share_code(original: Any, copied: Any) -> None:
-    """Gives a graph module's code, which is kept on a class of its own, to the class of a copy."""
+    """Gives a graph module's code, which torch keeps on a class of its own, to the class of a copy."""
     copied.__name__, copied.forward, copied.__call__ = original.__name__, original.forward, original.__call__
     copied._wrapped_call = type(original._wrapped_call)(copied, None)
 
@@ -37,7 +37,7 @@ _TABLES = frozenset({dict, OrderedDict, set, list})
 
 
 def _own_modules(module: nn.Module, done: dict[int, nn.Module]) -> nn.Module:
-    """A copy of a tree of modules that shares all but modules and their tables; shared modules stay shared."""
+    """A copy of a tree of modules that shares all but the modules and their tables; shared modules stay shared."""
     if id(module) in done:
         return done[id(module)]
     kind = type(module)
@@ -50,22 +50,22 @@ def _own_modules(module: nn.Module, done: dict[int, nn.Module]) -> nn.Module:
 
 
 Take = Callable[[Tensor, int, Tensor], Tensor]
-"""Takes indices of a tensor along a dim."""
+"""Function of a tensor, a dim and indices that returns the tensor at these indices."""
 
 
 def as_many(tensor: Tensor, dim: int, indices: Tensor) -> Tensor:
-    """A view of as many indices: the shape of a selection, without its price."""
+    """A view with as many indices along a dim: it has the shape of a selection, but costs no copy."""
     return tensor.narrow(dim, 0, len(indices))
 
 
 def slice_tensors(module: nn.Module, kept: Kept, take: Take = kept_of) -> None:
-    """Replaces parameters and buffers by what is kept of them; ties stay ties, ``requires_grad`` stays."""
+    """Replaces parameters and buffers by what is kept of them; tied ones stay tied, ``requires_grad`` stays."""
     tensors = stored_tensors(module)
     replace_tensors(module, {name: _sliced(tensors[name], cuts, take) for name, cuts in cuts_of(kept).items()})
 
 
 def replace_tensors(module: nn.Module, values: Mapping[str, Tensor]) -> None:
-    """Puts other values in the place of parameters and buffers; ties stay ties, ``requires_grad`` stays."""
+    """Puts other values in place of parameters and buffers; tied ones stay tied, ``requires_grad`` stays."""
     tensors = stored_tensors(module)
     others: dict[int, Tensor] = {}
     for name, value in values.items():
@@ -76,7 +76,7 @@ def replace_tensors(module: nn.Module, values: Mapping[str, Tensor]) -> None:
 
 
 def put_tensors(module: nn.Module, others: Mapping[int, Tensor]) -> None:
-    """Puts other tensors in the place of parameters and buffers, by the identity of these."""
+    """Puts other tensors in place of parameters and buffers, by the ``id`` of the tensors that they replace."""
     for submodule in submodules(module).values():
         for home in (submodule._parameters, submodule._buffers):
             for key, tensor in home.items():

@@ -13,7 +13,7 @@ Kept = dict[tuple[str, int], Tensor]
 
 
 Cut = tuple[int, Tensor]
-"""A dim, and the indices of it that are kept."""
+"""A dim and its kept indices."""
 
 
 def cuts_of(kept: Kept) -> dict[str, list[Cut]]:
@@ -25,7 +25,7 @@ def cuts_of(kept: Kept) -> dict[str, list[Cut]]:
 
 
 def kept_of(tensor: Tensor, dim: int, indices: Tensor) -> Tensor:
-    """What is left of a tensor along a dim, in its memory format: users choose ``channels_last`` to be fast."""
+    """A tensor at the kept indices of a dim, in its memory format: users choose ``channels_last`` for speed."""
     kept = tensor.index_select(dim, indices.to(tensor.device))
     last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.dim())
     if last is not None and tensor.is_contiguous(memory_format=last) and not tensor.is_contiguous():
@@ -34,14 +34,14 @@ def kept_of(tensor: Tensor, dim: int, indices: Tensor) -> Tensor:
 
 
 def take(tensor: Tensor, cuts: Iterable[Cut]) -> Tensor:
-    """What is left of a tensor at the kept indices of some of its dims."""
+    """A tensor at the kept indices of some of its dims."""
     for dim, indices in cuts:
         tensor = kept_of(tensor, dim, indices)
     return tensor
 
 
 def _selected(tables: Kept, indices: Kept) -> Kept:
-    """Entries of each table at its indices; all at once, for there are thousands."""
+    """Entries of each table at its indices, computed all at once because there are thousands of tables."""
     if not tables:
         return {}
     sizes = torch.tensor([len(table) for table in tables.values()])
@@ -53,7 +53,7 @@ def _selected(tables: Kept, indices: Kept) -> Kept:
 
 
 def submodules(module: nn.Module) -> dict[str, nn.Module]:
-    """The module and all modules inside, by path, each once."""
+    """The module and all modules inside it, by path, each once."""
     found, seen = {"": module}, {id(module)}
 
     def visit(parent: nn.Module, start: str) -> None:
@@ -69,7 +69,7 @@ def submodules(module: nn.Module) -> dict[str, nn.Module]:
 
 
 class Layers:
-    """The modules inside of a module by path, for `nn.Module.get_submodule` is slow."""
+    """The modules inside a module by path, because `nn.Module.get_submodule` is slow."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module, self.by_path = module, submodules(module)
@@ -78,7 +78,7 @@ class Layers:
         """The layer that a node calls."""
         path = str(node.target)
         known = self.by_path.get(path)
-        return self.module.get_submodule(path) if known is None else known  # a shared one has several paths
+        return self.module.get_submodule(path) if known is None else known  # a shared module has several paths
 
 
 def stored_tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -108,9 +108,9 @@ def _entries(modules: Mapping[str, nn.Module], table: str, seen: set[int]) -> di
 
 
 def compose_kept(before: Kept, now: Kept) -> Kept:
-    """What is left of the original after another prune: ``now`` indexes what ``before`` had left."""
+    """Kept indices of the original after another prune: ``now`` counts within what ``before`` left."""
     return before | {key: before[key][indices] if key in before else indices for key, indices in now.items()}
 
 
 Masks = dict[str, Tensor]
-"""Live weights of each parameter, bool, of its shape; a parameter that is missing is live as a whole."""
+"""Which weights are live, by parameter name, bool, of the parameter's shape; a missing parameter is fully live."""

@@ -14,15 +14,15 @@ from graphprune.rewrite.literals import groups_left
 from graphprune.rewrite.sizes import Survivors
 
 Updater = Callable[[Any, Survivors, Survivors], None]
-"""Writes to the ``vars`` of frequent layers: the check for parameters in ``nn.Module.__setattr__`` takes most of the
-time."""
+"""Updates a layer, given its argument and its result under the keep set.
+
+Updaters of frequent layers write to ``vars``, because most of the time would go into the check for parameters in
+``nn.Module.__setattr__``.
+"""
 
 
 def updater_of(layer: nn.Module) -> Updater | None:
-    """Sets the sizes that a layer keeps as attributes, from its argument and its result under the keep set.
-
-    None where it keeps none.
-    """
+    """The function that updates the sizes that a layer keeps as attributes; None if it keeps none."""
     return next((update for kind, update in _UPDATERS.items() if isinstance(layer, kind)), None)
 
 
@@ -79,7 +79,7 @@ def _recurrent(module: Any, source: Survivors, result: Survivors) -> None:
         module.proj_size, module.hidden_size = states, module.weight_hr_l0.shape[1]
     else:
         module.hidden_size = states
-    module._init_flat_weights()  # a list of the parameters that the layer keeps beside them
+    module._init_flat_weights()  # renews the list of parameters that the layer also keeps
 
 
 def _recurrent_cell(module: Any, source: Survivors, result: Survivors) -> None:

@@ -67,7 +67,7 @@ def _counts_elements(node: fx.Node, dependencies: Dependencies) -> bool:
 
 
 def _count(node: fx.Node, dependencies: Dependencies) -> Any:
-    """The elements of the dense tensor: a literal, times the batch size where samples have a dim of their own."""
+    """Number of elements of the dense tensor: a literal, times the batch size if samples have a dim of their own."""
     (source,) = node.all_input_nodes
     operand, count = dependencies.values[source.name], dependencies.values[node.name]
     samples = next((varying(plane) for plane in operand.planes if is_sample(plane)), frozenset[int]())
@@ -80,7 +80,7 @@ def _count(node: fx.Node, dependencies: Dependencies) -> Any:
 
 
 def _is_prunable(dependencies: Dependencies, tensor: Any, dim: Any) -> bool:
-    """Whether anything can be removed of a tensor along a dim."""
+    """Whether anything can be removed from a tensor along a dim."""
     operand = dependencies.values.get(tensor.name) if isinstance(tensor, fx.Node) else None
     if not isinstance(operand, Operand) or not isinstance(dim, int):
         return False
@@ -101,7 +101,7 @@ def _is_constant_arithmetic(node: fx.Node) -> bool:
 
 
 def _replace(node: fx.Node, value: Any) -> None:
-    """Lets the users of a node use a number, or another node, instead."""
+    """Replaces a node by a number, or by another node, in all its users, and erases it."""
     for user in list(node.users):
         user.args = fx.map_arg(user.args, lambda argument: value if argument is node else argument)
         user.kwargs = fx.map_arg(user.kwargs, lambda argument: value if argument is node else argument)

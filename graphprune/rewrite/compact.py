@@ -19,7 +19,7 @@ from graphprune.rewrite.sizes import Resize
 
 
 def compact_module(program: Program, keep: KeepSet) -> fx.GraphModule:
-    """Makes the program smaller; the program itself is not changed.
+    """Makes a smaller module of a program; the program itself is not changed.
 
     Args:
         program: The program that the channels were found in.
@@ -43,13 +43,13 @@ def resize_nodes(module: fx.GraphModule, keep: KeepSet) -> bool:
         keep: What is kept of it.
 
     Returns:
-        Whether the graph may have changed, so that the module's code is not its own any more.
+        Whether the graph may have changed, so that the module has to be recompiled.
 
     Raises:
         RewriteError: the literals of a node are in a form that cannot be rewritten.
     """
     layers, done = Layers(module), set[int]()
-    resizable = any(map(can_resize, module.graph.nodes))  # before a rule makes another op of a node
+    resizable = any(map(can_resize, module.graph.nodes))  # known only before a rule turns a node into another op
     for node in list(module.graph.nodes):
         if can_resize(node):
             resize_literals(Resize(module, node, keep))

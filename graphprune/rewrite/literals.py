@@ -1,8 +1,7 @@
 """Literal sizes, bounds and positions in the graph, recomputed from what survives.
 
 One short function per kind of op, registered under the names that torch gives it as method, function and ATen op. A
-size is
-the number of indices that survive; bounds and positions are in `graphprune.rewrite.positions`.
+size is the number of indices that survive; bounds and positions are in `graphprune.rewrite.positions`.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ def resize_literals(resize: Resize) -> None:
     """Rewrites a node's literals, if its op has any.
 
     Raises:
-        RewriteError: they have a form that the rule does not expect.
+        RewriteError: the literals have a form that the rule does not expect.
     """
     if not can_resize(resize.node):
         return
@@ -59,7 +58,7 @@ def resize_literals(resize: Resize) -> None:
 
 
 def _new_sizes(resize: Resize, result: Survivors, sizes: Iterable[Any], first_dim: int = 0) -> list[Any]:
-    """Size arguments of the dims from ``first_dim`` on: new literals where something goes, the old ones elsewhere."""
+    """Size arguments of the dims from ``first_dim`` on: new literals where the dim shrinks, the old ones elsewhere."""
     return [
         _new_size(resize, result, size, first_dim + offset)
         if size != -1 and result.shrinks(first_dim + offset)
@@ -69,7 +68,7 @@ def _new_sizes(resize: Resize, result: Survivors, sizes: Iterable[Any], first_di
 
 
 def _new_size(resize: Resize, result: Survivors, size: Any, dim: int) -> Any:
-    """A literal; where samples and channels share the dim, the old size scaled, for the batch stays free."""
+    """The new literal; if samples and channels share the dim, the scaled old size, because the batch stays free."""
     new = result.size(dim)
     if not result.holds_samples(dim):
         return new
@@ -79,7 +78,7 @@ def _new_size(resize: Resize, result: Survivors, size: Any, dim: int) -> Any:
 
 
 def _spread(resize: Resize, sizes: Any) -> list[Any]:
-    """Size arguments as a list, also where a node gives them all at once."""
+    """Size arguments as a list, even if one node gives them all."""
     if isinstance(sizes, fx.Node) and isinstance(resize.known(sizes), (tuple, list)):
         with resize.node.graph.inserting_before(resize.node):
             rank = len(resize.known(sizes))
@@ -104,7 +103,7 @@ def _shape_after_tensor(resize: Resize) -> None:
 
 @resizer("expand_as", "broadcast_tensors", "matmul", "einsum", "normalize", "take_along_dim")
 def _follows_operands(resize: Resize) -> None:
-    """Nothing to do: copies are as many as the other operand needs."""
+    """Changes nothing: the op takes its sizes from its operands."""
 
 
 @resizer("zeros", "ones", "empty", "full", "new_full")
@@ -125,7 +124,7 @@ def _shape_of_new_tensor(resize: Resize) -> None:
 
 @resizer("squeeze")
 def _squeeze(resize: Resize) -> None:
-    """Names the dims that had size 1, among those that were given if any: a layer may be left with one channel."""
+    """Names the dims that had size 1, of the given ones if any, because a layer may be left with one channel."""
     node, source = resize.node, resize.source
     if source is None:
         return
@@ -167,14 +166,14 @@ def _num_groups(resize: Resize) -> None:
 
 
 def groups_left(source: Survivors, groups: int, dim: int = 1) -> int:
-    """Groups of a group norm or a convolution over a dim of channels: those that lost every channel are gone."""
+    """Number of groups of a group norm or a convolution that still have channels along ``dim``."""
     size = source.shape[dim] // groups
     return len(torch.unique(source.indices(dim) // size))
 
 
 @resizer("scaled_dot_product_attention")
 def _attention_scale(resize: Resize) -> None:
-    """Writes the default scale down: it comes from the width of the queries, which is about to shrink."""
+    """Makes the default scale a literal, because it comes from the width of the queries, which is about to shrink."""
     node, source = resize.node, resize.source
     if source is not None and source.shrinks(-1) and argument(node, 6, "scale") is None:
         node.update_kwarg("scale", source.shape[-1] ** -0.5)
@@ -192,6 +191,6 @@ def _groups(resize: Resize) -> None:
     weight = resize.of(argument(node, 1, "weight"))
     if source is None or weight is None or groups == 1:
         return
-    channel = len(source.shape) - len(weight.shape) + 1  # samples may have no dim
+    channel = len(source.shape) - len(weight.shape) + 1  # there may be no dim of samples
     if source.shrinks(channel):
         set_argument(node, position, "groups", groups_left(source, groups, channel))

@@ -1,6 +1,6 @@
 """Bounds and positions along channel dims, recomputed from what survives.
 
-A bound is the number of survivors before it; positions that cannot be expressed so become a constant index.
+A bound becomes the number of survivors before it; positions that bounds cannot express become a constant index.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def _index(resize: Resize) -> None:
 
 
 def _known_index(resize: Resize, entry: Any) -> Any:
-    """An index with the values of the nodes in it; a constant tensor as a list."""
+    """An index with the values of its nodes in place of the nodes; a constant tensor becomes a list."""
     value = fx.map_arg(entry, resize.known)
     constant = value.constant if isinstance(value, Operand) else value
     return constant.tolist() if isinstance(constant, torch.Tensor) else constant
@@ -195,12 +195,12 @@ def _pad(resize: Resize) -> None:
         if source.shrinks(dim) or result.shrinks(dim):
             before, after = pad[pair], pad[pair + 1]
             pad[pair] = _amount(source.indices(dim), result.indices(dim), before)
-            # the other end, counted from there
+            # the high end, counted from that end
             flipped = source.shape[dim] - 1 - source.indices(dim), result.shape[dim] - 1 - result.indices(dim)
             pad[pair + 1] = _amount(*flipped, after)
     set_argument(node, 1, "pad", pad)
 
 
 def _amount(source: Tensor, result: Tensor, amount: int) -> int:
-    """What is left of the padding at the low end of a dim: new positions that survive, or old ones that are cut off."""
+    """The new padding at the low end of a dim: new positions that survive, or (negative) old ones that are cut off."""
     return int((result < amount).sum()) if amount > 0 else -int((source < -amount).sum())

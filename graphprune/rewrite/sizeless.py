@@ -1,6 +1,6 @@
 """Nodes that hold no size of a channel dim, so that they follow a prune by themselves.
 
-A program of such nodes needs no trial prune. What is not known to be one is tried out.
+A program that consists of such nodes needs no trial prune; any other program is tried out.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _MODULE_FILES = frozenset({"activation", "batchnorm", "conv", "dropout", "linear
 
 
 def is_sizeless(layers: Layers, node: fx.Node) -> bool:
-    """Whether the node, which may call one of the layers, holds no size (or one that a layer's update covers)."""
+    """Whether a node holds no size, or only sizes that the update of its layer (one of ``layers``) covers."""
     if node.op in ("placeholder", "get_attr", "output"):
         return True
     if node.op != "call_module":

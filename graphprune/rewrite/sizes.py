@@ -19,12 +19,12 @@ class Survivors:
 
     operand: Operand
     keep: Tensor
-    """Bool per label."""
+    """Which labels are kept, bool, shape ``(labels,)``."""
     known: KnownSizes = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Old shape."""
+        """Shape before the prune."""
         return self.operand.shape
 
     def shrinks(self, dim: int) -> bool:
@@ -33,11 +33,11 @@ class Survivors:
 
     @property
     def shrinks_anywhere(self) -> bool:
-        """Whether anything is removed of the tensor."""
+        """Whether anything is removed from the tensor."""
         return any(self.shrinks(dim) for dim in self.operand.labelled_dims)
 
     def holds_samples(self, dim: int) -> bool:
-        """Whether the batch is (part of) the dim."""
+        """Whether the dim is the batch, or the batch is a part of it."""
         return any(is_sample(plane) and dim in varying(plane) for plane in self.operand.planes)
 
     def size(self, dim: int) -> int:
@@ -62,7 +62,7 @@ class Resize:
     """One node to be rewritten.
 
     Attributes:
-        module: The compact module, of which the graph is a part.
+        module: The compact module, which holds the graph.
         node: The node, in the compact module's graph.
         keep: What is kept of the program.
     """
@@ -81,33 +81,33 @@ class Resize:
         return Survivors(operand, self.keep.labels, self.keep.known_sizes)
 
     def of(self, node: fx.Node) -> Survivors | None:
-        """The tensor that a node gives; None for anything but a single tensor."""
+        """The result of a node under the keep set; None if it is not a single tensor."""
         value = self.values.get(node.name)
         return self.survivors(value) if isinstance(value, Operand) else None
 
     @property
     def result(self) -> Survivors | None:
-        """The node's own result."""
+        """The node's own result; None if it is not a single tensor."""
         return self.of(self.node)
 
     @property
     def results(self) -> list[Survivors]:
-        """The node's results where it gives several tensors."""
+        """The node's results if there are several tensors; empty if not."""
         value = self.values[self.node.name]
         return [self.survivors(leaf) for leaf in value] if isinstance(value, (tuple, list)) else []
 
     @property
     def source(self) -> Survivors | None:
-        """The first tensor argument."""
+        """The first tensor argument; None if there is none."""
         found = (self.of(node) for node in self.node.all_input_nodes)
         return next((survivors for survivors in found if survivors is not None), None)
 
     def known(self, argument: Any) -> Any:
-        """The value of a size argument, also where a node computes it."""
+        """The value of a size argument, even if a node computes it."""
         return self.values[argument.name] if isinstance(argument, fx.Node) else argument
 
     def constant(self, tensor: Tensor) -> fx.Node:
-        """A node that gives a constant tensor, kept with the module outside of its state dict."""
+        """Inserts a node that gives a constant tensor, which the module holds outside its state dict."""
         name = f"_index{sum(1 for _ in self.module.buffers(recurse=False))}_{self.node.name}"
         device = next(self.module.parameters()).device
         self.module.register_buffer(name, tensor.to(device), persistent=False)
