@@ -19,12 +19,12 @@ from graphprune.rounds.protocol import Run
 
 @dataclass(frozen=True)
 class ByWidths:
-    """Meets budgets that are counted, by what gains most latency for the elasticity lost, at widths that suit a target.
+    """Meets counted budgets at widths that suit a target, with most latency gained for the elasticity lost.
 
     Attributes:
-        rank: Counts, limits, and whether results are proved.
-        budget: What has to be met at last; rounds on the way stay within theirs.
-        profile: Of the target. Nothing is measured but single operators.
+        rank: Provides the counts and the limits, and says whether results are proved.
+        budget: The whole budget, which the last round has to meet; earlier rounds remove no more than theirs asks for.
+        profile: Latencies of operators on the target. Nothing but single operators is measured.
     """
 
     rank: ByRank
@@ -33,11 +33,11 @@ class ByWidths:
 
     @property
     def timing(self) -> TimingResult | None:
-        """None."""
+        """The last measurement of latency: None, because these rounds measure none of a network."""
         return None
 
     def check(self, program: Program, budget: Budget) -> None:
-        """As by rank."""
+        """Checks the budget as `ByRank` does."""
         self.rank.check(program, budget)
 
     def is_met(self, budget: Budget, costs: Mapping[Measure, int]) -> bool:
@@ -45,11 +45,11 @@ class ByWidths:
         return self.rank.is_met(budget, costs)
 
     def score(self, run: Run, program: Program, sensitivity: Sensitivity) -> Program:
-        """As by rank."""
+        """Scores the channels as `ByRank` does."""
         return self.rank.score(run, program, sensitivity)
 
     def prune(self, run: Run, scored: Program, budget: Budget, seed: int) -> tuple[Program, Program]:
-        """See `Rounds`."""
+        """Selects widths and removes channels; see `Rounds.prune`."""
         model = LatencyModel(scored, self.profile)
         choice = pipelines.selecting_widths(
             self.rank.goal(budget), self.rank.limits, model, float("inf"), at_least=budget == self.budget
