@@ -101,7 +101,7 @@ class Sweep:
         return self.plot(directory / "sweep.svg")
 
     def plot(self, path: str | Path) -> Path:
-        """Draws accuracy, or multiply-accumulates without accuracy, against latency; the suffix sets the format.
+        """Draws accuracy (multiply-accumulates if there is none) against latency; the suffix sets the file format.
 
         Raises:
             OptionError: matplotlib is missing.
