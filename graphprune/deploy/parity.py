@@ -1,4 +1,4 @@
-"""Does the ONNX file compute what the module computes?"""
+"""Checks that the ONNX file computes what the module computes."""
 
 from __future__ import annotations
 
@@ -27,11 +27,14 @@ differs by far more than 1e-4.
 """
 
 HALF_RELATIVE_TOLERANCE = 1e-2
-"""The same for float16, whose rounding step is 1e-3."""
+"""Largest allowed error of a float16 output, as a share of its largest magnitude; the rounding step is 1e-3."""
 
 INT8_RELATIVE_TOLERANCE = 1.0
-"""The same for INT8: an error as large as the output itself leaves nothing of it. How good a quantised network is, its
-root mean square error tells."""
+"""Largest allowed error of an INT8 file, as a share of the output's largest magnitude.
+
+An error as large as the output itself leaves nothing of the output. The root mean square error says how good a
+quantised network is.
+"""
 
 
 @dataclass(frozen=True)
@@ -39,10 +42,10 @@ class Parity:
     """Largest differences between torch and onnxruntime over all outputs and batch sizes.
 
     Attributes:
-        max_abs_error: In units of the output.
-        max_rel_error: The absolute error divided by the largest magnitude of the output it occurs in.
-        rms_rel_error: Root mean square of the error, divided by that of the output; of the worst output.
-        tolerance: What `max_rel_error` may be at most.
+        max_abs_error: Largest absolute error, in units of the output.
+        max_rel_error: Largest absolute error, divided by the largest magnitude of the output in which it occurs.
+        rms_rel_error: Root mean square of the error, divided by that of the output, for the worst output.
+        tolerance: Largest `max_rel_error` that is allowed.
         batch_sizes: Batch sizes that were run.
     """
 
@@ -79,12 +82,12 @@ def check_parity(
     """Run the module and the file on the same inputs and compare every output.
 
     Args:
-        module: In eval mode.
+        module: Module in eval mode.
         path: The ONNX file.
         inputs: Names of the file's inputs, in the order of the example's tensors.
         outputs: Names of the file's outputs, in the order of the module's.
         examples: Inputs to try.
-        tolerance: Largest error as a share of the output's largest magnitude; outputs in float16 are allowed more.
+        tolerance: Largest allowed error as a share of the output's largest magnitude; float16 outputs are allowed more.
 
     Raises:
         BatchSizeError: If onnxruntime runs the file on the first inputs and refuses it at another batch size.
@@ -136,9 +139,9 @@ def run_torch(module: nn.Module, example: Example) -> Any:
 
 
 def _run_onnx(session: Any, feeds: Feeds, outputs: Sequence[str]) -> list[NDArray[Any]]:
-    """Outputs of the file, by the order of their names."""
+    """Outputs of the file, in the order of their names."""
     options = onnxruntime.RunOptions()
-    options.log_severity_level = 4  # fatal only: an error is raised as well, there is no need to print it
+    options.log_severity_level = 4  # fatal only: an error is raised as well, so it need not be printed
     return list(session.run(list(outputs), feeds, options))
 
 
