@@ -96,7 +96,7 @@ class Pruner:
 
         Raises:
             UserError: the model, the example or an option cannot work; `BudgetError` where the budget cannot be
-                reached, `FrozenError` where ``strict`` finds something frozen for want of a rule.
+                reached, `FrozenError` where ``strict`` finds something frozen because a rule is missing.
         """
         settings = self._settings = Settings.of(locals())
         ways = partial(rounds_of, settings, criterion)

@@ -23,7 +23,7 @@ from graphprune.research.training import Epoch, Recipe, TrainingResult, epochs, 
 from graphprune.verification.record import Verification
 
 Progress = Callable[[str, int, int], None]
-"""Called with the phase, steps done, and steps in all."""
+"""Function that is called with the phase, steps done, and steps in all."""
 
 DENSE, COMPACT = "dense", "compact"
 
@@ -194,8 +194,8 @@ def train_in_turns(
     """Trains two networks in place, an epoch of one and an epoch of the other, so that both see the same machine.
 
     Args:
-        dense: Trained first in each turn.
-        compact: Trained second.
+        dense: Network that is trained first in each turn.
+        compact: Network that is trained second.
         split: Samples for both, in the same order for both.
         recipe: How to train.
         seed: Seed of the order of samples and of dropout.

@@ -14,7 +14,7 @@ _FUSED = (functional.scaled_dot_product_attention, torch.ops.aten.scaled_dot_pro
 
 
 def with_plain_attention(module: nn.Module) -> nn.Module:
-    """Returns the module; in a copy of a graph module, `plain_attention` takes the place of fused attention."""
+    """Returns the module, or for a graph with fused attention a copy that calls `plain_attention` instead."""
     if not isinstance(module, fx.GraphModule) or not _attentions(module.graph):
         return module
     copy = copy_sharing_tensors(module)

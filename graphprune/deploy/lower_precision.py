@@ -55,7 +55,7 @@ def lower(path: Path, precision: Precision, calibration: Sequence[Feeds]) -> Non
 
 def _to_float16(path: Path, calibration: Sequence[Feeds]) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a warning for each weight that float16 rounds to 0; the comparison decides
+        warnings.simplefilter("ignore")  # each weight that float16 rounds to 0 gives one; the comparison decides
         onnx.save(convert_float_to_float16(onnx.load(path), keep_io_types=True), path)
 
 

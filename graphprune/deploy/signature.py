@@ -65,7 +65,7 @@ def onnx_feeds(module: nn.Module, example: Example) -> Feeds:
 
 
 def feed(names: Iterable[str], tensors: Iterable[Tensor]) -> Feeds:
-    """Copy tensors to contiguous arrays on the CPU, by name.
+    """Return tensors as contiguous arrays on the CPU, by name.
 
     Raises:
         ExportError: If a tensor has a type that numpy cannot hold.

@@ -37,7 +37,7 @@ class Latency:
         p10_ms: 10th percentile of the samples.
         p90_ms: 90th percentile of the samples.
         iqr_ms: Distance between the 25th and the 75th percentile.
-        samples: Time per run in each round, in the order in which they were taken.
+        samples: Time of a run in each round, in the order of the rounds.
         runs_per_sample: Number of runs that each sample is the mean of.
     """
 

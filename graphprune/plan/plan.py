@@ -115,7 +115,7 @@ class Plan:
         """Replays the plan on a fresh instance of the model, which is not changed.
 
         Args:
-            model: Instance of the class, in the configuration, that the plan was made for, on any device.
+            model: Instance of the class and configuration that the plan was made for, on any device.
 
         Returns:
             The compact module, with the kept part of the model's own weights.

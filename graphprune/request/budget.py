@@ -61,7 +61,7 @@ class Budget:
         return self.latency is not None or self.latency_ms is not None
 
     def timed_from(self, dense_ms: float) -> Budget:
-        """Returns the budget with its latency cap as a share too; where both are given, the stricter one counts.
+        """Returns the budget with its latency cap also as a share; if a share was given too, the stricter one counts.
 
         Args:
             dense_ms: Latency of the dense network, in milliseconds.

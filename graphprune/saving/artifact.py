@@ -40,7 +40,7 @@ REPORT, REPORT_TEXT = "report.json", "report.txt"
 FILES = (PLAN, WEIGHTS, ONNX, REPORT, REPORT_TEXT, MANIFEST)
 
 _TOLERANCES = dict.fromkeys((torch.float16, torch.bfloat16), HALF_RELATIVE_TOLERANCE)
-"""For types coarser than float32, as a share of the largest value; with `_SLACK`, this is 13 steps of bfloat16."""
+"""Tolerances of types coarser than float32, as a share of the largest value; with `_SLACK`, 13 steps of bfloat16."""
 
 _SLACK = 10
 """Factor on the export's tolerance for a loaded module, because other inputs and another machine round differently.

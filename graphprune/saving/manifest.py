@@ -27,7 +27,7 @@ class CallForm:
     Attributes:
         parameters: Names of the parameters that can be given by position, in order.
         inputs: Names of the ONNX file's inputs, in the order of the example's tensors.
-        outputs: Names of its outputs, in the order of the module's.
+        outputs: Names of the ONNX file's outputs, in the order of the module's.
         returns: Structure of the module's output, as `graphprune.plan.trees.encode_outputs` writes it.
     """
 

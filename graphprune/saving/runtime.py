@@ -25,7 +25,7 @@ _NO_TRAINING = (
 
 
 class OnnxModule(nn.Module):
-    """Runs an ONNX file in onnxruntime; takes the arguments and returns the structure of the module that was exported.
+    """Runs an ONNX file in onnxruntime; arguments and outputs have the structure of those of the exported module.
 
     Outputs are on the device of the first input; all tensors pass through the memory of the CPU. There are no
     parameters. Where gradients are enabled, floating-point outputs require them, as those of any module with weights

@@ -168,7 +168,7 @@ class _Masked:
         mask = _on(self.held.masks, self.name, gradient)
         if gradient.layout != torch.strided:
             return gradient * mask
-        return torch.where(mask, gradient, 0)  # not a product: where a dead weight overflowed, it would be NaN, not 0
+        return torch.where(mask, gradient, 0)  # not a product: 0 times an overflowed gradient is NaN
 
 
 def _hooks_of(parameter: Tensor) -> list[_Masked]:

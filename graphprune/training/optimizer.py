@@ -37,7 +37,7 @@ class Replaced:
             _watch_steps()
 
     def refuse(self, optimizer: Optimizer) -> None:
-        """Refuses an optimizer with replaced parameters; looks once after each round and each parameter added to it.
+        """Refuses an optimizer with replaced parameters; checks it after each round, and when parameters were added.
 
         Raises:
             InputError: the optimizer holds replaced parameters.
@@ -169,7 +169,7 @@ def clear_gradients(parameters: Mapping[str, nn.Parameter], masks: Mapping[str, 
     for name, mask in masks.items():
         gradient = parameters[name].grad
         if gradient is not None:
-            gradient.masked_fill_(~mask.to(gradient.device), 0)  # not a product: an overflow would become NaN, not 0
+            gradient.masked_fill_(~mask.to(gradient.device), 0)  # not a product: 0 times an overflowed gradient is NaN
 
 
 def _sliced_state(state: dict[str, object], name: str, old: Tensor, cuts: list[Cut]) -> dict[str, object]:

@@ -6,7 +6,10 @@ import torch
 from torch import Tensor
 
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 5e-3}
-"""Largest error as a share of the output's scale: about a hundred roundings, for sums in another order."""
+"""Largest error as a share of the output's scale, because sums come in another order.
+
+These are 84 rounding steps of float32, 4 of bfloat16, 5 of float16, and 450,000 of float64.
+"""
 
 
 def difference(first: Tensor, second: Tensor) -> float:
