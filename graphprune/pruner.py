@@ -162,10 +162,9 @@ class Pruner:
 
         Args:
             data: Batches for this round; by default the data that the pruner was created with.
-            optimizer: Optimizer that follows the parameters of `module` as they shrink: its state is sliced, its
-                parameter groups keep their options, and its state of dead weights is cleared. Give a sequence if
-                several optimizers share the parameters. An optimizer that is not given and still holds replaced
-                parameters is refused at its next step.
+            optimizer: Follows the parameters of `module` as they shrink: its state is sliced, its groups keep their
+                options, and its state of dead weights is cleared. Give a sequence if several share the parameters. An
+                optimizer that is not given, but holds replaced parameters, is refused at its next step.
 
         Returns:
             What the round did. A round whose target is met already removes nothing.
