@@ -48,7 +48,7 @@ __all__ = [
     "top_one",
 ]
 
-# Where the code of users has these from: README and messages named them so before they moved.
+# former module paths, which users' code still imports: README and messages named them before the modules moved
 _sys.modules.update({
     "graphprune.runner": _runner,
     "graphprune.scores": _scores,

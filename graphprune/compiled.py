@@ -31,11 +31,11 @@ from graphprune.verification.record import Verification
 
 
 class Compiled:
-    """A compact network, and what there is to know about it.
+    """A compact network with its plan and report; it can be proved, exported, timed and saved.
 
     Attributes:
-        module: The compact module: trains, evaluates, and has the state dict keys of the user's model.
-        plan: What was kept; can be replayed on a fresh instance of the model.
+        module: The compact module. It trains, evaluates, and has the state dict keys of the user's model.
+        plan: What was kept. It can be replayed on a fresh instance of the model.
     """
 
     def __init__(
@@ -53,21 +53,23 @@ class Compiled:
 
     @cached_property
     def report(self) -> Report:
-        """What was done, by group."""
+        """Report of what was pruned, by group."""
         return self._make_report()
 
     def __repr__(self) -> str:
-        """Channels, parameters and multiply-accumulates before and after."""
+        """Shows every cost before and after pruning."""
         costs = ", ".join(f"{name} {before:,} -> {after:,}" for name, (before, after) in self.report.costs.items())
         return f"Compiled({self.report.model}: {costs})"
 
     def verify(self, seed: int = 0) -> Verification:
-        """Proves that the compact module, with the weights it has now, equals the masked dense one.
+        """Proves that the compact module, with the weights that it has now, equals the masked dense one.
 
-        The compact weights are put into their places among zeros in the dense program, so this holds after training.
+        The compact weights are put into their places among zeros in the dense program, so this also works after
+        training.
 
         Raises:
-            VerificationError: they differ; names the first node that does.
+            VerificationError: the two differ, or a dead weight is not zero; the message names the first node that
+                differs, or the parameters.
         """
         self._check_masks()
         keep = KeepSet.of_indices(self._original[Dependencies], self.plan.kept)
@@ -80,7 +82,7 @@ class Compiled:
         return verify_compact(MaskedProgram(dense, keep.dependencies.space, keep.labels, values), program, seed)
 
     def _check_masks(self) -> None:
-        """What was set by hand since the last forward pass counts, so nothing is put right before."""
+        """Refuses dead weights that are not zero; none is zeroed first, so weights that were set by hand count."""
         parameters = stored_parameters(self.module)
         alive = {
             name: int((parameters[name].detach()[~mask.to(parameters[name].device)] != 0).sum())
@@ -96,12 +98,12 @@ class Compiled:
         """Writes the compact module as ONNX with a free batch size, checked and compared with torch.
 
         Args:
-            path: The file.
+            path: The file to write.
             precision: ``"float32"``; ``"float16"``, which CUDA runs faster; or ``"int8"``, onnxruntime's static
                 quantisation. Inputs and outputs of the file stay float32.
-            data: Batches ``(inputs, target)`` that INT8 is calibrated on, all but the last; the error is measured on
-                that one. Of a single batch it is the second half. Without data, random inputs like the example's serve.
-            samples: How many of them.
+            data: Batches ``(inputs, target)``. INT8 is calibrated on all batches but the last, on which the error is
+                measured; a single batch is split in half. Without data, random inputs like the example's are used.
+            samples: Number of samples that are drawn from the data.
 
         Raises:
             ExportError: the file would not be valid or would not compute the same; nothing is written then.
@@ -110,7 +112,7 @@ class Compiled:
         return self._exported(self.module, path, precision, self._calibration(data, samples))[ExportResult]
 
     def _exported(self, module: fx.GraphModule, path: str | Path, precision: str, data: Sequence[Example]) -> Program:
-        """A module as it is now, whatever its owner made of it, with what was measured on its file."""
+        """Exports a module as it is now; returns its program with what was measured on the file."""
         bare = Program(module, on_device_of(self.module, self._compact.example), self._compact.captured_by)
         return Runner().run(pipelines.exporting(Path(path), precision, data), bare)
 
@@ -130,10 +132,10 @@ class Compiled:
         precision: str = "float32",
         data: Iterable[Any] | None = None,
     ) -> TimingResult:
-        """Times dense against compact in onnxruntime, in turns.
+        """Times the dense and the compact network in onnxruntime, in turns.
 
         Args:
-            batch: Samples in a run; those of the example input by default.
+            batch: Number of samples in a run; by default that of the example input.
             provider: ``"auto"`` (CUDA where there is a device), ``"cpu"`` or ``"cuda"``.
             threads: Threads within an operator.
             repeats: Samples of each.
@@ -141,7 +143,9 @@ class Compiled:
             data: For INT8; see `export_onnx`.
 
         Raises:
-            OptionError: a number is no whole number of at least 1.
+            OptionError: a number is not a whole number of at least 1, the precision or provider is unknown, or CUDA is
+                requested where it cannot run.
+            ExportError: a network cannot be exported to a valid ONNX file.
         """
         batch = self._batch_size if batch is None else batch
         check_counts(batch=batch, threads=threads, repeats=repeats)
@@ -159,9 +163,9 @@ class Compiled:
         The directory appears only when it is complete, and replaces an artifact that was there.
 
         Args:
-            directory: Made with its parents where it does not exist.
-            onnx: Whether the ONNX file is among it, without which `graphprune.load` needs the model. Networks in
-                bfloat16, and others with an operator that ONNX or onnxruntime does not have, cannot have one.
+            directory: Target directory, which is created with its parents if it does not exist.
+            onnx: Whether to write the ONNX file, without which `graphprune.load` needs the model. There can be no ONNX
+                file of a network in bfloat16, or with an operator that ONNX or onnxruntime does not have.
 
         Raises:
             ArtifactError: the directory holds other files, which stay, or cannot be written.
@@ -172,7 +176,10 @@ class Compiled:
         return save_artifact(self.plan, self.module, self.report, export, directory)
 
     def _dense(self) -> Program:
-        """The dense program where the compact module is now: what they share has moved with it, the rest has not."""
+        """The dense program, on the device and in the type that the compact module has now.
+
+        Tensors that the two share have moved with the compact module; the others have not.
+        """
         module, now = self._original.module, stored_tensors(self.module)
         places = {id(tensor): now[name] for name, tensor in stored_tensors(module).items()}
         tensors = [*module.parameters(), *module.buffers()]
@@ -192,7 +199,7 @@ def _moved(tensor: Tensor, like: Tensor) -> Tensor:
 
 
 def embedded(compact: Tensor, dense: Tensor, name: str, kept: Kept) -> Tensor:
-    """A compact tensor in its places in a dense one, zero elsewhere."""
+    """Puts a compact tensor into its places in a tensor of the dense shape, which is zero elsewhere."""
     result = compact.detach()
     for (owner, dim), indices in kept.items():
         if owner == name:

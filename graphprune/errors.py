@@ -42,7 +42,7 @@ class NothingToPruneError(BudgetError):
 
 
 class FrozenError(UserError):
-    """Under ``strict=True``: something is frozen for want of an op rule or of a rewriting."""
+    """Under ``strict=True``: something is frozen because graphprune has no rule or no rewriting for an op."""
 
 
 class ArtifactError(UserError):
@@ -78,23 +78,23 @@ WRITES = (
     "alone: use what is computed of the parameter (self.weight * self.mask; torch.nn.utils.parametrize), write to it "
     "between the steps of training, or make it a buffer"
 )
-"""Who writes, and the parameter's name."""
+"""Start of a message; takes who writes, and the parameter's name."""
 
 
 def shown(value: object) -> str:
-    """A value, to be quoted in a message: one short line."""
+    """Returns a value as one short line, to be quoted in a message."""
     try:
         return " ".join(repr(value).split())[:80]
-    except Exception:  # code of the user's
+    except Exception:  # the user's own repr may raise anything
         return f"a {type(value).__name__}"
 
 
 def first_line(error: BaseException) -> str:
-    """Type and first line of an exception, to be quoted in another one's message."""
+    """Returns the type and the first line of an exception, to be quoted in the message of another one."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0] if text else ''}".rstrip(": ")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, which says nothing about the model; torch has no type of its own for that on the CPU."""
+    """Whether memory ran out, which says nothing about the model; on the CPU, torch has no exception type for it."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)

@@ -1,4 +1,4 @@
-"""What operators cost on this machine."""
+"""Profiles: what operators cost on this machine."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ def profile(
     batch: int = 1,
     dtype: str = "float32",
 ) -> Profile:
-    """What operators cost on this machine, for `graphprune.compile(target=)`.
+    """Returns what operators cost on this machine, for `graphprune.compile(target=)`.
 
     Measurements are kept on disk, by hardware, version of onnxruntime, provider, threads and data type, so each is made
-    once. What a model needs and was not measured yet is measured here, or else when the model is compiled.
+    once. If a model is given, the measurements that it needs and that are missing are made here; otherwise they are
+    made when a model is compiled.
 
     Args:
         model: Its operators are measured, at their own shapes; the model is not changed.
         example_input: See `graphprune.compile`.
         provider: ``"auto"`` (CUDA where there is a device), ``"cpu"`` or ``"cuda"``.
-        threads: Threads within an operator.
-        batch: Samples in a run.
-        dtype: ``"float32"`` or ``"float16"``.
+        threads: Number of threads within an operator.
+        batch: Number of samples in a run.
+        dtype: Type of weights and activations, ``"float32"`` or ``"float16"``.
 
     Raises:
-        OptionError: an option is out of range, or CUDA is asked for where it cannot run.
+        OptionError: an option is out of range, or CUDA is requested where it cannot run.
         ArtifactError: the file of earlier measurements is damaged.
     """
     found = Profile.here(provider, threads, batch, dtype)

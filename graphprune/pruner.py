@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Made:
-    """What a round found out, see `Round`."""
+    """What a round did; the fields are those of `Round`."""
 
     removed: int = 0
     loss: float | None = None
@@ -62,7 +62,7 @@ class Pruner:
     """Prunes a model round by round; between rounds it can be trained.
 
     Attributes:
-        rounds: What each step did.
+        rounds: One entry per step, with what it did.
     """
 
     def __init__(
@@ -96,11 +96,11 @@ class Pruner:
 
         Raises:
             UserError: the model, the example or an option cannot work; `BudgetError` where the budget cannot be
-                reached, `FrozenError` where ``strict`` finds something frozen for want of a rule.
+                reached, `FrozenError` where ``strict`` finds something frozen because a rule is missing.
         """
         settings = self._settings = Settings.of(locals())
         ways = partial(rounds_of, settings, criterion)
-        ways({}, settings.limits)  # refuses what cannot work
+        ways({}, settings.limits)  # refuses options that cannot work, before the analysis
         model = unwrapped(model)
         self.rounds: list[Round] = []
         self._criterion_name = criterion if isinstance(criterion, str) else name_of(criterion)
@@ -141,9 +141,9 @@ class Pruner:
     def module(self) -> fx.GraphModule:
         """The present module: dense at first, smaller after each step.
 
-        It stays the same object, so a training loop can hold on to it; its parameters are replaced where they shrink.
-        Averages (EMA) and wrappers (DDP) that copy it or hold its parameters are made anew then. Until it is read for
-        the first time, the pruner follows the weights of the user's model.
+        It stays the same object, so a training loop can keep using it; parameters that shrink are replaced. Averages
+        (EMA) and wrappers (DDP) that copy the module or hold its parameters have to be created anew then. Until this
+        property is read for the first time, the module shares the weights of the user's model.
         """
         if self._shares_with is not None:
             unshare(self._module, self._shares_with)
@@ -152,22 +152,22 @@ class Pruner:
 
     @property
     def rounds_left(self) -> int:
-        """Steps until the budget is met."""
+        """Number of steps until the budget is met."""
         return len(self._targets) - len(self.rounds)
 
     def step(
         self, data: Iterable[Any] | None = None, optimizer: Optimizer | Sequence[Optimizer] | None = None
     ) -> Round:
-        """One round: score, select, prune, verify.
+        """Runs one round: scores, selects, prunes and verifies.
 
         Args:
-            data: Batches for this round; what the pruner was made with by default.
-            optimizer: Follows the parameters of `module` as they shrink: state is sliced, groups keep their options,
-                and what it remembers of weights that died is cleared. A sequence where several have a share of the
-                parameters each. Without it, steps of an optimizer that holds what was replaced are refused.
+            data: Batches for this round; by default the data that the pruner was created with.
+            optimizer: Follows the parameters of `module` as they shrink: its state is sliced, its groups keep their
+                options, and its state of dead weights is cleared. Give a sequence if several share the parameters. An
+                optimizer that is not given, but holds replaced parameters, is refused at its next step.
 
         Returns:
-            What was done. A round whose target is met already removes nothing.
+            What the round did. A round whose target is met already removes nothing.
 
         Raises:
             NothingToPruneError: all rounds are done.
@@ -190,7 +190,7 @@ class Pruner:
             target.shares(), self._achieved(), made.removed, zeroed, made.loss, made.bound, verification,
             time.perf_counter() - started, made.dead_paths,
         ))  # fmt: skip
-        self._settings.runner.forget()  # between rounds the module is the user's, who may train it
+        self._settings.runner.forget()  # between rounds the user may train the module
         self._tell("done")
         return self.rounds[-1]
 
@@ -223,7 +223,7 @@ class Pruner:
         return _Made(removed, loss, selected[Selection].bound, dead_paths)
 
     def _checked_paths(self, selected: Program) -> DeadPaths:
-        """What is left and does nothing, with a warning where no input gets to an output any more."""
+        """Finds what is left and does nothing; warns where an output is newly cut off from every input."""
         found = dead_paths_of(selected)
         known = max((entry.dead_paths.cut for entry in self.rounds if entry.dead_paths is not None), default=0)
         if found.cut > known:
@@ -235,7 +235,7 @@ class Pruner:
         return found
 
     def finish(self) -> Compiled:
-        """The result of the rounds so far.
+        """Returns the result of the rounds so far.
 
         Raises:
             NothingToPruneError: no round has removed anything.
@@ -256,11 +256,11 @@ class Pruner:
         return Compiled(self.module, plan, self._reporting(), self._original, self._program, batch_size)
 
     def report(self) -> Report:
-        """What was done so far."""
+        """Reports what was done so far."""
         return self._reporting()()
 
     def _reporting(self) -> Callable[[], Report]:
-        """A report of what was done so far, made when it is asked for."""
+        """Returns a function that builds the report of what was done so far."""
         return partial(
             build_report,
             self._original,
@@ -287,7 +287,7 @@ class Pruner:
     def _adopt(self, before: Program, after: Program, optimizers: Sequence[Optimizer]) -> None:
         """Puts the compact program into the module that the user holds."""
         kept = keep_set_of(before).indices
-        self._costs = costs_under(before)  # while the module is still what the dependencies describe
+        self._costs = costs_under(before)  # before the module changes: the dependencies describe it as it is here
         former = adopt(self._module, after.module, kept, after.history.masks, optimizers, self._replaced)
         if self._original.module is self._module:
             self._original = replace(self._original, module=former)

@@ -11,14 +11,14 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Names and what they stand for; two entries under one name raise."""
+    """Entries by name; entering two under one name raises."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorator that enters an object under a name."""
+        """Returns a decorator that enters an object under a name."""
 
         def enter(entry: T) -> T:
             if name in self._entries:
@@ -33,10 +33,10 @@ class Registry(Generic[T]):
         return sorted(self._entries)
 
     def __getitem__(self, name: str) -> T:
-        """The entry of that name.
+        """Returns the entry of that name.
 
         Raises:
-            OptionError: there is none.
+            OptionError: no entry has that name.
         """
         if name not in self._entries:
             raise OptionError(f"{self.kind} '{name}' is unknown; known are {', '.join(self.names())}")
@@ -44,10 +44,10 @@ class Registry(Generic[T]):
 
 
 def check_name(option: str, given: str, known: Iterable[str]) -> None:
-    """Refuses a name that an option does not have.
+    """Refuses a value that is not among the known names of an option.
 
     Raises:
-        OptionError: with the names that there are.
+        OptionError: the value is unknown; the message lists the known names.
     """
     if given not in (names := tuple(known)):
         raise OptionError(f"{option}='{given}' is unknown; known are {', '.join(names)}")

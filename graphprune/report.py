@@ -1,4 +1,4 @@
-"""What a compilation did: a table by group, requested against achieved, what is frozen and why."""
+"""The report of a compilation: requested and achieved shares, a table of groups, and what is frozen and why."""
 
 from __future__ import annotations
 
@@ -26,18 +26,21 @@ from graphprune.verification.record import Verification
 
 @dataclass(frozen=True)
 class Round:
-    """One round.
+    """What one round did.
 
     Attributes:
         requested: Share to be removed by the end of the round, by measure, in [0, 1).
-        achieved: Share removed of channels, params, weights and macs.
-        removed: Channels removed in the round.
-        zeroed: Weights of convolutions and matrix products fewer, those of removed channels among them.
-        loss: Mean loss of the sensitivity samples before it; None without data.
+        achieved: Share removed by the end of the round, of channels, params, weights and macs, in [0, 1).
+        removed: Number of channels removed in the round.
+        zeroed: Number of weights of convolutions and matrix products that went in the round, including those of removed
+            channels.
+        loss: Mean loss of the sensitivity samples before the round; None where the criterion uses no data or the round
+            did nothing.
         bound: Groups that a floor or the alignment held back.
-        verification: What the proof compared; None where it was switched off.
-        seconds: Duration.
-        dead_paths: What is left after it and does nothing; None where no single weights are dead, or nothing was done.
+        verification: What the proof compared; None where it was switched off or the round removed nothing.
+        seconds: Duration of the round, in seconds.
+        dead_paths: What is left after the round and does nothing; None where no single weights are dead or the round
+            did nothing.
     """
 
     requested: dict[Measure, float]
@@ -59,9 +62,9 @@ class GroupRow:
         id: The name of the group in the printed program.
         name: First member.
         members: Number of parameter and buffer dims that shrink together.
-        before: Channels before.
-        after: Channels after.
-        elasticity: Mean importance of its channels in the first round; None before any.
+        before: Number of channels before pruning.
+        after: Number of channels after pruning.
+        elasticity: Mean importance of the group's channels in the first round; None where no channels were scored.
     """
 
     id: str
@@ -74,14 +77,14 @@ class GroupRow:
 
 @dataclass(frozen=True)
 class FrozenRow:
-    """A weight of which output channels have to stay, and why.
+    """A weight whose output channels have to stay, some or all of them, and why.
 
     Attributes:
-        name: The weight.
-        size: Output channels that have to stay.
-        of: All of its output channels.
-        reason: What freezes them: op, node, source line.
-        path: Ties that lead there, nearest first, and the reason with the dim that it froze.
+        name: Name of the weight.
+        size: Number of output channels that have to stay.
+        of: Number of all output channels.
+        reason: What freezes the channels: op, node, source line.
+        path: Ties that lead from the weight to the reason, nearest first; then the reason with the dim that it froze.
     """
 
     name: str
@@ -97,14 +100,14 @@ class FrozenRow:
 
     @property
     def why(self) -> str:
-        """The reason, and below it the ties that lead there, unless it is direct."""
+        """The reason, and below it the ties that lead to it, if there are any."""
         ties = self.path[:-1]
         rest = (f"and {len(ties) - _TIES_SHOWN} more ties",) if len(ties) > _TIES_SHOWN else ()
         return "\n  ".join((self.reason, *ties[:_TIES_SHOWN], *rest))
 
 
 _TIES_SHOWN = 3
-"""Ties that a table shows of a path; `graphprune inspect --why` shows all."""
+"""Number of ties of a path that a table shows; `graphprune inspect --why` shows all."""
 
 
 @dataclass(frozen=True)
@@ -113,17 +116,17 @@ class Report:
 
     Attributes:
         model: Class name of the model.
-        captured_by: Front end, and why not the other one.
+        captured_by: Front end that captured the model, and why it was not the other one.
         costs: ``{measure: (before, after)}`` for channels, params, weights, macs.
         rounds: One entry per round.
         groups: Prunable groups.
-        frozen: Weights of which output channels cannot be removed.
-        dropped: Parameters of the user's model that it does not read in evaluation mode; the compact module lacks them.
-        evaluating: Submodules that ``train()`` of the user's model leaves in evaluation mode, and that of the compact
-            module does not.
+        frozen: Weights with output channels that cannot be removed.
+        dropped: Parameters that the user's model does not read in evaluation mode; the compact module lacks them.
+        evaluating: Submodules that ``train()`` of the user's model leaves in evaluation mode, while ``train()`` of the
+            compact module does not.
         criterion: What ranked the channels.
-        seconds_by_pass: Time spent in each pass.
-        timing: Measured latency of the dense and the compact network, where the budget has one.
+        seconds_by_pass: Time spent in each pass, in seconds.
+        timing: Measured latency of the dense and the compact network; None where the budget limits no latency.
     """
 
     model: str
@@ -145,7 +148,7 @@ class Report:
 
     @property
     def dead_paths(self) -> DeadPaths | None:
-        """What is left and does nothing; None where no single weights are dead, for channels alone never cut a path."""
+        """What is left and does nothing; None where no single weights are dead: channels alone never cut a path."""
         return next((entry.dead_paths for entry in reversed(self.rounds) if entry.dead_paths is not None), None)
 
     def to_dict(self) -> dict[str, Any]:
@@ -154,7 +157,7 @@ class Report:
         return asdict(self) | {"achieved": self.achieved, "dead_paths": dead_paths}
 
     def __str__(self) -> str:
-        """Tables for a terminal, 120 columns."""
+        """Formats the report as tables for a terminal of 120 columns."""
         console = Console(file=io.StringIO(), width=120, color_system=None, highlight=False, markup=False, emoji=False)
         console.print(f"{self.model}, captured by {self.captured_by}, ranked by {self.criterion}")
         console.print(self._cost_table())
@@ -227,12 +230,12 @@ _NAMES_SHOWN = 4
 
 
 def build_report(original: Program, kept: Kept, importance: Tensor | None, **rest: Any) -> Report:
-    """Fills in the tables of groups and of frozen weights.
+    """Builds a report and fills in its tables of groups and of frozen weights.
 
     Args:
         original: The analysed program of the user's model.
-        kept: What is left of it.
-        importance: Importance of each channel in the first round.
+        kept: Kept indices of each dim that shrank.
+        importance: Importance of each channel in the first round, shape ``(channels,)``; None before any.
         **rest: The other fields of the report.
     """
     dependencies = original[Dependencies]
@@ -241,7 +244,7 @@ def build_report(original: Program, kept: Kept, importance: Tensor | None, **res
 
 
 def group_rows(dependencies: Dependencies, kept: Kept, importance: Tensor | None) -> tuple[GroupRow, ...]:
-    """A row for each group of the user's model."""
+    """Returns a row for each group of the user's model."""
     rows = []
     for group, after in zip(dependencies.groups, KeepSet.of_indices(dependencies, kept).left_of_groups, strict=True):
         score = None if importance is None else float(importance[group.start : group.stop].mean())
@@ -250,7 +253,7 @@ def group_rows(dependencies: Dependencies, kept: Kept, importance: Tensor | None
 
 
 def frozen_rows(program: Program, dependencies: Dependencies) -> tuple[FrozenRow, ...]:
-    """A row for each weight of two dims or more of which outputs are frozen, all of them or some."""
+    """Returns a row for each weight of two or more dims whose output channels are frozen, some or all of them."""
     weights = {
         (name, output_dim(program.module.get_submodule(name.rpartition(".")[0]), parameter.dim()))
         for name, parameter in program.module.named_parameters()

@@ -64,7 +64,7 @@ def command(
     threads: options.Threads = 1,
     repeats: Annotated[int, typer.Option(min=1, metavar="N", help="Measurements of each file.")] = 30,
 ) -> None:
-    """Times both; with nothing said about how much, half of the channels go."""
+    """Times the dense and the compact network; by default, half of the channels are removed."""
     saved = Path(model).is_dir()
     pruning = {"sparsity": sparsity, "params": params, "macs": macs, "protect": protect, "align": align}
     _check_options(saved, dense, {**pruning, "input-shape": input_shape, "weights": weights})
@@ -97,7 +97,7 @@ def _check_options(saved: bool, dense: str | None, pruning: dict[str, Any]) -> N
 def _with_compiled(
     named: NamedModel, compiled: graphprune.Compiled, batch: int | None, scratch: Path, phases: Phases
 ) -> _Contest:
-    """The model before and after."""
+    """Exports the model before and after pruning."""
     phases("export", 0, 1)
     example = Example.of(named.example)
     files = {"dense": scratch / "dense.onnx", "compact": scratch / "compact.onnx"}
@@ -107,7 +107,7 @@ def _with_compiled(
 
 
 def _with_saved(directory: Path, dense: str | None, batch: int | None, seed: int, scratch: Path) -> _Contest:
-    """The file of an artifact, after the dense model's where that is named."""
+    """Checks the ONNX file of an artifact, and exports the dense model if one is named."""
     manifest = Manifest.read(directory)
     manifest.check_files(directory)
     if manifest.call is None:
@@ -123,5 +123,5 @@ def _with_saved(directory: Path, dense: str | None, batch: int | None, seed: int
 
 
 def _shape(example: Example) -> str:
-    """For networks that are built to the size of their input."""
+    """Shape of the first input as text, for networks that are built to the size of their input."""
     return ",".join(map(str, example.tensors()[0].shape))

@@ -83,7 +83,7 @@ def command(
     provider: options.Provider = "auto",
     threads: options.Threads = 1,
 ) -> None:
-    """Compiles; with nothing said about how much, half of the channels or weights go."""
+    """Compiles the model; by default, half of the channels or weights are removed."""
     options.check_out(out)
     if out is None and not onnx:
         raise OptionError("--no-onnx says what is not saved; it goes with --out")
@@ -128,7 +128,7 @@ def command(
 
 
 def print_times(runner: Runner) -> None:
-    """A table of the time spent in each pass, the slowest first."""
+    """Prints a table of the time spent in each pass, the slowest first."""
     total = sum(runner.seconds.values())
     rows = [
         (name, f"{seconds:.3f}", f"{seconds / total:.0%}")

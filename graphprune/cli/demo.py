@@ -58,7 +58,7 @@ def command(
 
 
 def print_result(result: DemoResult) -> None:
-    """The table, with what was run above it and what it was run on below."""
+    """Prints the table, with the settings above it and the machine below it."""
     settings, timing = result.settings, result.timing
     name, train, _, test = result.dataset
     show(

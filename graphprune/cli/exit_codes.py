@@ -1,4 +1,4 @@
-"""What becomes of exceptions: 2 for a user's mistake, 1 for a bug, 130 for an interrupt."""
+"""Exit codes of exceptions: 2 for a user's mistake, 1 for a bug, 130 for an interrupt."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from graphprune.errors import InternalError, UserError
 
 USER_MISTAKE, BUG, INTERRUPTED = 2, 1, 130
 
-# typer does not export the class of which its messages about options and arguments are
+# typer does not export the base class of its errors about options and arguments
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 
@@ -43,9 +43,9 @@ class Commands(TyperGroup):
 
 
 def exit_code(command: Callable[[], int]) -> int:
-    """Runs a command and says on stderr, in a line, what went wrong.
+    """Runs a command, says on stderr what went wrong, and returns the exit code.
 
-    Exceptions that nobody foresaw pass through: their traceback is what a report needs.
+    Unexpected exceptions pass through, because a report needs their traceback.
     """
     try:
         return command()
@@ -69,12 +69,12 @@ def exit_code(command: Callable[[], int]) -> int:
 
 
 def _about_usage(error: Any) -> str:
-    """The message with the command whose help tells more."""
+    """The message of an error, with the command whose help says more."""
     path = error.ctx.command_path if error.ctx is not None else "graphprune"
     return f"{error.format_message().rstrip('.')} (see `{path} --help`)"
 
 
 def _end(message: str, code: int) -> int:
-    # not through rich, which would break the line at the width of the terminal
+    # not through rich, which would break lines at the width of the terminal
     typer.echo(f"graphprune: {message}", err=True)
     return code

@@ -1,4 +1,4 @@
-"""``graphprune inspect``: what can be removed of a model, what it costs, and what is frozen and why."""
+"""``graphprune inspect``: what can be removed from a model, what it costs, and what is frozen and why."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def _print_tables(model: str, program: Program, dependencies: Dependencies) -> N
 
 
 def _print_costs(program: Program, profile: Profile) -> None:
-    """What each group has a part in: what would be saved if one of its channels were left."""
+    """Prints for each group what would be saved if only one of its channels were left."""
     costs, latency = costs_of(program), LatencyModel(program, profile)
     elements, ms = float(latency.elements(latency.full)), float(latency.ms(latency.full))
     everything = KeepSet.everything(costs.dependencies)
@@ -129,7 +129,7 @@ def _print_costs(program: Program, profile: Profile) -> None:
 
 
 def _group_rows(costs: CostModel, dependencies: Dependencies, everything: KeepSet) -> Iterator[tuple[str, ...]]:
-    """A row for each group, with what one of its channels costs while all others are there."""
+    """Yields a row for each group, with what one of its channels costs while all others are kept."""
     params, macs = costs.params(everything), costs.macs(everything)
     for group in dependencies.groups:
         without = everything.without(slice(group.start, group.start + 1))
@@ -144,7 +144,7 @@ def _group_rows(costs: CostModel, dependencies: Dependencies, everything: KeepSe
 
 
 def explanation(program: Program, text: str) -> list[str]:
-    """What there is to say about ``name`` or ``name[dim]``, line by line.
+    """Explains ``name`` or ``name[dim]`` line by line: what freezes it, and which groups it belongs to.
 
     Raises:
         OptionError: the program has no such dim.

@@ -45,7 +45,7 @@ class NamedModel:
 
 @dataclass(frozen=True)
 class _Built:
-    """What a source makes of a name: the model and either an example input or the shape of one."""
+    """What a source builds for a name: the model, and either an example input or the shape of one."""
 
     module: nn.Module
     shape: Shape | None = None
@@ -62,15 +62,15 @@ def build_model(
     """Builds the model of that name.
 
     Args:
-        name: One of the forms above. A factory is called without arguments and returns an nn.Module, or a pair of one
-            and its example input; it is looked for in the current directory too.
+        name: Name in one of the forms of `FORMS`. A factory is called without arguments and returns an nn.Module, or a
+            pair of one and its example input; it is looked for in the current directory too.
         input_shape: Sizes of the example input, ``"1,3,224,224"``; by default what the source of the model says.
         weights: A safetensors file with all weights of the model; they are random otherwise.
         seed: Seed of random weights and of the example input.
         device: Where it is built; on ``"meta"`` it takes no memory, and has no values.
 
     Raises:
-        OptionError: the name, or what it leads to, is no model; or there is no shape for the input.
+        OptionError: the name, or what it leads to, is not a model, or the shape of the input is not known.
         ArtifactError: the weights cannot be read or do not fit.
     """
     source, colon, rest = name.partition(":")
@@ -86,10 +86,10 @@ def build_model(
 
 
 def parse_shape(text: str) -> Shape:
-    """``"1,3,224,224"`` as numbers.
+    """Parses sizes such as ``"1,3,224,224"``.
 
     Raises:
-        OptionError: it is something else.
+        OptionError: the text is something else.
     """
     sizes = text.split(",")
     if not all(size.strip().isdecimal() and int(size) > 0 for size in sizes):
@@ -113,10 +113,10 @@ def _from_torchvision(name: str, wanted: Shape | None) -> _Built:
     models = _library("torchvision.models", "torchvision")
     if name not in models.list_models():
         raise OptionError(f"torchvision has no model '{name}'{_similar(name, models.list_models())}")
-    # these two warn unless they are told to draw their weights as they do anyway
+    # these two draw their weights in any case, but warn unless init_weights is given
     options: dict[str, Any] = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
     if "weights_backbone" in inspect.signature(models.get_model_builder(name)).parameters:
-        options["weights_backbone"] = None  # else it would be downloaded
+        options["weights_backbone"] = None  # otherwise the weights of the backbone would be downloaded
     return _Built(models.get_model(name, weights=None, **options), (1, 3, 224, 224))
 
 
@@ -156,14 +156,14 @@ def _from_factory(module_name: str, attribute: str) -> _Built:
 
 
 def named_object(name: str, what: str) -> Any:
-    """What ``package.module:name`` is, or gives when it is a class or function and called without arguments.
+    """Returns the object ``package.module:name``; a class or function is called, without arguments.
 
     Args:
-        name: It is looked for in the current directory too.
-        what: It is called in messages.
+        name: Name of the object; its module is looked for in the current directory too.
+        what: What messages call the object.
 
     Raises:
-        OptionError: there is none, or the call fails.
+        OptionError: there is no such object, or the call fails.
     """
     found = attribute(name, what)
     if isinstance(found, nn.Module) or not callable(found):
@@ -175,10 +175,10 @@ def named_object(name: str, what: str) -> Any:
 
 
 def attribute(name: str, what: str) -> Any:
-    """What ``package.module:name`` is; see `named_object`.
+    """Returns the object ``package.module:name`` without calling it; see `named_object`.
 
     Raises:
-        OptionError: there is none.
+        OptionError: there is no such object.
     """
     module_name, colon, own_name = name.partition(":")
     if not colon or not module_name or not own_name:
@@ -201,7 +201,7 @@ def _imported(name: str) -> ModuleType:
                 f"there is no module {error.name}, neither installed nor in {here}; a model is named {FORMS}"
             ) from error
         raise OptionError(f"importing {name} failed: {_one_line(error)}") from error
-    except Exception as error:  # likewise
+    except Exception as error:  # the module's code may raise anything
         raise OptionError(f"importing {name} failed: {_one_line(error)}") from error
 
 
@@ -228,7 +228,7 @@ def _load_weights(module: nn.Module, path: Path, name: str) -> None:
 
 
 def _one_line(error: BaseException) -> str:
-    """Type and message, cut to a line, with the place in the user's code where there is one."""
+    """Type and message of an error, cut to one line, with the place in the user's code where there is one."""
     text = " ".join(str(error).split())
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not frame.filename.startswith(("<", *_FOREIGN))]
@@ -237,7 +237,7 @@ def _one_line(error: BaseException) -> str:
 
 
 _FOREIGN = (str(Path(__file__).parent.parent), str(Path(torch.__file__).parent), str(Path(os.__file__).parent))
-"""Where frames do not come from the user's code: graphprune, torch, the standard library."""
+"""Folders whose code is not the user's: graphprune, torch, the standard library."""
 
 
 def _similar(name: str, known: Iterable[str]) -> str:

@@ -121,14 +121,14 @@ def budget(
     sparsity: float | None, params: float | None, macs: float | None, latency: float | None = None,
     latency_ms: float | None = None, counted: Measure = "channels",
 ) -> Budget:  # fmt: skip
-    """What was asked for; half of what is counted where nothing is."""
+    """The budget of the given options; by default half of what ``counted`` names is removed."""
     asked = {counted: sparsity, "params": params, "macs": macs, "latency": latency, "latency_ms": latency_ms}
     given = {name: value for name, value in asked.items() if value is not None}
     return Budget(**given) if given else Budget(**{counted: 0.5})
 
 
 def batches(option: str, name: str | None) -> Any:
-    """What `graphprune.compile` takes as data, by its name; None for none."""
+    """Finds data for `graphprune.compile` by its name; None without a name."""
     if name is None:
         return None
     what = f"{option} '{name}'"
@@ -139,7 +139,7 @@ def batches(option: str, name: str | None) -> Any:
 
 @dataclass(frozen=True)
 class _Again:
-    """What a generator function gives, from the start each time: every round wants it."""
+    """Calls a generator function anew for each iteration, because every round goes through the data."""
 
     function: Callable[[], Iterator[Any]]
 
@@ -148,7 +148,7 @@ class _Again:
 
 
 def function(option: str, name: str | None) -> Any:
-    """A function by its name, or what a class without arguments makes (`torch.nn.CrossEntropyLoss`); None for none.
+    """Finds a function by its name; a class such as `torch.nn.CrossEntropyLoss` is called first. None without a name.
 
     Raises:
         OptionError: there is no function of this name.
@@ -165,7 +165,7 @@ def function(option: str, name: str | None) -> Any:
 
 
 def multiple(align: str | None) -> int | str:
-    """``--align`` as `graphprune.compile` takes it."""
+    """Turns ``--align`` into the value that `graphprune.compile` takes."""
     return 1 if align is None else _number_or_name(align)
 
 
@@ -174,37 +174,37 @@ def _number_or_name(text: str) -> int | str:
 
 
 def floor(min_channels: str) -> int | str:
-    """``--min-channels`` as `graphprune.compile` takes it."""
+    """Turns ``--min-channels`` into the value that `graphprune.compile` takes."""
     return _number_or_name(min_channels)
 
 
 def pass_names() -> list[str]:
     """Names of all passes that a compilation runs, sorted."""
     found = (entry for entry in vars(pipelines).values() if isinstance(entry, type) and issubclass(entry, Pass))
-    # the name comes from the class alone, and options need not be made up for it
+    # the name depends on the class alone, so no options have to be made up for it
     names = {object.__new__(entry).name for entry in found if entry is not Pass}
     return sorted(names - _OF_FILES)
 
 
 _OF_FILES = {"export-onnx", "time-onnx"}
-"""Passes that come after a compilation, each on a network that is done."""
+"""Passes on ONNX files, which run only after a compilation."""
 
 
 def check_pass(option: str, name: str, known: Iterable[str]) -> None:
-    """Refuses the name of a pass that there is not.
+    """Refuses the name of a pass that does not exist.
 
     Raises:
-        OptionError: with the names that there are.
+        OptionError: the name is unknown; the message lists the known ones.
     """
     if name not in known:
         raise OptionError(f"{option}: there is no pass '{name}'; there are {', '.join(known)}")
 
 
 def check_out(out: Path | None) -> None:
-    """Refuses before the work what saving would refuse after it.
+    """Refuses, before the work, a directory that saving would refuse after it.
 
     Raises:
-        ArtifactError: something else is at that place, or it cannot be written to.
+        ArtifactError: something else is in that place, or it cannot be written to.
     """
     check_folder(out)
     if out is not None and out.exists() and any(out.iterdir()) and not is_artifact(out):
@@ -212,10 +212,10 @@ def check_out(out: Path | None) -> None:
 
 
 def check_folder(out: Path | None) -> None:
-    """Refuses what is no directory, and cannot become one.
+    """Refuses a path that is not a directory and cannot become one.
 
     Raises:
-        ArtifactError: a file is at that place or on the way there, or nobody may write there.
+        ArtifactError: a file is in that place or on the way there, or the place cannot be written to.
     """
     if out is None:
         return

@@ -81,7 +81,7 @@ def command(
 
 
 def _check_round(sparsity: float | None, granularity: str, criterion: str) -> None:
-    """Refuses options of a round where there is none."""
+    """Refuses options of a round where no round runs."""
     granularity_of(granularity)
     if sparsity is None and (granularity != "channel" or criterion != "elasticity"):
         raise OptionError("--granularity and --criterion are those of a round; give --sparsity, such as --sparsity 0.5")

@@ -1,4 +1,4 @@
-"""What long work shows on stderr: bars on a terminal, lines elsewhere where they are wanted."""
+"""Progress of long work on stderr: bars on a terminal, elsewhere lines if they are wanted."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class Phases:
-    """Shows phases one after the other; called with a phase, steps done, steps in all, and what a step is doing.
+    """Shows phases one after the other; it is called with a phase, steps done, steps in all, and what a step is doing.
 
     Bars disappear at the end, so that nothing but results stays on a terminal.
 
     Args:
-        bars: Show bars on a terminal; not for commands that print while they work.
-        lines: Write a line at the beginning of each phase where there is no terminal.
+        bars: Whether to show bars on a terminal; not for commands that print while they work.
+        lines: Whether to write a line at the beginning of each phase where there is no terminal.
     """
 
     def __init__(self, *, bars: bool = True, lines: bool = False) -> None:
         self._console = Console(stderr=True, highlight=False)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self._lines = lines and not self._console.is_terminal
-        # what goes to stdout has to stay there: the bars are on stderr
+        # stdout is not redirected, because only stderr has bars
         self._bars = Progress(
             *columns,
             console=self._console,
@@ -53,11 +53,11 @@ class Phases:
         self._bars.update(self._bars.task_ids[-1], description=text, completed=done, total=total)
 
     def of(self, phase: str) -> Callable[[int, int], None]:
-        """The callback of a phase that only counts."""
+        """Returns the callback of a phase that only counts."""
         return lambda done, total: self(phase, done, total)
 
     def rounds(self, stage: str, done: int, total: int) -> None:
-        """The callback of `graphprune.compile`."""
+        """Shows the progress of `graphprune.compile`, as its callback."""
         self("prune", done, total, "" if stage == "done" else stage)
 
     def _begin(self, phase: str, total: int) -> None:

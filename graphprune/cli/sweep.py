@@ -55,7 +55,7 @@ def command(
         Path | None, typer.Option(metavar="DIR", help="Write sweep.json and sweep.svg here; the plot needs matplotlib.")
     ] = None,
 ) -> None:
-    """Sweeps and prints a table."""
+    """Runs the sweep and prints its table."""
     options.check_folder(out)
     named = build_model(model, input_shape, weights, seed)
     with Phases(lines=True) as phases:

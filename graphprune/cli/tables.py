@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 FILE_WIDTH = 120
-"""Columns where the output is no terminal, which has no width of its own."""
+"""Width in columns where the output is not a terminal and so has no width of its own."""
 
 
 def show(content: Table | str) -> None:
-    """Writes to standard output, without the blanks that fill the lines of a table."""
+    """Writes to standard output, without the trailing blanks of a table's lines."""
     if isinstance(content, str):
         typer.echo(content)
         return
@@ -28,7 +28,7 @@ def show(content: Table | str) -> None:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: Collection[str] = ()) -> Table:
-    """A table with the columns that are named in ``numbers`` to the right."""
+    """Returns a table; the columns named in ``numbers`` are aligned to the right."""
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style=None)
     for column in columns:
         made.add_column(column, justify="right" if column in numbers else "left", overflow="fold")

@@ -1,4 +1,4 @@
-"""Fused attention in a form that the ONNX exporter can take apart."""
+"""Fused attention in a form that the ONNX exporter can decompose."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FUSED = (functional.scaled_dot_product_attention, torch.ops.aten.scaled_dot_pro
 
 
 def with_plain_attention(module: nn.Module) -> nn.Module:
-    """The module, a graph of which gets attention that the exporter knows: contiguous, with one batch dim."""
+    """Returns the module, or for a graph with fused attention a copy that calls `plain_attention` instead."""
     if not isinstance(module, fx.GraphModule) or not _attentions(module.graph):
         return module
     copy = copy_sharing_tensors(module)
@@ -33,11 +33,12 @@ def plain_attention(
 ) -> Tensor:
     """Computes `torch.nn.functional.scaled_dot_product_attention`, for any number of batch dims, and for none.
 
-    The exporter takes just one, and heads. The strides of fused attention depend on the kernel: it decides by those of
-    one kernel that a reshape behind it is a view, then looks at those of another, and fails. Hence a copy;
-    ``contiguous()`` would leave nothing in the exporter's graph where it has nothing to do.
+    The exporter takes exactly one batch dim, and a dim of heads. The strides of fused attention depend on the kernel:
+    by the strides of one kernel, the exporter decides that a reshape of the result is a view; then it sees the strides
+    of another kernel, and fails. Hence the result is copied; ``contiguous()`` would leave nothing in the exporter's
+    graph where it has nothing to do.
     """
-    if query.dim() == 3:  # heads are among the samples
+    if query.dim() == 3:  # the heads are part of the batch dim
         attn_mask = attn_mask.unsqueeze(1) if attn_mask is not None and attn_mask.dim() == 3 else attn_mask
         one_head = (tensor.unsqueeze(1) for tensor in (query, key, value))
         return plain_attention(*one_head, attn_mask, *args, **options).squeeze(1)

@@ -23,7 +23,7 @@ class Hardware:
     Attributes:
         cpu: Model name of the processor.
         cores: Logical cores of the machine.
-        usable_cores: Logical cores that this process may run on; a CPU quota of a container is not seen here.
+        usable_cores: Logical cores that this process may run on; the CPU quota of a container is not considered.
         gpu: Name of CUDA device 0; None where torch sees no device.
     """
 
@@ -42,7 +42,7 @@ class Hardware:
 
 
 def describe_hardware() -> Hardware:
-    """The machine that this process runs on."""
+    """Describes the machine that this process runs on."""
     cores = os.cpu_count() or 1
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
     return Hardware(
@@ -60,7 +60,7 @@ def library_versions() -> dict[str, str]:
 
 
 def _cpu_model() -> str:
-    """Model name as Linux gives it; elsewhere, and on processors that Linux does not name, the architecture."""
+    """Model name of the processor as Linux gives it; the architecture where there is no such name."""
     if _CPU_LISTING.is_file():
         for line in _CPU_LISTING.read_text(encoding="utf-8", errors="replace").splitlines():
             key, _, value = line.partition(":")

@@ -1,4 +1,4 @@
-"""Work on a module without leaving a trace on it."""
+"""Work on a module that leaves no trace on it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 @contextmanager
 def isolated_in_eval_mode(module: nn.Module) -> Iterator[None]:
-    """Switch to eval mode; give the module its modes and buffers back at the end, and the process its random state.
+    """Switch to eval mode; at the end, restore the module's modes and buffers, and the random state of the process.
 
-    The mode is set part by part: a module's own `eval` may do more than that (merge weights, freeze layers, refuse),
+    The mode is set submodule by submodule: a module's own `eval` may do more (merge weights, freeze layers, refuse),
     which could not be undone. Parameters need no copy: nothing in an export or a forward pass writes to them.
     """
     modes = {part: part.training for part in module.modules()}
@@ -46,7 +46,7 @@ def _write_back(tensor: Tensor, value: Tensor) -> None:
 
 @contextmanager
 def _random_state_kept() -> Iterator[None]:
-    """Restore the generators of torch (all devices in use), of numpy and of Python."""
+    """Restore the random generators of torch (all devices in use), of numpy and of Python at the end."""
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     numpy_state = np.random.get_state()
     python_state = random.getstate()

@@ -22,31 +22,31 @@ Precision = Literal["float32", "float16", "int8"]
 
 
 def precision_of(given: str) -> Precision:
-    """The precision of that name.
+    """Checks the name of a precision.
 
     Raises:
-        OptionError: there is none.
+        OptionError: the name is unknown.
     """
     check_name("precision", given, get_args(Precision))
     return given  # type: ignore[return-value]
 
 
 def lower(path: Path, precision: Precision, calibration: Sequence[Feeds]) -> None:
-    """Rewrites a float32 file in place.
+    """Rewrites a float32 file in a lower precision, in place.
 
     Args:
         path: The file.
-        precision: What to bring it to.
+        precision: The precision that the file gets.
         calibration: Inputs that show the ranges of activations; for INT8.
 
     Raises:
-        ExportError: onnxruntime's tools cannot do it.
+        ExportError: onnxruntime's tools cannot convert the file.
     """
     if precision == "float32":
         return
     try:
         _LOWERINGS[precision](path, calibration)
-    except Exception as error:  # tools of onnxruntime have no exceptions of their own
+    except Exception as error:  # onnxruntime's tools have no exceptions of their own
         raise ExportError(
             f"onnxruntime {onnxruntime.__version__} cannot bring the file to {precision}: {type(error).__name__}: "
             f"{error}; check the data that it was calibrated on, or export with precision='float32'"
@@ -55,7 +55,7 @@ def lower(path: Path, precision: Precision, calibration: Sequence[Feeds]) -> Non
 
 def _to_float16(path: Path, calibration: Sequence[Feeds]) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it tells each weight that float16 rounds to 0; the comparison decides
+        warnings.simplefilter("ignore")  # each weight that float16 rounds to 0 gives one; the comparison decides
         onnx.save(convert_float_to_float16(onnx.load(path), keep_io_types=True), path)
 
 
@@ -68,7 +68,7 @@ def _to_int8(path: Path, calibration: Sequence[Feeds]) -> None:
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
-    """Hands inputs to the calibration, one by one."""
+    """Gives inputs to the calibration, one by one."""
 
     def __init__(self, inputs: Iterable[Feeds]) -> None:
         self._left = iter(inputs)

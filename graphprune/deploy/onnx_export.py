@@ -39,12 +39,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ExportResult(Fact):
-    """What was written and what was measured on it.
+    """The file that was written, and how it compares with torch.
 
     Attributes:
         path: The ONNX file.
         size_bytes: Size on disk, with the external data that ONNX requires above 2 GiB.
-        node_count: Nodes of the file, those inside loops, branches and local functions included.
+        node_count: Number of nodes of the file, including those inside loops, branches and local functions.
         opset: Version of the standard operator set.
         batch: "dynamic" if dim 0 is free, "static" if it is fixed to the example's.
         batch_reason: Why the batch is static; empty where it is dynamic.
@@ -52,8 +52,8 @@ class ExportResult(Fact):
         output_names: Names of the outputs, in the order of the module's.
         max_abs_error: Largest difference to torch, in units of the output.
         max_rel_error: Largest difference as a share of the output's largest magnitude.
-        rms_rel_error: Root mean square of the difference, divided by that of the output; of the worst output.
-        tolerance: What `max_rel_error` may be at most.
+        rms_rel_error: Root mean square of the difference, divided by that of the output, for the worst output.
+        tolerance: Largest `max_rel_error` that is allowed.
         batch_sizes: Batch sizes that were compared.
         precision: Precision of weights and activations inside; inputs and outputs are the module's.
     """
@@ -81,7 +81,7 @@ class ExportResult(Fact):
 
 
 _RANDOM_CALIBRATION = 8
-"""Sets of random inputs that INT8 is calibrated on where there is no data."""
+"""Number of sets of random inputs that INT8 is calibrated on where there is no data."""
 
 _LOWER_TOLERANCES: dict[str, float] = {"float16": HALF_RELATIVE_TOLERANCE, "int8": INT8_RELATIVE_TOLERANCE}
 
@@ -99,13 +99,14 @@ def export_onnx(
 ) -> ExportResult:
     """Export `module` in eval mode, check the file, compare it with torch, and only then write it to `path`.
 
-    The module keeps its modes, buffers and gradients, the process its random state. On failure nothing is written, and
-    a file that was at `path` stays.
+    The module keeps its modes, buffers and gradients, and the process its random state. On failure, nothing is written,
+    and a file that was at `path` stays.
 
     Args:
         module: Any module that torch.export can trace.
-        args: Positional example inputs; dim 0 of the first tensor is the batch, and of all that share its size.
-        kwargs: Keyword example inputs, likewise.
+        args: Positional example inputs; dim 0 of the first tensor is the batch, and so is dim 0 of every tensor in
+            which it has the same size.
+        kwargs: Keyword example inputs, batched in the same way.
         path: Target file, in an existing directory.
         dynamic_batch: Leave the batch free. Where the module does not allow it, the batch is fixed to the example's and
             the result says why.
@@ -136,7 +137,7 @@ def export_onnx(
 
 
 def _write(request: Request, target: Path, reason: str) -> ExportResult:
-    """Export, check, compare, and move into place; `reason` is why the batch is fixed, empty to leave it free."""
+    """Export, check, compare, and move into place; `reason` says why the batch is fixed, and is empty if it is free."""
     program, reason = capture(request, reason)
     batch_sizes = [request.example.batch_size] if reason else _batch_sizes(request.example)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
@@ -166,7 +167,7 @@ def _compared(request: Request, draft: Path, examples: Iterable[Example], **tole
 
 
 def _lowered(request: Request, draft: Path, batch_sizes: Sequence[int]) -> Parity:
-    """Brings the draft, which computes what the module does, to a lower precision, and measures what that costs."""
+    """Lower the precision of the draft, which computes what the module does, and measure the error that this makes."""
     calibration = [_in_order(each, request.example) for each in request.calibration]
     if len(calibration) == 1 and len(batch_sizes) > 1 and calibration[0].batch_size > 1:
         (whole,) = calibration
@@ -184,10 +185,10 @@ def _lowered(request: Request, draft: Path, batch_sizes: Sequence[int]) -> Parit
 
 
 def _in_order(inputs: Example, example: Example) -> Example:
-    """Inputs with their keyword arguments in the example's order, in which the file's inputs are named.
+    """Put the keyword arguments of inputs into the example's order, in which the file's inputs are named.
 
     Raises:
-        InputError: they are not the example's.
+        InputError: If the arguments are not those of the example.
     """
     kwargs = {name: inputs.kwargs[name] for name in example.kwargs if name in inputs.kwargs}
     ordered = Example(inputs.args, kwargs)
@@ -220,7 +221,7 @@ def _checked_target(path: str | Path) -> Path:
 def _request(
     module: nn.Module, example: Example, precision: Precision, calibration: tuple[Example, ...], seed: int
 ) -> Request:
-    """Name inputs and outputs; runs the module once to see what it returns."""
+    """Name inputs and outputs; run the module once to see what it returns."""
     if example.batch_size < 1:
         raise InputError("the example input has a batch of 0; give at least one sample")
     try:
@@ -246,7 +247,7 @@ def _static_reason(request: Request, dynamic_batch: bool) -> str:
         return "no tensor input has a batch dimension"
     other = _batch_sizes(request.example)[1]
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # a graph module prints where it fails; this only asks
+        with contextlib.redirect_stderr(io.StringIO()):  # a graph module prints where it fails; here it may fail
             run_torch(request.module, request.example.resized(other))
     except Exception as error:
         return f"the module itself fails at batch {other}: {summary(error)}"
@@ -254,5 +255,5 @@ def _static_reason(request: Request, dynamic_batch: bool) -> str:
 
 
 def _batch_sizes(example: Example) -> list[int]:
-    """The example's batch and a small one, which is not the one that a batch of 1 is captured at either."""
+    """The example's batch size and another small one; the latter is not 2, at which a batch of 1 is captured."""
     return [example.batch_size, 5 if example.batch_size == 3 else 3]

@@ -1,4 +1,4 @@
-"""Save, tidy and check an ONNX file before it goes to its place."""
+"""Save, tidy and check an ONNX file before it is moved to its place."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def write_checked(program: torch.onnx.ONNXProgram, path: Path, inputs: Collectio
     The weights are in the file itself; near ONNX's limit of 2 GiB, torch puts them into a second file beside it.
 
     Args:
-        program: What torch.onnx.export made.
+        program: Program that torch.onnx.export made.
         path: The file to write; a second file gets the same name with a suffix.
         inputs: Names of the inputs, whose dim 0 is the batch where it is free.
 
@@ -98,7 +98,7 @@ def _name_batch_axis(proto: onnx.ModelProto, inputs: Collection[str]) -> None:
 
 
 def _drop_source_lines(node: onnx.NodeProto) -> None:
-    """Remove the stack trace: it holds paths of the machine that exported, and makes the file depend on them."""
+    """Remove stack traces: they hold paths of the exporting machine, which would make the file depend on it."""
     kept = [entry for entry in node.metadata_props if not entry.key.endswith("stack_trace")]
     del node.metadata_props[:]
     node.metadata_props.extend(kept)

@@ -1,4 +1,4 @@
-"""Does the ONNX file compute what the module computes?"""
+"""Checks that the ONNX file computes what the module computes."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def check_parity(
         inputs: Names of the file's inputs, in the order of the example's tensors.
         outputs: Names of the file's outputs, in the order of the module's.
         examples: Inputs to try.
-        tolerance: Largest error as a share of the output's largest magnitude; outputs in float16 are allowed more.
+        tolerance: Largest allowed error as a share of the output's largest magnitude; float16 outputs are allowed more.
 
     Raises:
         BatchSizeError: If onnxruntime runs the file on the first inputs and refuses it at another batch size.
@@ -136,9 +136,9 @@ def run_torch(module: nn.Module, example: Example) -> Any:
 
 
 def _run_onnx(session: Any, feeds: Feeds, outputs: Sequence[str]) -> list[NDArray[Any]]:
-    """Outputs of the file, by the order of their names."""
+    """Outputs of the file, in the order of their names."""
     options = onnxruntime.RunOptions()
-    options.log_severity_level = 4  # fatal only: an error is raised as well, there is no need to print it
+    options.log_severity_level = 4  # fatal only: an error is raised as well, so it need not be printed
     return list(session.run(list(outputs), feeds, options))
 
 

@@ -35,9 +35,9 @@ class NodePlacement:
     """Where the nodes of one optimised model ran.
 
     Attributes:
-        nodes: Nodes that ran, after onnxruntime's fusions.
-        on_cpu: How many of them ran on the CPU provider.
-        cpu_ops: Their operators, sorted, each once.
+        nodes: Number of nodes that ran, after onnxruntime's fusions.
+        on_cpu: Number of nodes that ran on the CPU provider.
+        cpu_ops: Operators of the nodes on the CPU provider, sorted, each once.
     """
 
     nodes: int
@@ -51,13 +51,13 @@ class NodePlacement:
 
 
 def choose_provider(requested: str) -> tuple[str, str]:
-    """The execution provider for a request, and why it is not CUDA (empty where it is).
+    """Choose the execution provider for a request; say why it is not CUDA (empty where it is).
 
     Args:
         requested: "auto" (CUDA where there is a device, else the CPU), "cpu" or "cuda".
 
     Raises:
-        OptionError: If the name is unknown, or CUDA is asked for where it cannot run.
+        OptionError: If the name is unknown, or CUDA is requested where it cannot run.
     """
     if requested not in ("auto", "cpu", "cuda"):
         raise OptionError(f"provider={requested!r} is unknown; use 'auto', 'cpu' or 'cuda'")
@@ -76,13 +76,13 @@ MOST_THREADS = 16
 
 
 def open_session(path: Path, provider: str, threads: int, profile_prefix: str | None = None) -> Any:
-    """A session whose first provider is really the one asked for.
+    """Open a session whose first provider is really the requested one.
 
     Args:
         path: The ONNX file.
         provider: `CPU` or `CUDA`.
-        threads: Threads within an operator, 1 or more; operators run one after the other.
-        profile_prefix: Where to write a profile; None for no profile.
+        threads: Number of threads within an operator, 1 or more; operators run one after the other.
+        profile_prefix: Start of the path that a profile is written to; None for no profile.
 
     Raises:
         ArtifactError: If the file is missing or is not a valid model.
@@ -125,7 +125,7 @@ class BoundSession:
             raise InputError(f"the model's inputs are {sorted(wanted)}, the feeds {sorted(feeds)}; give exactly these")
         device = "cuda" if session.get_providers()[0] == CUDA else "cpu"
         self._binding = session.io_binding()
-        # Kept here as well: the memory belongs to the values, and not every onnxruntime holds on to what is bound.
+        # Kept here as well: the values own the memory, and not every onnxruntime keeps what is bound alive.
         self._inputs = {
             name: onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), device, 0)
             for name, array in feeds.items()
@@ -141,7 +141,7 @@ class BoundSession:
             raise InputError(f"onnxruntime cannot run the model on the feeds {shapes}: {error}") from error
 
     def run(self) -> None:
-        """One inference; returns when the outputs are complete on the device."""
+        """Run once; return when the outputs are complete on the device."""
         self._session.run_with_iobinding(self._binding)
         self._binding.synchronize_outputs()
 
@@ -152,7 +152,7 @@ def node_placement(path: Path, provider: str, threads: int, feeds: Mapping[str, 
     Raises:
         ArtifactError: If the file is missing or is not a valid model.
         InputError: If the feeds do not fit the model.
-        OptionError: If the provider asked for ran no node at all.
+        OptionError: If the requested provider ran no node at all.
     """
     with tempfile.TemporaryDirectory() as scratch:
         session = open_session(path, provider, threads, profile_prefix=str(Path(scratch) / "profile"))
@@ -165,7 +165,7 @@ def node_placement(path: Path, provider: str, threads: int, feeds: Mapping[str, 
 
 
 def _placement_of(events: list[dict[str, Any]]) -> NodePlacement:
-    """Count each node once, also where a loop ran it many times."""
+    """Count each node once, even where a loop ran it many times."""
     ran = {
         (event["name"], event["args"]["op_name"], event["args"]["provider"])
         for event in events
@@ -187,7 +187,7 @@ def _session_options(threads: int, profile_prefix: str | None) -> Any:
 
 
 def _cuda_obstacle() -> str:
-    """Why CUDA cannot run here; empty where it can. Asks onnxruntime for nothing, which would print warnings."""
+    """Why CUDA cannot run here; empty where it can. Opens no session, which would print warnings."""
     if not torch.cuda.is_available():
         return "torch sees no CUDA device"
     if CUDA not in onnxruntime.get_available_providers():
@@ -196,13 +196,13 @@ def _cuda_obstacle() -> str:
 
 
 def _preload_cuda_libraries() -> None:
-    """Load the CUDA libraries that pip installed, which the loader does not find by itself."""
+    """Load the CUDA libraries that pip installed; the loader does not find them by itself."""
     preload = getattr(onnxruntime, "preload_dlls", None)  # since onnxruntime 1.21
     if preload is None:
         return
     said = io.StringIO()
     with contextlib.redirect_stdout(said), warnings.catch_warnings():
-        # What could not be loaded is printed and warned about; what counts is the provider check after opening.
+        # Messages about libraries that could not be loaded do not matter: the provider is checked after opening.
         warnings.simplefilter("ignore")
         preload()
     if said.getvalue():

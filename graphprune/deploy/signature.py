@@ -1,4 +1,4 @@
-"""Names of the inputs and outputs of an ONNX file, and the arrays that go in."""
+"""Names of the inputs and outputs of an ONNX file, and the arrays for its inputs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def input_names(module: nn.Module, example: Example) -> tuple[str, ...]:
 def output_names(outputs: Any, taken: Collection[str]) -> tuple[str, ...]:
     """A stable name for each tensor that the module returns, none of them in `taken`.
 
-    ``output`` for a single tensor, ``output_0`` and so on for a tuple, the keys for a dict.
+    A single tensor is called ``output``, those of a tuple ``output_0`` and so on, and those of a dict by their keys.
     """
     names = [_identifier(keystr(path)) for path, _ in _tensor_paths(outputs)]
     named = [name if name and not name[0].isdigit() else f"output_{name}".rstrip("_") for name in names]
@@ -65,7 +65,7 @@ def onnx_feeds(module: nn.Module, example: Example) -> Feeds:
 
 
 def feed(names: Iterable[str], tensors: Iterable[Tensor]) -> Feeds:
-    """Contiguous arrays on the CPU, by name.
+    """Return tensors as contiguous arrays on the CPU, by name.
 
     Raises:
         ExportError: If a tensor has a type that numpy cannot hold.
@@ -104,12 +104,12 @@ def _tensor_paths(tree: Any) -> list[tuple[tuple[Any, ...], Tensor]]:
 
 
 def _identifier(path: str) -> str:
-    """``['boxes'][0]`` as ``boxes_0``."""
+    """Turn a path into a name: ``['boxes'][0]`` into ``boxes_0``."""
     return re.sub(r"\W+", "_", path).strip("_")
 
 
 def _unique(names: Iterable[str], taken: Collection[str]) -> tuple[str, ...]:
-    """The names, with an underscore and a number appended where one is in use already."""
+    """Append an underscore and a number to each name that is in use already."""
     used = set(taken)
     result = []
     for name in names:

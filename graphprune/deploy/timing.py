@@ -1,4 +1,4 @@
-"""Latency of ONNX files in onnxruntime, measured in turns so that a change of the machine's pace hits all alike."""
+"""Latency of ONNX files in onnxruntime, measured in turns, so that changes of the machine's pace affect all alike."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from graphprune.program.facts import Fact
 _log = logging.getLogger(__name__)
 
 _MIN_SAMPLE_MS = 20.0
-"""A sample lasts at least this long: several time slices of a busy machine, so that one of them does not decide."""
+"""Smallest duration of a sample: several time slices of a busy machine, so that no single one of them decides."""
 
 Progress = Callable[[int, int], None]
-"""Called between samples with (rounds done, rounds in all)."""
+"""Function that is called between samples with (rounds done, rounds in all)."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Latency:
         p10_ms: 10th percentile.
         p90_ms: 90th percentile.
         iqr_ms: Distance between the 25th and the 75th percentile.
-        samples: One for each round, in the order they were taken.
-        runs_per_sample: Runs that each sample is the mean of.
+        samples: Time of a run in each round, in the order of the rounds.
+        runs_per_sample: Number of runs that each sample is the mean of.
     """
 
     median_ms: float
@@ -50,7 +50,7 @@ class Latency:
 
     @classmethod
     def of(cls, samples: tuple[float, ...], runs_per_sample: int = 1) -> Latency:
-        """Summarise samples, in milliseconds for a run; at least one."""
+        """Summarise one or more samples, in milliseconds for a run."""
         p10, p25, median, p75, p90 = (float(value) for value in np.percentile(samples, [10, 25, 50, 75, 90]))
         return cls(median, p10, p90, p75 - p25, samples, runs_per_sample)
 
@@ -62,8 +62,8 @@ class Speedup:
     Attributes:
         ratio: Ratio of the medians.
         pairwise_median: Median over the rounds of the ratio within a round.
-        pairwise_p10: 10th percentile of the same.
-        pairwise_p90: 90th percentile of the same.
+        pairwise_p10: 10th percentile of the ratio within a round.
+        pairwise_p90: 90th percentile of the ratio within a round.
     """
 
     ratio: float
@@ -171,15 +171,15 @@ def time_interleaved(
         models: Files by name; the first is the baseline of the printed speed-ups.
         feeds: Arrays by input name, the same for all models; dim 0 of the first is the batch.
         provider: "auto" (CUDA where there is a device, else the CPU), "cpu" or "cuda".
-        threads: Threads within an operator, 1 or more.
-        warmup: Runs of each model before the first sample, 1 or more.
-        repeats: Rounds, 1 or more; each takes one sample of every model.
-        on_progress: Called between samples with (rounds done, rounds in all).
+        threads: Number of threads within an operator, 1 or more.
+        warmup: Number of runs of each model before the first sample, 1 or more.
+        repeats: Number of rounds, 1 or more; each takes one sample of every model.
+        on_progress: Function that is called between samples with (rounds done, rounds in all).
 
     Raises:
         ArtifactError: If a file is missing or is not a valid model.
         InputError: If the feeds do not fit a model.
-        OptionError: If an option is out of range, or CUDA is asked for where it cannot run.
+        OptionError: If an option is out of range, or CUDA is requested where it cannot run.
     """
     _check_counts(models, threads=threads, warmup=warmup, repeats=repeats)
     paths = {name: Path(path) for name, path in models.items()}
@@ -212,7 +212,7 @@ def _check_counts(models: Mapping[str, Path], **counts: int) -> None:
 def _place(
     paths: Mapping[str, Path], feeds: Mapping[str, NDArray[Any]], requested: str, threads: int
 ) -> tuple[str, str, dict[str, NodePlacement]]:
-    """The provider that runs all models, why it is not CUDA, and where their nodes ran."""
+    """Return the provider that runs all models, why it is not CUDA, and where the models' nodes ran."""
     provider, reason = choose_provider(requested)
     try:
         placements = {name: node_placement(path, provider, threads, feeds) for name, path in paths.items()}
@@ -231,7 +231,7 @@ def _place(
 
 
 def runs_per_sample(session: BoundSession, warmup: int, sample_ms: float = _MIN_SAMPLE_MS) -> int:
-    """Warm up, then find how many runs, doubling, last at least ``sample_ms``."""
+    """Warm up, then double the number of runs until they last at least ``sample_ms``."""
     for _ in range(warmup):
         session.run()
     runs = 1
@@ -243,7 +243,7 @@ def runs_per_sample(session: BoundSession, warmup: int, sample_ms: float = _MIN_
 def _sample(
     bound: Mapping[str, BoundSession], runs: Mapping[str, int], repeats: int, on_progress: Progress | None
 ) -> dict[str, list[float]]:
-    """One sample of every model in each round, in milliseconds for a run."""
+    """Take one sample of every model in each round, in milliseconds for a run."""
     samples: dict[str, list[float]] = {name: [] for name in bound}
     for done in range(1, repeats + 1):
         with garbage_collector_off():
@@ -264,7 +264,7 @@ def timed_ms(session: BoundSession, runs: int) -> float:
 
 @contextmanager
 def garbage_collector_off() -> Iterator[None]:
-    """A collection in the middle of a sample would be counted as latency."""
+    """Switch the garbage collector off: a collection in the middle of a sample would count as latency."""
     was_on = gc.isenabled()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""From a module to an ONNX program by torch.onnx, with names that are known and a free batch."""
+"""From a module to an ONNX program by torch.onnx, with given names and a free batch."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _log = logging.getLogger(__name__)
 _NOISE = (
     # An LSTM or GRU builds its list of flat weights while torch.export traces it, and gets the old list back.
     (UserWarning, r"The tensor attributes? .* assigned during export"),
-    # torch's own decompositions of recurrent layers call what torch itself deprecates.
+    # torch's decompositions of recurrent layers call a function that torch itself deprecates.
     (FutureWarning, r"_check_is_size will be removed"),
     # torch.export looks at the gradients of its own intermediate tensors.
     (UserWarning, r"The \.grad attribute of a Tensor that is not a leaf"),
 )
-"""Warnings of the exporter that a user can do nothing about: category and beginning of the message."""
+"""Warnings of the exporter about which a user can do nothing: category and beginning of the message."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ class Request:
 
 
 def capture(request: Request, reason: str) -> tuple[torch.onnx.ONNXProgram, str]:
-    """Translate the module, with a free batch unless there is a reason against it; returns the reason that holds."""
+    """Translate the module, with a free batch unless there is a reason against it; return program and reason."""
     if not reason:
-        # torch.export treats a size of 1 as a constant, so a single sample is captured as two; and before torch 2.11
-        # it leaves marks on its inputs that the next attempt would fall over.
+        # torch.export treats a size of 1 as a constant, so a single sample is captured as two. Before torch 2.11 it
+        # also leaves marks on its inputs that would make the next attempt fail, so the inputs are copies.
         example = request.example.resized(max(request.example.batch_size, 2)).mapped(torch.clone)
         try:
             return _translate(request, example, _dynamic_shapes(request.module, example)), ""
@@ -82,7 +82,7 @@ def _dynamic_shapes(module: nn.Module, example: Example) -> dict[str, Any]:
 def _translate(request: Request, example: Example, dynamic_shapes: dict[str, Any] | None) -> torch.onnx.ONNXProgram:
     args = example.args
     if args and isinstance(args[-1], dict) and not example.kwargs:
-        args = (*args, {})  # torch.onnx.export takes a dict at the end for the keyword arguments
+        args = (*args, {})  # torch.onnx.export would take a dict at the end for the keyword arguments
     program = torch.onnx.export(
         with_plain_attention(request.module),
         args,
@@ -91,14 +91,14 @@ def _translate(request: Request, example: Example, dynamic_shapes: dict[str, Any
         verbose=False,
         dynamic_shapes=dynamic_shapes,
     )
-    assert program is not None  # None is for the exporter before dynamo
+    assert program is not None  # only the older exporter, without dynamo, returns None
     _store_constants(program.model.graph)
     _assign_names(program.model.graph, request)
     return program
 
 
 def _store_constants(graph: Any) -> None:
-    """Stores constants that the exporter's own rewriting made and left out of the graph, which the checker refuses."""
+    """Store constants that the exporter's rewriting made and left out of the graph; the checker would refuse it."""
     for node in graph:
         for value in node.inputs:
             if value is not None and value.producer() is None and value.const_value is not None:
@@ -108,7 +108,7 @@ def _store_constants(graph: Any) -> None:
 def _assign_names(graph: Any, request: Request) -> None:
     """Name inputs and outputs of an onnx_ir graph; an inner value of the same name gets another one.
 
-    torch.onnx.export can name them too, but does not look whether a weight or an inner value has that name already.
+    torch.onnx.export can name them too, but does not check whether a weight or an inner value has that name already.
     """
     named = {"takes": (request.inputs, graph.inputs), "returns": (request.outputs, graph.outputs)}
     for verb, (names, values) in named.items():
@@ -139,7 +139,7 @@ def summary(error: BaseException) -> str:
 
 @contextmanager
 def quiet_exporter() -> Iterator[None]:
-    """Silence what the exporter says about its own internals; warnings that are not in `_NOISE` pass."""
+    """Silence the exporter's messages about its internals; warnings that are not in `_NOISE` pass."""
     with only_errors("torch.onnx", "onnxscript", "onnx_ir"), warnings.catch_warnings():
         for category, message in _NOISE:
             warnings.filterwarnings("ignore", message=message, category=category)

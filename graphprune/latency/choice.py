@@ -1,4 +1,4 @@
-"""Which widths to take: the least squared elasticity lost for each microsecond of predicted latency gained."""
+"""The choice of widths: the least squared elasticity lost for each millisecond of predicted latency gained."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from graphprune.labels.groups import Group
 from graphprune.latency.model import LatencyModel
 
 Enough = Callable[[Counts, float], bool]
-"""Whether channels of each group, and a predicted latency in milliseconds, are few enough."""
+"""Tells whether the channels of each group are few enough, and the predicted latency in milliseconds low enough."""
 
 _ALIKE = 0.01
-"""Prices that differ by less count as the same."""
+"""Relative difference below which two prices count as the same."""
 
 
 @dataclass(frozen=True, order=True)
 class Move:
-    """A narrower width of a group; the best come first, of equally good ones those that remove the smallest share.
+    """A narrower width of a group; moves sort by price, and at the same price by the share that they remove.
 
     Attributes:
         price: Squared importance lost per millisecond gained.
@@ -42,7 +42,7 @@ class Move:
 
 @dataclass
 class _Choice:
-    """Widths while they are chosen, dense at first."""
+    """The widths while they are chosen; at first they are those of the present network."""
 
     model: LatencyModel
     groups: Sequence[Group]
@@ -55,7 +55,7 @@ class _Choice:
         self.ms = float(self.model.ms(self.counts))
 
     def gained(self, index: int, counts: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Milliseconds that other widths of a group would save."""
+        """Milliseconds that other widths of a group would save, one for each of the counts."""
         rows = np.repeat(self.counts[None], len(counts) + 1, axis=0)
         rows[1:, index] = counts
         ms = self.model.part_ms(index, rows)
@@ -63,7 +63,7 @@ class _Choice:
         return saved
 
     def best_move(self, index: int) -> Move | None:
-        """The best of all narrower widths of a group, for one step alone may gain nothing; None where none does."""
+        """The best move to any narrower width of a group, as a single step may gain nothing; None if no move gains."""
         counts = self.permitted[index]
         counts = counts[counts < self.counts[index]]
         if not len(counts):
@@ -75,20 +75,23 @@ class _Choice:
         best = float(price.min())
         if np.isinf(best):
             return None
-        # of those that cost about the same the nearest width, so that all groups shrink evenly
+        # takes the widest of those with about the same price, so that all groups shrink evenly
         count = int(counts[price <= best + _ALIKE * abs(best)].max())
         return Move(best, 1 - count / self.groups[index].channels, index, count)
 
     def set(self, index: int, count: int) -> None:
-        """Gives a group a width."""
+        """Sets the width of a group."""
         self.counts, self.ms = self.with_count(index, count)
 
     def narrow(self, is_enough: Enough) -> tuple[int, int] | None:
-        """Takes the best moves until it is enough, or there are none; gives the last one's group and former width.
+        """Makes the best moves until the widths are enough or no move is left.
 
         The gains of one group fall as others shrink, so a price that was found earlier is a lower bound, and only the
-        best one has to be looked at again. (Prices below 0, of channels that are better removed, fall too; they come
+        best move has to be priced again. (Prices below 0, of channels that are better removed, fall too; they come
         first in any order.)
+
+        Returns:
+            The group of the last move and its width before; None if there was no move.
         """
         moves = [self.best_move(index) for index in range(len(self.groups))]
         queue = [move for move in moves if move is not None]
@@ -106,7 +109,7 @@ class _Choice:
         return last
 
     def replace_last(self, last: tuple[int, int], is_enough: Enough) -> None:
-        """Takes, instead of the last move, the one that loses least of all that are enough after the others."""
+        """Replaces the last move by the one that loses least, among all that are enough after the earlier moves."""
         index, count = last
         taken = self.counts[index]
         self.set(index, count)
@@ -115,7 +118,7 @@ class _Choice:
             narrower = permitted[permitted < self.counts[other]]
             lost = self.lost[other][narrower] - self.lost[other][self.counts[other]]
             narrower = narrower[lost < best[0]]
-            # ascending, and what is enough comes first
+            # the widths ascend, and those that are enough come first
             fit = bisect_left(narrower, True, key=lambda count: not is_enough(*self.with_count(other, int(count))))
             if fit:
                 widest = int(narrower[fit - 1])
@@ -123,19 +126,19 @@ class _Choice:
         self.set(*best[1:])
 
     def with_count(self, index: int, count: int) -> tuple[Counts, float]:
-        """The counts and the predicted latency with another width of a group."""
+        """The counts, and the predicted latency in milliseconds, with another width of a group."""
         counts = self.counts.copy()
         counts[index] = count
         return counts, self.ms - float(self.gained(index, np.array([count]))[0])
 
     def widen(self, is_enough: Enough) -> None:
-        """Gives back what the last moves took too much: the most important step that fits, again and again."""
+        """Gives back what the moves took in excess: the most important step that fits, as often as one fits."""
         narrow = {index for index, group in enumerate(self.groups) if self.counts[index] < group.channels}
         while narrow:
             index = max(sorted(narrow), key=self.regained)
             count = self.next_wider(index)
             if self.regained(index) < 0 or not is_enough(*self.with_count(index, count)):
-                narrow.remove(index)  # nor will it be when others are wider
+                narrow.remove(index)  # it will not fit later either, when other groups are wider
                 continue
             self.set(index, count)
             if count == self.groups[index].channels:
@@ -146,7 +149,7 @@ class _Choice:
         return float(self.lost[index][self.counts[index]] - self.lost[index][self.next_wider(index)])
 
     def next_wider(self, index: int) -> int:
-        """The next width of a group that is permitted."""
+        """The next wider width of a group that is permitted."""
         wider = self.permitted[index][self.permitted[index] > self.counts[index]]
         return int(wider.min()) if len(wider) else self.groups[index].channels
 
@@ -159,10 +162,10 @@ def choose_widths(
     *,
     at_least: bool = True,
 ) -> Counts:
-    """The channels that each group keeps.
+    """Chooses how many channels each group keeps.
 
-    Greedy: the group whose next width costs least squared importance for the latency that it gains is narrowed, again
-    and again, until it is enough.
+    The choice is greedy: the group whose narrower width costs the least squared importance for the latency that it
+    gains is narrowed, until the widths are enough.
 
     Args:
         model: Predicts latency.
@@ -173,7 +176,7 @@ def choose_widths(
         at_least: Stop where it is enough; otherwise before.
 
     Returns:
-        The counts; where they are not enough, nothing that is permitted gains anything more.
+        Number of channels of each group; where this is not enough, no permitted move gains anything more.
     """
     groups = model.dependencies.groups
     choice = _Choice(
@@ -192,12 +195,12 @@ def choose_widths(
 
 
 def _lost(importance: Tensor) -> NDArray[np.float64]:
-    """What is lost when the most important so many channels stay, by their number: the squares of the others add up.
+    """Importance lost when only the most important channels stay, by their number, shape ``(channels + 1,)``.
 
-    First-order sensitivities do not add up to a change of the loss once many channels go. Their squares are its
-    second-order estimate, with the diagonal of the Fisher matrix (Theis et al. 2018), and keep narrow layers wide whose
-    few channels matter much. Where a criterion calls it better to remove a channel than to keep it, by a negative
-    importance, the square keeps that sign.
+    The squares of the other channels' importances add up. First-order sensitivities do not add up to a change of the
+    loss once many channels go. Their squares estimate it to second order, with the diagonal of the Fisher matrix (Theis
+    et al. 2018), and spare narrow layers whose few channels matter much. Where a negative importance says that a
+    channel is better removed than kept, the square keeps that sign.
     """
     importance = importance.double()
     ascending = (importance * importance.abs()).sort().values
@@ -207,7 +210,7 @@ def _lost(importance: Tensor) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Keeping:
-    """Keep sets with the most important channels of each group.
+    """Makes keep sets with the most important channels of each group.
 
     Attributes:
         places: Place of each channel in its group by importance, 0 for the most important, shape ``(channels,)``.
@@ -219,7 +222,7 @@ class Keeping:
 
     @classmethod
     def of(cls, groups: Sequence[Group], importance: Tensor) -> Keeping:
-        """For channels of such importance, shape ``(channels,)``."""
+        """Ranks channels by their importance, shape ``(channels,)``."""
         places = torch.empty(len(importance), dtype=torch.long)
         for group in groups:
             order = torch.argsort(importance[group.start : group.stop], descending=True, stable=True)

@@ -20,17 +20,17 @@ STEPS = (1, 2, 4, 8, 16, 32)
 """Multiples that widths may have to be, ascending."""
 
 TOLERANCE = 0.1
-"""A step is good enough if widths at its multiples take no more than this share above those at the largest step's."""
+"""A step is good enough if its multiples take at most this share longer than multiples of the largest step suggest."""
 
 _PARTS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)
-"""Where along a width it is measured."""
+"""Shares of the largest width at which latency is measured."""
 
 _curves: WeakKeyDictionary[Profile, dict[Family, Curve]] = WeakKeyDictionary()
-"""Those that were made for a profile: a program that became narrower needs no measurements of its own."""
+"""Curves that were made for a profile: a program that became narrower needs no measurements of its own."""
 
 
 def curve_of(family: Family, largest: tuple[int, ...], profile: Profile) -> Curve:
-    """A curve up to these sizes at least."""
+    """Returns a curve that reaches at least up to these sizes."""
     known = _curves.setdefault(profile, {})
     if family not in known or any(size > covered for size, covered in zip(largest, known[family].largest, strict=True)):
         known[family] = Curve(family, largest, profile)
@@ -53,15 +53,15 @@ class Family:
 
     @property
     def free(self) -> tuple[int, ...]:
-        """Which sizes differ."""
+        """Indices of the sizes that differ."""
         return tuple(axis for axis, size in enumerate(self.sizes) if size is None)
 
     def is_width(self, axis: int) -> bool:
-        """Whether a size counts channels, not whole operators side by side (heads)."""
+        """Whether a size counts channels rather than whole operators side by side (heads)."""
         return axis != 0
 
     def kernel(self, free: Sequence[int]) -> Kernel:
-        """The member with these sizes."""
+        """Returns the kernel of the family with these free sizes."""
         left = iter(free)
         first, second, third, fourth = (next(left) if size is None else size for size in self.sizes)
         return Kernel(self.op, (first, second, third, fourth), self.window)
@@ -69,7 +69,7 @@ class Family:
 
 @dataclass(frozen=True)
 class Curve:
-    """Latency of a family on a target, up to some largest sizes."""
+    """Latency of a family on a target, up to the largest sizes."""
 
     family: Family
     largest: tuple[int, ...]
@@ -85,7 +85,7 @@ class Curve:
         if not self.family.is_width(self.family.free[place]) or largest < 2 * STEPS[1]:
             return 1
         coarse = max(step for step in STEPS if 2 * step <= largest)
-        bottom, top = coarse, 2 * coarse  # where a step is a large part of the width
+        bottom, top = coarse, 2 * coarse  # at these widths a step is a large part of the width
         between = [step for step in STEPS if step < coarse]
         sampled = sorted({bottom, top, *(top - step for step in between), *(bottom + step for step in between)})
         times = dict(zip(sampled, self._times(place, sampled), strict=True))
@@ -119,12 +119,12 @@ class Curve:
         return np.array(times).reshape([len(axis) for axis in self._axes])
 
     def ms(self, sizes: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Latencies, in milliseconds.
+        """Interpolates latencies in milliseconds, shape ``(...)``.
 
         Args:
             sizes: Sizes of the free sizes, shape ``(..., free)``.
         """
-        steps = np.array(self.steps)  # what is not a multiple takes as long as the next one
+        steps = np.array(self.steps)  # a size that is not a multiple takes as long as the next multiple
         sizes = np.minimum(-(-sizes // steps) * steps, self.largest)
         lows, parts = zip(*(_between(axis, sizes[..., place]) for place, axis in enumerate(self._axes)), strict=True)
         total: Any = 0.0
@@ -139,12 +139,12 @@ class Curve:
 
 
 def _rounded(width: float, step: int, largest: int) -> int:
-    """A multiple of the step near a width, or the largest width itself."""
+    """The multiple of the step that is nearest to a width, at least one step and at most the largest width."""
     return largest if width >= largest else min(largest, max(step, round(width / step) * step))
 
 
 def _between(axis: NDArray[np.int64], sizes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The grid point below each size, and how far the size is on the way to the next one, in [0, 1]."""
+    """The index of the grid point below each size, and how far the size is on the way to the next one, in [0, 1]."""
     low = np.clip(np.searchsorted(axis, sizes, side="right") - 1, 0, max(len(axis) - 2, 0))
     if len(axis) == 1:
         return low, np.zeros(np.shape(sizes))

@@ -44,7 +44,7 @@ class KernelLoops:
 
     @classmethod
     def of(cls, contraction: Contraction) -> KernelLoops:
-        """The kernel of a contraction; what is left of its loops decides the sizes."""
+        """Returns which loops of a contraction make up its kernel's sizes."""
         if contraction.window is not None:
             op: Operator = "ConvTranspose" if contraction.window.transposed else "Conv"
             return cls(op, (frozenset([0]), frozenset([1]), frozenset([2]), frozenset([3])), contraction.window)
@@ -55,13 +55,13 @@ class KernelLoops:
         return cls("MatMul" if entries else "Linear", (entries, rows, columns, summed))
 
     def kernel(self, sizes: Sequence[int]) -> Kernel:
-        """The kernel for sizes of the loops."""
+        """Returns the kernel for given sizes of the loops."""
         entries, rows, columns, summed = (prod(sizes[loop] for loop in loops) for loops in self.loops)
         return Kernel(self.op, (entries, rows, columns, summed), self.window)
 
 
 def model_of(kernel: Kernel, dtype: np.dtype[Any]) -> tuple[bytes, dict[str, NDArray[Any]]]:
-    """An ONNX model with that operator alone, and inputs for it."""
+    """Returns an ONNX model that holds this operator alone, and inputs for it."""
     rng = np.random.default_rng(0)
 
     def tensor(*shape: int) -> NDArray[Any]:
@@ -88,7 +88,7 @@ def model_of(kernel: Kernel, dtype: np.dtype[Any]) -> tuple[bytes, dict[str, NDA
 
 
 def _operands(kernel: Kernel) -> list[tuple[int, ...]]:
-    """Shapes of the input, the weight and, of a convolution, the bias."""
+    """Shapes of the input, the weight and, for a convolution, the bias."""
     entries, groups_or_rows, outer, inner = kernel.sizes
     window = kernel.window
     if window is None:

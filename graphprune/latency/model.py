@@ -25,13 +25,13 @@ Times = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Factor:
-    """A size: a number times the widths at some places."""
+    """A size as a product of a fixed number and the widths at some places."""
 
     fixed: int
     places: tuple[int, ...]
 
     def of(self, widths: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The size for all widths, shape ``(...)``."""
+        """The size for given widths, shape ``(...)`` for widths of the shape ``(..., widths)``."""
         size: NDArray[np.int64] = self.fixed * widths[..., list(self.places)].prod(-1)
         return size
 
@@ -45,13 +45,13 @@ class Term:
     sizes: tuple[Factor, ...]
 
     def ms(self, widths: NDArray[np.int64]) -> Times:
-        """Its latency, shape ``(...)``."""
+        """Latency of the operator in milliseconds, shape ``(...)`` for widths of the shape ``(..., widths)``."""
         return self.curve.ms(np.stack([size.of(widths) for size in self.sizes], axis=-1))
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What makes the sum of single operators the latency of a program.
+    """What turns the sum of single operators into the latency of a program.
 
     Attributes:
         scale: Scale of contractions, at most 1: in a program they may do without changes of layout, say.
@@ -63,7 +63,7 @@ class Calibration:
 
 
 class LatencyModel:
-    """Contractions by the curves of a profile; all other ops in proportion to the elements that they write.
+    """Predicts contractions by the curves of a profile, other ops in proportion to the elements that they write.
 
     Args:
         program: An analysed program.
@@ -81,14 +81,14 @@ class LatencyModel:
         self.results = self._results(program)
 
     def calibrated(self, measured_ms: float) -> Calibration:
-        """The calibration under which the program has its measured latency, in milliseconds."""
+        """Returns the calibration under which the program has its measured latency, in milliseconds."""
         contractions, elements = float(self._contractions_ms(self.full)), float(self.elements(self.full))
         scale = min(1.0, measured_ms / contractions) if contractions else 1.0
         return Calibration(scale, (measured_ms - scale * contractions) / max(elements, 1.0))
 
     @property
     def full(self) -> Counts:
-        """All channels of every group."""
+        """Counts with all channels of every group, shape ``(groups,)``."""
         return np.array([group.channels for group in self.dependencies.groups], dtype=np.int64)
 
     def ms(self, counts: Counts) -> Times:
@@ -108,7 +108,7 @@ class LatencyModel:
 
     @cached_property
     def _of_group(self) -> list[tuple[list[Term], list[Factor]]]:
-        """For each group the terms and the results that depend on it."""
+        """For each group, the terms and the results that depend on it."""
         found: list[tuple[list[Term], list[Factor]]] = [([], []) for _ in self.dependencies.groups]
         for term in self.terms:
             for group in self._groups_of(*term.sizes):
@@ -122,7 +122,7 @@ class LatencyModel:
         return {group for size in sizes for place in size.places for group in self.widths.groups_of(place)}
 
     def elements(self, counts: Counts) -> Times:
-        """Elements that ops other than contractions write, of one sample."""
+        """Number of elements that ops other than contractions write in a run, at the target's batch size."""
         return _sum(self.results, self.widths.sizes(counts))
 
     @cached_property
@@ -138,9 +138,10 @@ class LatencyModel:
         return total
 
     def steps(self) -> list[int]:
-        """For each group the multiple of its channels at which the operators that have it as a width run well.
+        """For each group, the multiple of channels at which the operators that have it as a width run well.
 
-        At most a quarter of its channels: a narrow group is a part of something wider, or has little choice.
+        It is at most a quarter of the group's channels: a narrow group is part of something wider, or has little
+        choice.
         """
         steps = [1] * len(self.dependencies.groups)
         for term in self.terms:
@@ -193,7 +194,7 @@ class LatencyModel:
         return Factor(fixed, free)
 
     def _results(self, program: Program) -> list[Factor]:
-        """What the nodes write that are neither contractions nor other views of something; alike ones are added up."""
+        """Sizes of what nodes write that are neither contractions nor views; those of the same widths are added up."""
         passed = {contraction.node for contraction in self.dependencies.contractions} | self.dependencies.views
         found: dict[tuple[int, ...], int] = defaultdict(int)
         for node in program.module.graph.nodes:

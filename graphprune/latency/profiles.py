@@ -31,7 +31,7 @@ SAMPLES = 5
 """Samples of each kernel; their median counts."""
 
 SAMPLE_MS = 4.0
-"""A sample lasts at least this long."""
+"""Smallest duration of a sample."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ class Target:
 
     @classmethod
     def here(cls, provider: str = "auto", threads: int = 1, batch_size: int = 1, dtype: str = "float32") -> Target:
-        """This machine.
+        """Returns the target that is this machine.
 
         Raises:
-            OptionError: the provider is unknown or cannot run here, or a number is below 1.
+            OptionError: the provider or the type is unknown, the provider cannot run here, or a number is below 1.
         """
         import onnxruntime
 
@@ -75,7 +75,7 @@ class Target:
 
     @property
     def file(self) -> Path:
-        """Where its measurements are kept; they do not depend on the batch size, which is among a kernel's sizes."""
+        """Where the measurements are kept; they do not depend on the batch size, which is among a kernel's sizes."""
         text = json.dumps(asdict(replace(self, batch_size=0)), sort_keys=True)
         folder = Path(os.environ.get("GRAPHPRUNE_CACHE") or platformdirs.user_cache_path("graphprune"))
         return folder / f"profile-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
@@ -83,12 +83,12 @@ class Target:
 
 @dataclass(eq=False)
 class Profile:
-    """Latencies of single operators on a target; those that are missing are measured when they are asked for.
+    """Latencies of single operators on a target; missing ones are measured when they are needed.
 
     Attributes:
-        target: What they were measured on.
-        known_ms: Medians in milliseconds.
-        of_before: Whether some of them were measured by an earlier process, when the machine may have been busy.
+        target: What the latencies are measured on.
+        known_ms: Median latency of each known kernel, in milliseconds.
+        of_before: Whether some latencies were measured by an earlier process, when the machine may have been busy.
     """
 
     target: Target
@@ -97,10 +97,10 @@ class Profile:
 
     @classmethod
     def here(cls, provider: str = "auto", threads: int = 1, batch_size: int = 1, dtype: str = "float32") -> Profile:
-        """The profile of this machine, with what was measured on it before.
+        """Returns the profile of this machine, with what was measured on it before.
 
         Raises:
-            OptionError: see `Target.here`.
+            OptionError: an option is invalid; see `Target.here`.
             ArtifactError: the file of earlier measurements is damaged.
         """
         target = Target.here(provider, threads, batch_size, dtype)
@@ -111,7 +111,7 @@ class Profile:
         """Reads a profile that `save` wrote.
 
         Raises:
-            ArtifactError: the file is missing or damaged, or it was measured on another machine or version.
+            ArtifactError: the file is missing or damaged, or was measured on another machine or version.
         """
         try:
             entries = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -131,7 +131,7 @@ class Profile:
         return cls(target, known_ms, of_before=True)
 
     def anew(self) -> Profile:
-        """One of the same target that has measured nothing yet."""
+        """Returns a profile of the same target without any measurements."""
         return replace(self, known_ms={}, of_before=False)
 
     def save(self, path: str | Path | None = None) -> Path:
@@ -143,17 +143,17 @@ class Profile:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
             file.write(text)
-        Path(file.name).replace(path)  # whole or not at all, also where two processes write
+        Path(file.name).replace(path)  # the file is whole at any time, even if two processes write it
         return path
 
     def _keep(self) -> None:
         try:
             self.save()
-        except OSError as error:  # what was measured serves all the same
+        except OSError as error:  # the measurements can be used without being kept
             log.warning("the profile is not kept: %s; set GRAPHPRUNE_CACHE to a folder that can be written to", error)
 
     def ms(self, kernels: Iterable[Kernel]) -> list[float]:
-        """Medians in milliseconds; measures, and saves, what is not known yet."""
+        """Returns the median latency of each kernel in milliseconds; measures and saves those not known yet."""
         wanted = list(kernels)
         missing = [kernel for kernel in dict.fromkeys(wanted) if kernel not in self.known_ms]
         for kernel in missing:
@@ -164,7 +164,7 @@ class Profile:
 
 
 def measured_ms(kernel: Kernel, target: Target) -> float:
-    """Median time of one run of an operator alone, in milliseconds."""
+    """Measures the median time of one run of an operator alone, in milliseconds."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.onnx"
         content, feeds = model_of(kernel, np.dtype(target.dtype))

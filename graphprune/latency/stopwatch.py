@@ -18,18 +18,18 @@ from graphprune.latency.profiles import Target
 from graphprune.program.example import Example
 
 REPEATS = 21
-"""Samples of each module; the median counts."""
+"""Number of samples of each module; the median counts."""
 
 
 class Stopwatch:
-    """Exports modules to ONNX and times them in turns with the dense one, which is exported once, as it is at first."""
+    """Exports modules to ONNX and times them in turns with the dense one, which is exported once, at the beginning."""
 
     def __init__(self, dense: nn.Module, example: Example, target: Target) -> None:
         """Exports the dense module.
 
         Args:
             dense: The dense module.
-            example: Its input, and that of the compact ones.
+            example: Example input of the dense and of the compact modules.
             target: What to run on.
 
         Raises:
@@ -44,7 +44,7 @@ class Stopwatch:
         export_onnx(module, self._example.args, self._example.kwargs, path, precision=self._target.dtype)
 
     def time(self, compact: nn.Module | None = None) -> TimingResult:
-        """Latencies of ``"dense"`` and, if given, of ``"compact"``.
+        """Measures the latency of ``"dense"`` and, if a compact module is given, of ``"compact"``.
 
         Raises:
             ExportError: a module cannot be exported.
@@ -61,12 +61,12 @@ class Stopwatch:
 
 
 def _remove(folder: Path, owner: int) -> None:
-    if os.getpid() == owner:  # not in a process that was forked, whose parent goes on with it
+    if os.getpid() == owner:  # not in a forked process, whose parent still uses the folder
         shutil.rmtree(folder, ignore_errors=True)
 
 
 class _Folder:
-    """A temporary folder; a copy of it, and one unpickled in another process, has the same files at another place."""
+    """A temporary folder; a copy of it, or one unpickled in another process, has the same files in another place."""
 
     def __init__(self, files: Mapping[str, bytes] = {}) -> None:
         self.path = Path(tempfile.mkdtemp(prefix="graphprune-"))

@@ -1,4 +1,4 @@
-"""Masks as JSON content: eight weights in a byte, bytes in base64."""
+"""Masks as JSON content: eight weights per byte, bytes in base64."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from graphprune.program.tensors import Masks
 
 
 def pack(masks: Masks) -> dict[str, dict[str, Any]]:
-    """Shape and bits of each mask."""
+    """Returns the shape and the packed bits of each mask."""
     return {
         name: {
             "shape": list(mask.shape),
@@ -24,10 +24,11 @@ def pack(masks: Masks) -> dict[str, dict[str, Any]]:
 
 
 def unpack(content: dict[str, dict[str, Any]]) -> Masks:
-    """The masks that `pack` wrote.
+    """Reads the masks that `pack` wrote.
 
     Raises:
-        ValueError: a mask has more or fewer bits than its shape, or an entry is not as it is written.
+        ValueError: a mask has more or fewer bits than its shape needs, or an entry is not in the form that `pack`
+            writes.
     """
     masks: Masks = {}
     for name, entry in content.items():

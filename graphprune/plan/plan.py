@@ -36,7 +36,7 @@ from graphprune.rewrite.compact import compact_module
 from graphprune.training.masks import hold
 
 _SHOWN = 8
-"""Problems that an error message lists before it only counts them."""
+"""Number of problems that an error message lists; the rest are only counted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,14 +45,14 @@ class Plan:
 
     Attributes:
         model: Class name of the model.
-        example: Example inputs; only shapes and types matter, and the values of integers and masks.
+        example: Example inputs. Only their shapes and types matter, and the values of integers and masks.
         kept: Kept indices by (name, dim), for every parameter and buffer that shrank, under the names of the user's
             model.
         rounds: What each round kept, in terms of what the one before had left.
         protect: Name patterns that were protected.
         sizes: Sizes before pruning of the dims in ``kept``; empty where they are not known.
-        attention: What went of attention.
-        masks: Live weights of the compact parameters that have dead ones, bool, of their shapes.
+        attention: What was removed from attention: whole heads, or indices of every head.
+        masks: For each compact parameter with dead weights, which of its weights are live; bool, of its shape.
     """
 
     model: str
@@ -65,12 +65,12 @@ class Plan:
     masks: Masks = field(default_factory=dict)
 
     def with_sizes(self, dense: nn.Module) -> Plan:
-        """The plan with the sizes that the model had before pruning, so that it refuses a wider or narrower one."""
+        """Returns the plan with the model's sizes before pruning, so that it refuses a wider or narrower model."""
         tensors = stored_tensors(dense)
         return replace(self, sizes={(name, dim): tensors[name].shape[dim] for name, dim in self.kept})
 
     def to_json(self) -> str:
-        """The plan as JSON; what `from_json` makes of it gives the same JSON again.
+        """Returns the plan as JSON; a plan that `from_json` reads from it gives the same JSON again.
 
         Raises:
             ArtifactError: the example holds an argument that has no form in JSON.
@@ -97,10 +97,12 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """Reads a plan; ``rounds``, ``sizes``, ``masks`` and ``protect`` may be missing, for plans from elsewhere.
+        """Reads a plan.
+
+        ``rounds``, ``sizes``, ``masks``, ``protect`` and ``attention`` may be missing, as in plans from elsewhere.
 
         Raises:
-            ArtifactError: not a plan, or of another version, or inconsistent.
+            ArtifactError: the text is not a plan, or the plan has another version or is inconsistent.
         """
         content = content_of(text)
         try:
@@ -116,7 +118,7 @@ class Plan:
             model: Model of the class and configuration that the plan was made for, on any device.
 
         Returns:
-            The compact module, with what is left of the model's own weights.
+            The compact module, with the kept part of the model's own weights.
 
         Raises:
             ArtifactError: the plan does not fit the model.
@@ -152,7 +154,7 @@ class Plan:
             raise ArtifactError(f"the plan does not fit the model:\n  {listed(problems)}")
 
     def _check_sizes(self, model: nn.Module) -> None:
-        """Refuses a model in which a dim that shrank has another size; the other dims (classes, say) may differ."""
+        """Refuses a model in which a dim that shrank has another size; other dims, such as classes, may differ."""
         tensors = named_tensors(model)
         problems = []
         for (name, dim), size in self.sizes.items():
@@ -167,7 +169,7 @@ class Plan:
         return pipelines.analysed(model, example, self.protect, self.attention)
 
     def _steps(self, program: Program) -> tuple[Kept, ...]:
-        """All at once where the channels of the dense model allow it, which takes a fraction of the time."""
+        """The prunes to replay: one for all rounds where the dense model's channels allow it, which is much faster."""
         try:
             keep_set_of_plan(program[Dependencies], self.kept)
         except ArtifactError:
@@ -176,17 +178,17 @@ class Plan:
 
 
 def _without(program: Program, kept: Kept) -> Program:
-    """The program with only what is kept of it, analysed again."""
+    """Prunes a program to what is kept, and analyses it again."""
     keep = keep_set_of_plan(program[Dependencies], kept)
     smaller = program.pruned(compact_module(program, keep), kept, keep.removed)
     return Runner().run(pipelines.reanalysis(), smaller)
 
 
 def keep_set_of_plan(dependencies: Dependencies, kept: Kept) -> KeepSet:
-    """What a plan keeps of a program.
+    """Returns what a plan keeps of a program.
 
     Raises:
-        ArtifactError: the plan names what the model does not have, or would take channels apart.
+        ArtifactError: the plan names what the model does not have, or keeps only some indices of a channel.
     """
     owners = {(owner.name, owner.dim): owner for owner in dependencies.stored}
     problems = []
@@ -210,7 +212,7 @@ def load_plan(path: Path) -> Plan:
     """Reads a plan from a file.
 
     Raises:
-        ArtifactError: there is none, or it cannot be read.
+        ArtifactError: the file does not exist, or cannot be read as a plan.
     """
     if not path.is_file():
         raise ArtifactError(f"{path} does not exist; expected a file written by compiled.save()")
@@ -223,7 +225,7 @@ def load_plan(path: Path) -> Plan:
 
 
 def on_device_of(module: nn.Module, example: Example) -> Example:
-    """The example where the module's parameters are; floats in their type too, if it is one."""
+    """Moves an example to the device of a module's parameters; floats also to the parameters' type, if there is one."""
     parameters = [parameter for parameter in module.parameters() if parameter.is_floating_point()]
     device = parameters[0].device if parameters else torch.device("cpu")
     types = {parameter.dtype for parameter in parameters}
@@ -236,19 +238,19 @@ def on_device_of(module: nn.Module, example: Example) -> Example:
 
 
 def named_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers, tied ones under all of their names."""
+    """Parameters and buffers by name; tied ones under each of their names."""
     parameters = module.named_parameters(remove_duplicate=False)
     return dict(parameters) | dict(module.named_buffers(remove_duplicate=False))
 
 
 def listed(problems: list[str]) -> str:
-    """The first few of a list of problems, one a line, and how many more there are."""
+    """Returns the first few problems of a list, one per line, and how many more there are."""
     rest = len(problems) - _SHOWN
     return "\n  ".join([*problems[:_SHOWN], *([f"and {rest} more"] if rest > 0 else [])])
 
 
 def _plan_of(content: dict[str, Any]) -> Plan:
-    """Reads and checks every entry; raises one of `READ_ERRORS` where one is not as it is written."""
+    """Reads and checks every entry; raises one of `READ_ERRORS` where an entry is malformed."""
     args, kwargs = decode(content["example"], decode_example)
     protect = content.get("protect", [])
     if not isinstance(args, tuple) or not isinstance(kwargs, dict) or not all(isinstance(key, str) for key in kwargs):

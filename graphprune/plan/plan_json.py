@@ -19,10 +19,10 @@ Sizes = dict[tuple[str, int], int]
 
 
 def content_of(text: str) -> dict[str, Any]:
-    """What a plan's JSON holds.
+    """Parses the JSON of a plan.
 
     Raises:
-        ArtifactError: it is no plan, or one of another version.
+        ArtifactError: the text is not a plan, or is a plan of another version.
     """
     try:
         content = json.loads(text)
@@ -37,7 +37,7 @@ def content_of(text: str) -> dict[str, Any]:
 
 
 def by_name(entries: dict[tuple[str, int], Any]) -> dict[str, dict[str, Any]]:
-    """Entries by name, then by dim, sorted: what JSON has no tuples for."""
+    """Nests entries by name, then by dim, sorted, because JSON has no tuples as keys."""
     result: dict[str, dict[str, Any]] = {}
     for (name, dim), value in sorted(entries.items()):
         result.setdefault(name, {})[str(dim)] = value
@@ -52,12 +52,12 @@ def _by_dim(content: dict[str, dict[str, Any]]) -> dict[tuple[str, int], Any]:
 
 
 def kept_to_json(kept: Kept) -> dict[str, dict[str, list[int]]]:
-    """Kept indices as lists, by name and dim."""
+    """Returns kept indices as lists, by name and dim."""
     return by_name({key: indices.tolist() for key, indices in kept.items()})
 
 
 def kept_from_json(content: dict[str, dict[str, list[int]]]) -> Kept:
-    """The indices that `kept_to_json` wrote; raises `ValueError` where they are not ascending whole numbers."""
+    """Reads the indices that `kept_to_json` wrote; raises `ValueError` where they are not ascending whole numbers."""
     kept: Kept = {}
     for (name, dim), indices in _by_dim(content).items():
         whole = isinstance(indices, list) and all(type(index) is int for index in indices)
@@ -68,7 +68,7 @@ def kept_from_json(content: dict[str, dict[str, list[int]]]) -> Kept:
 
 
 def sizes_from_json(content: dict[str, dict[str, int]], kept: Kept) -> Sizes:
-    """Sizes of the same dims; raises `ValueError` where one has no room for the indices that are kept."""
+    """Reads the sizes of the dims in ``kept``; raises `ValueError` for other dims, or a size below a kept index."""
     sizes = _by_dim(content)
     if sizes and sizes.keys() != kept.keys():
         raise ValueError("it has sizes of other dims than those it keeps indices of")

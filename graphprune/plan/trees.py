@@ -11,21 +11,21 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 READ_ERRORS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-"""What reading content that nobody wrote on purpose may raise: wrong types, missing entries, absurd sizes."""
+"""What reading damaged or edited content may raise, because of wrong types, missing entries or absurd sizes."""
 
 _VALUES_LIMIT = 2**16
-"""Integer and boolean tensors up to this many elements are written with their values; of longer ones the shape only."""
+"""Integer and boolean tensors of up to this many elements are written with their values, larger ones without."""
 
 _ELEMENTS_LIMIT = 2**40
-"""More elements than any machine holds; keeps products of sizes far from overflow."""
+"""More elements than any machine holds; the limit keeps products of sizes far from overflow."""
 
 
 def encode(value: Any, tensor: Callable[[Tensor], Any]) -> Any:
-    """A tree of tuples, lists, dicts, numbers, strings, None and tensors, as JSON content.
+    """Writes a tree of tuples, lists, dicts, numbers, strings, None and tensors as JSON content.
 
     Args:
         value: The tree; a named tuple is written as a tuple, any mapping as a dict.
-        tensor: What is written for a tensor.
+        tensor: Function that gives the content for a tensor.
 
     Raises:
         TypeError: the tree holds something else.
@@ -46,14 +46,14 @@ def encode(value: Any, tensor: Callable[[Tensor], Any]) -> Any:
 
 
 def decode(content: Any, tensor: Callable[[Any], Any]) -> Any:
-    """The tree that `encode` wrote.
+    """Reads the tree that `encode` wrote.
 
     Args:
         content: JSON content.
-        tensor: Makes a leaf of what was written for a tensor.
+        tensor: Function that makes a leaf from the content for a tensor; what it raises passes through.
 
     Raises:
-        ValueError: `encode` writes no such thing; whatever ``tensor`` raises.
+        ValueError: the content is not of a form that `encode` writes.
     """
     if isinstance(content, list):
         return [decode(entry, tensor) for entry in content]
@@ -74,9 +74,9 @@ def decode(content: Any, tensor: Callable[[Any], Any]) -> Any:
 
 
 def encode_example(tensor: Tensor) -> dict[str, Any]:
-    """Shape and type of an example's tensor; with the values where it is a mask, an index or a length.
+    """Returns shape and type of an example's tensor, and its values where it may be a mask, an index or a length.
 
-    A graph may depend on those (a length of zero, an index out of range), and never on the values of floats.
+    A graph may depend on such values (a length of zero, an index out of range), but never on the values of floats.
     """
     content: dict[str, Any] = {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
     if not tensor.is_floating_point() and not tensor.is_complex() and tensor.numel() <= _VALUES_LIMIT:
@@ -85,10 +85,10 @@ def encode_example(tensor: Tensor) -> dict[str, Any]:
 
 
 def decode_example(content: dict[str, Any]) -> Tensor:
-    """A tensor of that shape and type: the values that were written, else zeros that take no memory (stride 0).
+    """Makes a tensor of the stored shape and type: with the stored values, or zeros that take no memory (stride 0).
 
     Raises:
-        ValueError: the shape or the type is none; one of `READ_ERRORS` for other content.
+        ValueError: the shape or the type is invalid; other malformed content raises one of `READ_ERRORS`.
     """
     shape, dtype = content["shape"], getattr(torch, content["dtype"])
     if not isinstance(dtype, torch.dtype):
@@ -103,9 +103,9 @@ def decode_example(content: dict[str, Any]) -> Tensor:
 
 
 def encode_outputs(outputs: Any) -> Any:
-    """The structure of a module's outputs; each tensor is written as its place among them.
+    """Writes the structure of a module's outputs; each tensor is written as its place among the outputs.
 
-    Containers of other kinds than tuple, list and dict become a tuple of their tensors.
+    Containers other than tuples, lists and dicts become a tuple of their tensors.
     """
     count = 0
 
@@ -127,7 +127,7 @@ def encode_outputs(outputs: Any) -> Any:
 
 
 def explained(error: Exception) -> str:
-    """What was wrong with content that was read, in one line."""
+    """Says in one line what was wrong with content that was read."""
     if isinstance(error, KeyError):
         return f"entry {error} is missing"
     line = " ".join(str(error).split())

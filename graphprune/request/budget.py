@@ -24,7 +24,7 @@ class Budget:
         latency_ms: Cap on the measured latency, in milliseconds.
 
     Raises:
-        OptionError: a share outside [0, 1), or no budget at all.
+        OptionError: a share is outside [0, 1), the cap is not above 0, or nothing is given.
     """
 
     channels: float | None = None
@@ -46,24 +46,27 @@ class Budget:
             raise _wrong("budget latency_ms", self.latency_ms, "milliseconds above 0")
 
     def __repr__(self) -> str:
-        """What was asked for."""
+        """Shows the shares and the cap that were given."""
         given = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         return f"Budget({', '.join(f'{name}={value}' for name, value in given.items() if value is not None)})"
 
     def shares(self) -> dict[Measure, float]:
-        """The shares that were asked for, by measure."""
+        """The shares that were given, by measure, without latency."""
         return {name: share for name in MEASURES if (share := getattr(self, name)) is not None}
 
     @property
     def is_timed(self) -> bool:
-        """Whether latency is a part of it."""
+        """Whether the budget limits latency."""
         return self.latency is not None or self.latency_ms is not None
 
     def timed_from(self, dense_ms: float) -> Budget:
-        """The budget with its cap on latency as a share of a dense network's; the stricter one of two counts.
+        """Returns the budget with its latency cap also as a share; if a share was given too, the stricter one counts.
+
+        Args:
+            dense_ms: Latency of the dense network, in milliseconds.
 
         Raises:
-            OptionError: the cap is no less than that.
+            OptionError: the cap is not below the dense network's latency.
         """
         if self.latency_ms is None:
             return self
@@ -76,11 +79,11 @@ class Budget:
 
     @property
     def sparsity(self) -> float:
-        """The largest share asked for: what a schedule leads up to."""
+        """The largest of the shares: what a schedule leads up to."""
         return max([*self.shares().values(), self.latency or 0.0])
 
     def scaled(self, sparsity: float) -> Budget:
-        """The budget on the way, when the schedule has reached ``sparsity`` of `sparsity`."""
+        """Returns the budget of the round in which the schedule reaches ``sparsity`` out of `self.sparsity`."""
         part = sparsity / self.sparsity if self.sparsity else 0.0
         shares = {name: share * part for name, share in self.shares().items()}
         return Budget(**shares, latency=None if self.latency is None else self.latency * part)
@@ -100,7 +103,7 @@ def _is_number(value: object) -> TypeGuard[float]:
 
 
 def _wrong(name: str, value: object, wanted: str) -> OptionError:
-    """The error for a value, with its type where it may look like a number and is none (``"0.5"``)."""
+    """The error for a value, with its type where the value looks like a number but is not one (``"0.5"``)."""
     kind = "" if _is_number(value) else f"; got a {type(value).__name__}"
     return OptionError(f"{name}={value}: expected {wanted}{kind}")
 
@@ -112,7 +115,12 @@ def _checked(budget: object) -> Budget:
 
 
 def budget_of(sparsity: float | None, budget: Budget | None, counted: Measure = "channels") -> Budget:
-    """The budget that a user means; half of what ``sparsity`` counts where nothing is said.
+    """Returns the budget that a user means; by default half of what ``counted`` names is removed.
+
+    Args:
+        sparsity: Share of what ``counted`` names to remove, in [0, 1).
+        budget: The budget, where it is given as such.
+        counted: The measure that ``sparsity`` is a share of.
 
     Raises:
         OptionError: both are given, or the sparsity is out of range.

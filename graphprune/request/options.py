@@ -1,4 +1,4 @@
-"""Options that are checked before anything else happens."""
+"""Checks of options, before anything else happens."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from graphprune.request.limits import Limits
 
 
 def safe_floor(channels: int) -> int:
-    """``min_channels="safe"``: two channels or 2 % of the layer, which avoids bottlenecks of one."""
+    """``min_channels="safe"``: two channels or 2 % of the layer, whichever is more, to avoid bottlenecks of one."""
     return max(2, -(-channels // 50))
 
 
 def limits_of(min_channels: int | str | Callable[[int], int], align: int | str) -> Limits:
-    """Floors and alignment as a user gives them.
+    """Returns the limits for floors and alignment as a user gives them.
 
     Raises:
-        OptionError: a number below 1, or an unknown name.
+        OptionError: a number is below 1 or not whole, or a name is unknown.
     """
     if isinstance(min_channels, str):
         if min_channels != "safe":
@@ -35,10 +35,10 @@ def limits_of(min_channels: int | str | Callable[[int], int], align: int | str) 
 
 
 def attention_of(given: str, granularity: str = "channel") -> Attention:
-    """What goes of attention, by name.
+    """Checks the name that says what is removed from attention.
 
     Raises:
-        OptionError: the name is unknown, or means nothing where only weights go.
+        OptionError: the name is unknown, or means nothing because only weights are removed.
     """
     check_name("attention", given, get_args(Attention))
     if granularity == "weight" and given != "heads":
@@ -52,21 +52,21 @@ def is_count(value: object) -> TypeGuard[int]:
 
 
 def check_counts(**numbers: object) -> None:
-    """Raises `OptionError` for what is no whole number of at least 1, by the name of the option."""
+    """Raises `OptionError` for an option, given by name, that is not a whole number of at least 1."""
     for name, value in numbers.items():
         if not is_count(value):
             raise OptionError(f"{name}={value!r}: expected a whole number of at least 1")
 
 
 def check_switches(**switches: object) -> None:
-    """Raises `OptionError` for what is neither True nor False, by the name of the option."""
+    """Raises `OptionError` for an option, given by name, that is neither True nor False."""
     for name, value in switches.items():
         if not isinstance(value, bool):
             raise OptionError(f"{name}={value!r}: expected True or False")
 
 
 def check_options(samples: int, protect: object, seed: object, progress: object, runner: object) -> None:
-    """Raises `OptionError` for what cannot work whatever the model is."""
+    """Raises `OptionError` for values that cannot work with any model."""
     check_counts(samples=samples)
     if isinstance(protect, str):
         raise OptionError(f"protect='{protect}': expected a sequence of patterns, e.g. protect=('{protect}',)")

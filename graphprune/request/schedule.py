@@ -8,7 +8,7 @@ from graphprune.errors import OptionError
 from graphprune.registry import Registry
 
 Schedule = Callable[[float], list[float]]
-"""From the final sparsity (share removed, in [0, 1)) to the cumulative sparsity after each round, ascending."""
+"""Maps the final sparsity (share removed, in [0, 1)) to the cumulative sparsities after each round, ascending."""
 
 SCHEDULES: Registry[Schedule] = Registry("schedule")
 
@@ -16,7 +16,7 @@ HALVINGS = 5
 
 
 def targets_of(schedule: str | Schedule, sparsity: float) -> list[float]:
-    """The cumulative sparsity after each round.
+    """Returns the cumulative sparsity after each round.
 
     Args:
         schedule: A registered name, or a function.
@@ -38,7 +38,7 @@ def targets_of(schedule: str | Schedule, sparsity: float) -> list[float]:
 
 
 TOLERANCE = 1e-9
-"""How far from the final sparsity a schedule may end: roundings of its own arithmetic."""
+"""How far from the final sparsity a schedule may end: room for roundings in its arithmetic."""
 
 
 @SCHEDULES.register("halving")
@@ -46,7 +46,7 @@ def halving(sparsity: float) -> list[float]:
     """Starts with half the network, then halves the gap to the goal five times, then closes it: seven rounds.
 
     Source: Algorithm 1 of the SNIP-it paper: kappa - (kappa - k0) 2^-i for i = 0..5, then kappa, with k0 = 0.5. For
-    goals of half the network or less, which the paper does not have, k0 = kappa / 2.
+    goals of half the network or less, which the paper does not cover, k0 = kappa / 2.
     """
     start = 0.5 if sparsity > 0.5 else sparsity / 2
     return [sparsity - (sparsity - start) * 2.0**-step for step in range(HALVINGS + 1)] + [sparsity]
@@ -54,19 +54,19 @@ def halving(sparsity: float) -> list[float]:
 
 @SCHEDULES.register("one-shot")
 def one_shot(sparsity: float) -> list[float]:
-    """Everything in one round."""
+    """Removes everything in one round."""
     return [sparsity]
 
 
 @SCHEDULES.register("linear")
 def linear(sparsity: float) -> list[float]:
-    """Seven rounds that remove the same share of the original network each."""
+    """Seven rounds, each of which removes the same share of the original network."""
     rounds = HALVINGS + 2
     return [sparsity * step / rounds for step in range(1, rounds)] + [sparsity]
 
 
 @SCHEDULES.register("geometric")
 def geometric(sparsity: float) -> list[float]:
-    """Seven rounds that remove the same share of what is left each: density (1 - kappa)^(t/T), as in FORCE."""
+    """Seven rounds, each of which removes the same share of the rest: density (1 - kappa)^(t/T), as in FORCE."""
     rounds = HALVINGS + 2
     return [1 - (1 - sparsity) ** (step / rounds) for step in range(1, rounds)] + [sparsity]

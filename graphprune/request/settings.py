@@ -16,30 +16,30 @@ from graphprune.request.options import attention_of, check_options, check_switch
 from graphprune.request.schedule import Schedule, targets_of
 
 Granularity = Literal["channel", "weight", "mixed"]
-"""What goes: whole channels, single weights, or both."""
+"""What is removed: whole channels, single weights, or both."""
 
 DeadPathsAre = Literal["keep", "remove"]
-"""What becomes of weights and channels that are left but lie on no path from input to output."""
+"""What happens to the remaining weights and channels that are on no path from input to output."""
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, rounds done, and rounds in all."""
+"""Function that is called with the stage, rounds done, and rounds in all."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The options of `graphprune.compile` in the form in which they are used; see there for what they mean.
+    """The options of `graphprune.compile`, checked and in the form in which they are used.
 
     Attributes:
-        granularity: What goes.
-        budget: How much goes.
-        schedule: Leads up to the budget.
+        granularity: What is removed.
+        budget: How much is removed.
+        schedule: How the rounds lead up to the budget.
         limits: Floors and alignment.
-        align: A multiple, or ``"auto"``.
+        align: Multiple that widths are aligned to, or ``"auto"``.
         protect: Name patterns of what stays.
-        attention: What goes of attention.
-        resurrect: Whether weights can come back.
-        dead_paths: What becomes of what is on no path.
-        samples: Sensitivity samples per round.
+        attention: What is removed from attention.
+        resurrect: Whether dead weights can come back.
+        dead_paths: What happens to the weights and channels that are on no path.
+        samples: Number of sensitivity samples per round.
         verify: Whether each round is proved.
         strict: Whether what is frozen for want of a rule is refused.
         seed: Seed of everything random.
@@ -65,17 +65,17 @@ class Settings:
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Settings:
-        """Checks options as a user gives them, by name; those of other parts are passed over.
+        """Checks the options that a user gives, by name; entries that are not settings are ignored.
 
         Raises:
-            OptionError: an option has no such value; `BudgetError` for a budget that makes no sense.
+            OptionError: a value of an option is invalid.
         """
         granularity = granularity_of(given["granularity"])
         budget = budget_of(given["sparsity"], given["budget"], counted_by(granularity))
         limits = limits_of(given["min_channels"], given["align"])
         check_switches(**{name: given[name] for name in ("verify", "strict", "resurrect")})
         check_name("dead_paths", given["dead_paths"], get_args(DeadPathsAre))
-        targets_of(given["schedule"], budget.sparsity)  # refuses what leads nowhere
+        targets_of(given["schedule"], budget.sparsity)  # refuses a schedule that does not lead up to the budget
         check_options(given["samples"], given["protect"], given["seed"], given["progress"], given["runner"])
         return cls(
             granularity=granularity,
@@ -97,7 +97,7 @@ class Settings:
 
 
 def granularity_of(given: str) -> Granularity:
-    """What goes, by name.
+    """Checks the name that says what is removed.
 
     Raises:
         OptionError: the name is unknown.
@@ -107,9 +107,9 @@ def granularity_of(given: str) -> Granularity:
 
 
 def counted_by(granularity: Granularity) -> Measure:
-    """What ``sparsity=`` is a share of."""
+    """The measure that ``sparsity=`` is a share of."""
     return "channels" if granularity == "channel" else "weights"
 
 
 def silent(stage: str, done: int, total: int) -> None:
-    """Progress that nobody asked for."""
+    """Reports no progress; stands in where the user gives no function."""

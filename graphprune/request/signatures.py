@@ -1,4 +1,4 @@
-"""Functions that take the options of another one: stated once, known to type checkers and to `help`."""
+"""Signatures of functions that take the options of another one: stated once, known to type checkers and to `help`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 
 def takes_as(other: Callable[P, object]) -> Callable[[Callable[..., R]], Callable[P, R]]:
-    """A decorator for a function that passes everything on to another one, and takes the same arguments."""
+    """Returns a decorator for a function that takes the arguments of another one and passes all of them on."""
 
     def decorate(function: Callable[..., R]) -> Callable[P, R]:
         returns = inspect.signature(function).return_annotation
@@ -23,7 +23,7 @@ def takes_as(other: Callable[P, object]) -> Callable[[Callable[..., R]], Callabl
 
 
 def takes_options_of(other: Callable[..., object], *, but: tuple[str, ...]) -> Callable[[FunctionT], FunctionT]:
-    """A decorator for a function whose ``**options`` are keyword arguments of another one, without some of them."""
+    """Returns a decorator for a function whose ``**options`` are the keyword arguments of another one, but for some."""
 
     def decorate(function: FunctionT) -> FunctionT:
         own = inspect.signature(function)

@@ -1,4 +1,4 @@
-"""Rounds that meet a latency: predicted on the way, measured at the end and corrected until the measurement fits."""
+"""Rounds that meet a latency: it is predicted, measured, and in the last round corrected until the measurement fits."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from graphprune.selection.record import Selection, keep_set_of
 log = logging.getLogger(__name__)
 
 CORRECTION = Correction()
-"""How measurements are corrected."""
+"""How predictions are corrected by measurements."""
 
 
 @dataclass
@@ -62,7 +62,7 @@ class ByLatency:
         self.rank.check(program, budget)
 
     def is_met(self, budget: Budget, costs: Mapping[Measure, int]) -> bool:
-        """Whether a round has done as much, and every count is within the budget."""
+        """Whether an earlier round has met the latency, and every count is within the budget."""
         return (budget.latency or 0.0) <= self._met and self.rank.is_met(budget, costs)
 
     def score(self, run: Run, program: Program, sensitivity: Sensitivity) -> Program:
@@ -70,10 +70,10 @@ class ByLatency:
         return self.rank.score(run, program, sensitivity)
 
     def prune(self, run: Run, scored: Program, budget: Budget, seed: int) -> tuple[Program, Program]:
-        """One round; the one that leads to the whole budget is done again with other predictions until it fits.
+        """Selects and prunes; the round of the whole budget is repeated with other limits until its measurement fits.
 
-        Where none fits by what an earlier process measured, its measurements are made anew: the machine may have been
-        busy, and predict that narrow layers are slow.
+        If nothing fits according to what an earlier process measured, the operators are measured anew: the machine may
+        have been busy then, which makes narrow layers look slow.
         """
         try:
             return self._pruned(run, scored, budget, seed)
@@ -86,7 +86,7 @@ class ByLatency:
         return self._pruned(run, scored, budget, seed)
 
     def _pruned(self, run: Run, scored: Program, budget: Budget, seed: int) -> tuple[Program, Program]:
-        """See `prune`.
+        """Selects and prunes with the present profile; see `prune`.
 
         Raises:
             BudgetError: nothing fits.
@@ -115,23 +115,23 @@ class ByLatency:
             return measured[-1]
 
         tries = [attempt(max(CORRECTION.aim * allowed_ms / self.bias, narrowest_ms))]
-        # a round on the way need not be exact, but what it takes too much never comes back
+        # an earlier round need not be exact, but channels that it removes in excess never come back
         if budget.latency >= self.budget.latency or tries[0].share * allowed_ms < at_last_ms:
             tries = CORRECTION.corrected(tries, attempt, narrowest_ms, widest_ms)
         best = min(tries, key=lambda each: (each.share > 1, abs(each.share - 1)))
-        # what was measured counts: rounds that ask for no more than that have nothing to do
+        # the measurement counts: later rounds that ask for no more than it shows have nothing to do
         self.timing, self._met = best.timing, max(budget.latency, 1 - best.share * allowed_ms / self.dense_ms)
         return best.selected, best.pruned
 
     def _narrowest_ms(self, model: LatencyModel) -> float:
-        """Predicted for the narrowest permitted widths: no less is asked for, and measurement has the last word."""
+        """Latency predicted for the narrowest permitted widths; limits do not go below it, and measurements decide."""
         counts = [min(self.rank.limits.counts(group), default=group.channels) for group in model.dependencies.groups]
         return float(model.ms(np.array(counts, dtype=np.int64)))
 
     def _measured_ms(self, timing: TimingResult) -> float:
-        """The compact network's latency in terms of the first measurement of the dense one, whatever the pace since."""
+        """The compact network's latency at the pace that the machine had when the dense one was measured first."""
         share = 1 / timing.speedup("dense", "compact").pairwise_median
-        if self.budget.latency_ms is not None:  # a cap is in milliseconds of now
+        if self.budget.latency_ms is not None:  # a cap in milliseconds holds at the machine's present pace
             share = max(share, timing.latencies["compact"].median_ms / self.dense_ms)
         return share * self.dense_ms
 

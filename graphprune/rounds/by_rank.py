@@ -1,4 +1,4 @@
-"""The second half of a round: what goes is chosen, removed and proved."""
+"""Rounds that remove the least important channels."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class ByRank:
         return self.goal(budget).allows(costs)
 
     def check(self, program: Program, budget: Budget) -> None:
-        """Refuses a budget that asks for nothing, or for more than can go.
+        """Refuses a budget that asks for nothing, or for more than can be removed.
 
         Raises:
             NothingToPruneError: nothing would be removed, or nothing can be.
@@ -72,11 +72,11 @@ class ByRank:
         check_reachable(costs_of(program), goal, self.limits)
 
     def score(self, run: Run, program: Program, sensitivity: Sensitivity) -> Program:
-        """See `Rounds`."""
+        """Scores the channels; see `Rounds.score`."""
         return run("score", pipelines.scoring(self.criterion, sensitivity), program)
 
     def prune(self, run: Run, scored: Program, budget: Budget, seed: int) -> tuple[Program, Program]:
-        """See `Rounds`."""
+        """Selects and removes channels; see `Rounds.prune`."""
         selected = run("select", pipelines.selecting(self.goal(budget), self.limits), scored)
         return selected, run("prune", pipelines.pruning(verify=self.verify, seed=seed), selected)
 

@@ -30,13 +30,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ByWeights:
-    """Zeroes the least important weights until exactly as many are left as the budget allows: SNIP-it.
+    """Zeroes the least important weights until exactly as many are left as the budget allows (SNIP-it).
 
     Attributes:
         criterion: Ranks the weights.
         original: Costs of the dense program.
-        resurrect: Whether dead weights are ranked too and can come back: FORCE.
-        on_paths: Whether only weights between input and output are left, and counted.
+        resurrect: Whether dead weights are ranked too and can come back (FORCE).
+        on_paths: Whether only weights on a path from input to output are left, and counted.
         verify: Whether results are proved.
     """
 
@@ -52,7 +52,7 @@ class ByWeights:
         return None
 
     def check(self, program: Program, budget: Budget) -> None:
-        """See `Rounds`."""
+        """Refuses a budget that cannot be met by weights; see `Rounds.check`."""
         if budget.shares().keys() != {"weights"} or budget.is_timed:
             raise OptionError(
                 f"{budget}: where single weights go, weights are what is counted; give sparsity= or Budget(weights=)"
@@ -81,20 +81,20 @@ class ByWeights:
             )
 
     def allowed(self, budget: Budget) -> int:
-        """Weights that may be left."""
+        """Number of weights that a budget leaves."""
         return Goal.of(budget, self.original).limits["weights"]
 
     def is_met(self, budget: Budget, costs: Mapping[Measure, int]) -> bool:
-        """Whether no more weights are left; weights that can come back are looked at in every round that takes some."""
+        """Whether few enough weights are left; if dead ones can come back, no round that removes weights is skipped."""
         allowed = self.allowed(budget)
         return costs["weights"] <= allowed and not (self.resurrect and allowed < self.original["weights"])
 
     def score(self, run: Run, program: Program, sensitivity: Sensitivity) -> Program:
-        """See `Rounds`."""
+        """Scores the weights; see `Rounds.score`."""
         return run("score", pipelines.scoring_weights(self.criterion, sensitivity), program)
 
     def prune(self, run: Run, scored: Program, budget: Budget, seed: int) -> tuple[Program, Program]:
-        """See `Rounds`."""
+        """Selects and zeroes weights; see `Rounds.prune`."""
         choice = pipelines.selecting_weights(
             self.allowed(budget), on_paths=self.on_paths, verify=self.verify, seed=seed
         )
@@ -105,7 +105,7 @@ class ByWeights:
 
 @dataclass(frozen=True)
 class Jointly:
-    """Removes channels and zeroes weights under one threshold: CNIP-it.
+    """Removes channels and zeroes weights under one threshold (CNIP-it).
 
     Attributes:
         rank: Ranks the channels, and holds their limits.
@@ -121,7 +121,7 @@ class Jointly:
         return None
 
     def check(self, program: Program, budget: Budget) -> None:
-        """See `Rounds`."""
+        """Checks the budget as for weights alone; see `Rounds.check`."""
         self.weights.check(program, budget)
 
     def is_met(self, budget: Budget, costs: Mapping[Measure, int]) -> bool:
@@ -129,16 +129,16 @@ class Jointly:
         return self.weights.is_met(budget, costs)
 
     def score(self, run: Run, program: Program, sensitivity: Sensitivity) -> Program:
-        """Channels and weights on the same samples; see `Rounds`."""
+        """Scores channels and weights on the same samples; see `Rounds.score`."""
         same = sensitivity.drawn(device_of(program))
         if program[Dependencies].channels:
             channels = self.rank.score(run, program, same)
-        else:  # one is left of each group, and stays
+        else:  # no channel can go any more: each group is down to its last one
             channels = program.knowing(Scores(torch.empty(0, dtype=torch.float64), "none"))
         return self.weights.score(run, channels, same)
 
     def prune(self, run: Run, scored: Program, budget: Budget, seed: int) -> tuple[Program, Program]:
-        """See `Rounds`."""
+        """Selects channels and weights together, and removes them; see `Rounds.prune`."""
         weights = self.weights
         choice = pipelines.selecting_jointly(
             weights.allowed(budget), self.rank.limits, on_paths=weights.on_paths, verify=weights.verify, seed=seed
@@ -149,7 +149,7 @@ class Jointly:
 
 
 def _listed(weights: Mapping[str, Tensor]) -> str:
-    """The first few, and how many more there are."""
+    """Names the first few weights, and says how many more there are."""
     rest = len(weights) - _SHOWN
     return ", ".join([*list(weights)[:_SHOWN], *([f"and {rest} more"] if rest > 0 else [])])
 

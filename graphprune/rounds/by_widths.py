@@ -19,7 +19,7 @@ from graphprune.rounds.protocol import Run
 
 @dataclass(frozen=True)
 class ByWidths:
-    """Meets budgets that are counted, by what gains most latency for the elasticity lost, at widths that suit a target.
+    """Meets counted budgets at widths that suit a target, with most latency gained for the elasticity lost.
 
     Attributes:
         rank: Counts, limits, and whether results are proved.
@@ -49,7 +49,7 @@ class ByWidths:
         return self.rank.score(run, program, sensitivity)
 
     def prune(self, run: Run, scored: Program, budget: Budget, seed: int) -> tuple[Program, Program]:
-        """See `Rounds`."""
+        """Selects widths and removes channels; see `Rounds.prune`."""
         model = LatencyModel(scored, self.profile)
         choice = pipelines.selecting_widths(
             self.rank.goal(budget), self.rank.limits, model, float("inf"), at_least=budget == self.budget

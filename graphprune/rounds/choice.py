@@ -1,4 +1,4 @@
-"""What goes: whole channels, single weights, or both."""
+"""The choice of rounds: for whole channels, single weights or both, and for latency."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from graphprune.rounds.protocol import Rounds
 
 
 def accumulate_of(given: str | None, granularity: Granularity) -> Accumulate:
-    """How samples add up; by default what suits the granularity.
+    """Returns how samples add up; the default depends on the granularity.
 
-    Channels and weights under one threshold have to be measured alike, and weights take a backward pass for each value
-    that adds up, so there the default is the paper's.
+    Channels and weights under one threshold have to be measured alike. For weights, each value that is added up takes a
+    backward pass of its own, so the default there is that of the paper, ``"signed"``.
 
     Raises:
         OptionError: the name is unknown.
@@ -43,11 +43,12 @@ def accumulate_of(given: str | None, granularity: Granularity) -> Accumulate:
 
 
 def samples_together(granularity: Granularity) -> int:
-    """Samples whose mean gradient in the weights adds up as one.
+    """Number of samples whose mean gradient in the weights counts as that of one sample.
 
-    A backward pass for each sample takes ten times as long as one for batches. Of sixteen samples of a batch, or all of
-    a smaller one, the mean gradient is as good (`docs/decisions/0018-weights-in-small-batches.md`), except where they
-    are compared with channels, whose gates see every sample.
+    Backward passes for single samples take ten times as long as passes for batches. The mean gradient of sixteen
+    samples of a batch, or of all samples of a smaller batch, serves as well
+    (`docs/decisions/0018-weights-in-small-batches.md`), except where weights are compared with channels, whose gates
+    see every sample.
     """
     return 16 if granularity == "weight" else 1
 
@@ -55,16 +56,16 @@ def samples_together(granularity: Granularity) -> int:
 def rounds_of(
     settings: Settings, criterion: Given | WeightCriterion, original: Mapping[Measure, int], limits: Limits
 ) -> Rounds:
-    """How rounds go that take what is to go.
+    """Returns the rounds for what is to be removed, without regard to latency.
 
     Args:
         settings: What the user asks for.
-        criterion: Ranks what may go.
+        criterion: Ranks what may be removed.
         original: Costs of the dense program.
         limits: Limits as in the settings, or with what is known of the program's groups.
 
     Raises:
-        OptionError: the criterion does not rank that, or an option means nothing there.
+        OptionError: the criterion does not rank what is to be removed, or an option does not apply to it.
     """
     granularity, verify = settings.granularity, settings.verify
     on_paths = settings.dead_paths == "remove"
@@ -100,7 +101,7 @@ def _refuse_options_of_weights(settings: Settings) -> None:
 
 
 def _check_criterion(name: str, granularity: Granularity, known: Registry[Any], others: Registry[Any]) -> None:
-    """Says that a criterion ranks something else rather than that it is unknown."""
+    """Refuses a criterion that ranks something else; without this check it would be called unknown."""
     if name not in known.names() and name in others.names():
         raise OptionError(
             f"criterion='{name}': it does not rank what granularity='{granularity}' removes; criteria that do are "
@@ -122,7 +123,7 @@ def _weight_criterion_of(given: object) -> WeightCriterion:
 def rounds_for(
     program: Program, settings: Settings, how: Rounds, target: Profile | None, batch_size: int
 ) -> tuple[Rounds, Budget]:
-    """How to meet a budget, and the budget with its latency as a share.
+    """Returns the rounds that meet a budget, and the budget with its latency as a share.
 
     Args:
         program: The analysed dense program.
@@ -132,7 +133,8 @@ def rounds_for(
         batch_size: Batch size of the measurement, where there is no target.
 
     Raises:
-        OptionError: the target is something else than a profile.
+        OptionError: the target is not a profile, the dense program meets the latency cap already, or latency or
+            ``align="auto"`` is given where weights go.
         ExportError: the dense program cannot be exported to be measured.
     """
     if target is not None and not isinstance(target, Profile):
@@ -158,6 +160,6 @@ def _with_steps(how: ByRank, program: Program, model: LatencyModel) -> ByRank:
 
 
 def _by_profile(how: ByRank, program: Program, dense_ms: float, profile: Profile) -> tuple[ByRank, Calibration]:
-    """What a measurement of operators says about a dense program whose latency is known."""
+    """The rounds and the calibration that a profile gives for a dense program of known latency."""
     model = LatencyModel(program, profile)
     return _with_steps(how, program, model), model.calibrated(dense_ms)

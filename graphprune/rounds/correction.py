@@ -1,4 +1,4 @@
-"""Measured again until it fits: from what a prediction gave to the limit that the next one has to keep to."""
+"""Corrects predictions of latency by measurements: each measurement sets the limit of the next prediction."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from graphprune.program.program import Program
 
 @dataclass(frozen=True)
 class Try:
-    """One way to do a round.
+    """One attempt at a round.
 
     Attributes:
         selected: The program with its selection.
         pruned: The compact program.
-        limit_ms: What the prediction had to keep to.
-        timing: Its measurement.
+        limit_ms: Limit that the predicted latency had to keep to, in milliseconds.
+        timing: Measurement of the compact program.
         share: Measured latency as a share of what is allowed.
     """
 
@@ -34,12 +34,12 @@ class Correction:
     """How predictions are corrected by measurements.
 
     Attributes:
-        tries: Networks that are measured at most in a round.
-        looks: Limits that are tried at most, of which several may give the same network.
-        aim: What is aimed at, as a share of the budget: measurements differ by about two percent.
-        least: A measured latency of this share of the budget or more, up to all of it, ends the correction.
-        most: The largest measured latency that counts as met, as a share of the budget, where no try is below it.
-        mistaken: How many times too high a prediction may be: what is beyond is not even tried.
+        tries: Largest number of networks that are measured in a round.
+        looks: Largest number of limits that are tried; several of them may give the same network.
+        aim: Share of the budget that limits aim at; below 1, because measurements differ by about two percent.
+        least: A measured latency between this share of the budget and the whole budget ends the correction.
+        most: Largest measured latency of the best try that still counts as met, as a share of the budget.
+        mistaken: How many times too high a prediction may be; a budget further below the predictions is not tried.
     """
 
     tries: int = 6
@@ -52,10 +52,16 @@ class Correction:
     def corrected(
         self, tries: list[Try], attempt: Callable[[float], Try], narrowest_ms: float, widest_ms: float
     ) -> list[Try]:
-        """Tries again until a measurement fits, with limits between two predictions.
+        """Tries again until a measurement fits, with limits between two predictions; returns all tries.
+
+        Args:
+            tries: The first try, or several.
+            attempt: Makes a try with a limit in milliseconds.
+            narrowest_ms: Latency predicted for the narrowest permitted widths.
+            widest_ms: Latency predicted for the present widths.
 
         Raises:
-            BudgetError: none does.
+            BudgetError: no measurement fits.
         """
         while len({each.share for each in tries}) < self.tries and len(tries) < self.looks:
             if self.least <= tries[-1].share <= 1:
@@ -65,7 +71,7 @@ class Correction:
                 break
             try:
                 tries.append(attempt(limit_ms))
-            except BudgetError:  # narrower than the limits permit: what was found has to do
+            except BudgetError:  # the limits permit nothing narrower: the tries so far have to do
                 break
         best, count = min(each.share for each in tries), len({each.share for each in tries})
         if best > self.most:
@@ -77,9 +83,9 @@ class Correction:
         return tries
 
     def _next_limit_ms(self, tries: Sequence[Try]) -> float:
-        """Between the nearest measurements below and above what is aimed at, or in proportion to the nearest.
+        """The next limit, interpolated between the nearest tries below and above the aim, or scaled from the nearest.
 
-        Where that gave nothing wider, in growing steps: it may be a count that binds.
+        Scaling takes growing steps where it gave the same network again: a count may bind instead of the latency.
         """
         ordered = sorted(tries, key=lambda each: (each.share, each.limit_ms))
         below = next((each for each in reversed(ordered) if each.share <= self.aim), None)
@@ -88,6 +94,6 @@ class Correction:
             nearest = below or above or tries[-1]
             return nearest.limit_ms * (self.aim / nearest.share) ** sum(each.share == nearest.share for each in tries)
         same = [each for each in tries if each.share in (below.share, above.share)]
-        # where a limit gave widths that were known already, halving finds the ones between, if there are any
+        # where a limit gave widths that were measured already, halving finds those in between, if there are any
         part = 0.5 if len(same) > 2 else (self.aim - below.share) / (above.share - below.share)
         return below.limit_ms + part * (above.limit_ms - below.limit_ms)

@@ -1,4 +1,4 @@
-"""What a way to meet a budget is."""
+"""The protocol of rounds: ways to meet a budget."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from graphprune.program.program import Program
 from graphprune.request.budget import Budget
 
 Run = Callable[[str, Sequence[Pass], Program], Program]
-"""Runs a pipeline on a program, under the name of a stage that the user is told."""
+"""Runs a pipeline on a program; the name of the stage is what progress reports to the user."""
 
 
 class Rounds(Protocol):
@@ -21,7 +21,7 @@ class Rounds(Protocol):
 
     @property
     def timing(self) -> TimingResult | None:
-        """The last measurement of latency; None where none was asked for."""
+        """The last measurement of latency; None where there was none."""
 
     def check(self, program: Program, budget: Budget) -> None:
         """Refuses a budget before any round.
@@ -29,21 +29,21 @@ class Rounds(Protocol):
         Raises:
             NothingToPruneError: nothing would be removed, or nothing can be.
             BudgetError: the budget cannot be reached.
-            OptionError: it counts what these rounds do not.
+            OptionError: the budget has measures that these rounds do not count.
         """
 
     def is_met(self, budget: Budget, costs: Mapping[Measure, int]) -> bool:
         """Whether a program of these costs meets the budget."""
 
     def score(self, run: Run, program: Program, sensitivity: Sensitivity) -> Program:
-        """The program with the importance of what may go.
+        """Returns the program with the importance of what may be removed.
 
         Raises:
-            UserError: data or loss do not fit, or the criterion does not.
+            UserError: the data, the loss or the criterion does not fit.
         """
 
     def prune(self, run: Run, scored: Program, budget: Budget, seed: int) -> tuple[Program, Program]:
-        """The program with its selection, and the compact one.
+        """Returns the program with its selection, and the compact program.
 
         Raises:
             BudgetError: the budget cannot be met.

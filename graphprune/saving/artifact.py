@@ -43,8 +43,10 @@ _TOLERANCES = dict.fromkeys((torch.float16, torch.bfloat16), HALF_RELATIVE_TOLER
 """Tolerances of types coarser than float32, as a share of the largest value; with the slack, 13 steps of bfloat16."""
 
 _SLACK = 10
-"""Loaded module against stored program: times the export's own tolerance, for other inputs and another machine round
-otherwise. What is looked for (another activation, another stride) differs by far more."""
+"""Factor on the export's tolerance for a loaded module, because other inputs and another machine round differently.
+
+What the comparison has to find (another activation, another stride) differs by far more.
+"""
 
 
 Export = Callable[[Path], ExportResult]
@@ -59,7 +61,7 @@ def save(plan: Plan, module: fx.GraphModule, report: Report, export: Export | No
         module: The compact module, with the weights that it has now.
         report: What was done.
         export: Writes the ONNX file; None to leave it out.
-        directory: Made with its parents where it does not exist.
+        directory: Target directory, which is created with its parents if it does not exist.
 
     Returns:
         The directory.
@@ -89,18 +91,18 @@ def load(directory: str | Path, model: nn.Module | None = None) -> nn.Module:
     """Loads an artifact.
 
     Args:
-        directory: Written by ``compiled.save()``.
+        directory: Directory that ``compiled.save()`` wrote.
         model: A fresh instance of the class that was compiled, built with the same arguments; it is not changed.
-            Without it, the stored program is run as it is.
+            Without a model, the stored program is run as it is.
 
     Returns:
-        With ``model``, the compact module with the saved weights: it trains, on the model's device and in its mode.
-        Without, a `graphprune.saving.runtime.OnnxModule`, which does not train.
+        With ``model``, the compact module with the saved weights, on the model's device and in its mode; it can be
+        trained. Without ``model``, a `graphprune.saving.runtime.OnnxModule`, which cannot.
 
     Raises:
         ArtifactError: the artifact is missing, damaged, of another version or not from graphprune, or the model is not
             the one that it was made from.
-        OptionError: ``directory`` is no path, or ``model`` not an instance of a module.
+        OptionError: ``directory`` is not a path, or ``model`` is not an instance of a module.
     """
     if not isinstance(directory, (str, Path)):
         raise OptionError(f"directory={shown(directory)}: give the directory that compiled.save() wrote")
@@ -130,7 +132,7 @@ def load(directory: str | Path, model: nn.Module | None = None) -> nn.Module:
 
 
 def _stored_outputs(path: Path, manifest: Manifest, plan: Plan, example: Example) -> tuple[list[Tensor], str]:
-    """What the artifact itself computes for an example, and which of its files says so."""
+    """What the artifact itself computes for an example, and the name of the file that says so."""
     if manifest.call is None:
         return read_outputs(path / OUTPUTS), OUTPUTS
     stored = OnnxModule(path / ONNX, manifest.call, plan.example, provider="cpu")
@@ -139,7 +141,7 @@ def _stored_outputs(path: Path, manifest: Manifest, plan: Plan, example: Example
 
 
 def _checked(path: Path) -> tuple[Manifest, Plan]:
-    """Manifest and plan of an artifact whose files are all as they were written."""
+    """Reads manifest and plan of an artifact, and checks that all of its files are as they were written."""
     manifest = Manifest.read(path)
     program = OUTPUTS if manifest.call is None else ONNX
     missing = [name for name in (PLAN, WEIGHTS, program, REPORT, REPORT_TEXT) if name not in manifest.files]
@@ -172,7 +174,7 @@ def _is_own(name: str) -> bool:
 
 
 def _move_into_place(draft: Path, target: Path, old: Path) -> None:
-    """Two renames; if the second one fails, the first is undone."""
+    """Moves a finished artifact into place by two renames; if the second one fails, the first is undone."""
     _check_replaceable(target)
     if not target.exists():
         os.rename(draft, target)
@@ -205,7 +207,7 @@ def _write(plan: Plan, module: fx.GraphModule, report: Report, export: Export | 
 
 
 def _report_json(report: Report, exported: ExportResult | None) -> str:
-    """The report and what was measured on the ONNX file, whose path means nothing to whoever reads it."""
+    """The report with what was measured on the ONNX file, without the file's path, which means nothing to a reader."""
     onnx = None
     if exported is not None:
         onnx = {name: value for name, value in exported.to_dict().items() if name != "path"}
@@ -213,7 +215,7 @@ def _report_json(report: Report, exported: ExportResult | None) -> str:
 
 
 def _finite(content: Any) -> Any:
-    """The content with null for what JSON has no numbers for."""
+    """Returns the content with None (null in JSON) for infinities and NaN, which JSON has no numbers for."""
     if isinstance(content, dict):
         return {str(key): _finite(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):
@@ -236,7 +238,7 @@ def _call_form(module: fx.GraphModule, example: Example, exported: ExportResult)
 
 
 def _reference_inputs(plan: Plan) -> Example:
-    """Inputs that saving and loading draw alike, on the CPU."""
+    """Draws inputs on the CPU; saving and loading draw the same ones."""
     return plan.example.fresh(plan.example.batch_size, torch.Generator().manual_seed(0))
 
 
@@ -248,7 +250,7 @@ def _outputs(module: fx.GraphModule, example: Example) -> list[Tensor]:
 def _check_same_function(
     module: fx.GraphModule, example: Example, expected: list[Tensor], plan: Plan, source: str, given: str
 ) -> None:
-    """Compares the loaded module with the stored program or its outputs: weights can fit what computes otherwise."""
+    """Compares a loaded module with the stored program or outputs: weights can fit a model that computes otherwise."""
     found = _outputs(module, example)
     differences = [_difference(*pair) for pair in zip(expected, found, strict=False)]
     if len(expected) != len(found) or any(differences):
@@ -260,12 +262,12 @@ def _check_same_function(
 
 
 def _difference(expected: Tensor, found: Tensor) -> str:
-    """How two outputs differ; empty where they do not, within what rounding explains."""
+    """Says how two outputs differ; empty where rounding explains the difference."""
     if expected.shape != found.shape or expected.dtype != found.dtype:
         forms = [f"{tensor.dtype} {tuple(tensor.shape)}" for tensor in (expected, found)]
         return f"expected an output of {forms[0]}, got {forms[1]}"
     if not expected.is_floating_point():
-        return ""  # an index of a largest value, say, may flip under rounding
+        return ""  # rounding may flip an integer, such as the index of the largest value
     want, have = expected.double(), found.cpu().double()
     finite = want.isfinite() & have.isfinite()
     if not bool(finite.any()):

@@ -1,4 +1,4 @@
-"""What an artifact consists of: files with their checksums, ties among the weights, how the program is called."""
+"""The manifest of an artifact: files with their checksums, ties among the weights, how the program is called."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class CallForm:
     Attributes:
         parameters: Names of the parameters that can be given by position, in order.
         inputs: Names of the ONNX file's inputs, in the order of the example's tensors.
-        outputs: Names of its outputs, in the order of the module's.
+        outputs: Names of the ONNX file's outputs, in the order of the module's.
         returns: Structure of the module's output, as `graphprune.plan.trees.encode_outputs` writes it.
     """
 
@@ -46,7 +46,7 @@ class StoredFile:
 
     @classmethod
     def of(cls, path: Path) -> StoredFile:
-        """Reads the whole file."""
+        """Reads a whole file and takes its checksum and size."""
         with path.open("rb") as file:
             return cls(hashlib.file_digest(file, "sha256").hexdigest(), path.stat().st_size)
 
@@ -80,7 +80,7 @@ class Manifest:
         """Reads the manifest of an artifact.
 
         Raises:
-            ArtifactError: there is none, or it is damaged, of another version, or not from graphprune.
+            ArtifactError: the manifest is missing, damaged, of another version, or not from graphprune.
         """
         path = directory / MANIFEST
         content = _content(path)
@@ -95,7 +95,7 @@ class Manifest:
         """Compares every file with its size and checksum.
 
         Raises:
-            ArtifactError: files are missing, truncated or changed; names all of them.
+            ArtifactError: files are missing, truncated or changed; the message names them.
         """
         problems = [problem for name, file in self.files.items() if (problem := _damage(directory / name, file))]
         if problems:
@@ -103,7 +103,7 @@ class Manifest:
 
 
 def is_artifact(directory: Path) -> bool:
-    """Whether the directory has a manifest of graphprune, of whatever version and however damaged its files are."""
+    """Whether the directory has a manifest of graphprune, of any version and even if its files are damaged."""
     try:
         content = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -112,7 +112,7 @@ def is_artifact(directory: Path) -> bool:
 
 
 def _damage(path: Path, expected: StoredFile) -> str:
-    """What is wrong with a file; empty where it is as it was written."""
+    """Says what is wrong with a file; empty where the file is as it was written."""
     if not path.is_file():
         return f"{path.name} is missing"
     size = path.stat().st_size
@@ -154,7 +154,7 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 
 def _manifest_of(content: dict[str, Any]) -> Manifest:
-    """Reads and checks every entry; raises one of `READ_ERRORS` where one is not as it is written."""
+    """Reads and checks every entry; raises one of `READ_ERRORS` where an entry is malformed."""
     form = None if content["call"] is None else _form_of(content["call"])
     files = {name: StoredFile(file["sha256"], file["size_bytes"]) for name, file in content["files"].items()}
     if any(Path(name).name != name or name == MANIFEST for name in files):

@@ -25,15 +25,15 @@ _NO_TRAINING = (
 
 
 class OnnxModule(nn.Module):
-    """Runs an ONNX file in onnxruntime, called as the module that was exported, and returns what that returned.
+    """Runs an ONNX file in onnxruntime; arguments and outputs have the structure of those of the exported module.
 
-    Tensors go in and come out on the device of the first input; they pass through the memory of the CPU. There are no
-    parameters. Where gradients are enabled, floating outputs require them, as those of any module with weights do, so
-    that a backward pass fails with a reason instead of training nothing; use `torch.no_grad` for inference.
+    Outputs are on the device of the first input; all tensors pass through the memory of the CPU. There are no
+    parameters. Where gradients are enabled, floating-point outputs require them, as those of any module with weights
+    do, so that a backward pass fails with a reason instead of training nothing; use `torch.no_grad` for inference.
 
     Attributes:
         provider: The execution provider that runs the file.
-        provider_reason: Why it is not CUDA; empty where it is.
+        provider_reason: Why the provider is not CUDA; empty where it is.
     """
 
     def __init__(self, path: Path, call: CallForm, example: Example, provider: str = "auto") -> None:
@@ -41,13 +41,14 @@ class OnnxModule(nn.Module):
 
         Args:
             path: The ONNX file.
-            call: Names of its inputs and outputs, and the structure of the latter.
-            example: Shapes, types and structure of the arguments; those that are not tensors are part of the program.
+            call: Names of the file's inputs and outputs, and the structure of the outputs.
+            example: Shapes, types and structure of the arguments; arguments that are not tensors are fixed in the
+                program.
             provider: ``"auto"`` (CUDA where there is a device), ``"cpu"`` or ``"cuda"``.
 
         Raises:
             ArtifactError: the file is not a valid model, or does not have the inputs and outputs that it should.
-            OptionError: CUDA is asked for where it cannot run.
+            OptionError: CUDA is requested where it cannot run.
         """
         super().__init__()
         self.training = False
@@ -55,19 +56,19 @@ class OnnxModule(nn.Module):
         self._session, self.provider, self.provider_reason = _open(path, provider)
         self._shapes = {node.name: node.shape for node in self._session.get_inputs()}
         _check_form(path, self._session, call, example)
-        # makes outputs part of an autograd graph whose backward pass explains itself
+        # makes outputs part of an autograd graph whose backward pass says why it fails
         self._anchor = torch.zeros((), requires_grad=True)
 
     def extra_repr(self) -> str:
-        """Inputs, outputs and provider."""
+        """Shows inputs, outputs and provider."""
         call = self._call_form
         return f"{', '.join(call.inputs)} -> {', '.join(call.outputs)}, {self.provider}"
 
     def train(self, mode: bool = True) -> OnnxModule:
-        """Evaluation mode is the only one.
+        """Keeps evaluation mode, which is the only one.
 
         Raises:
-            UserError: the training mode is asked for.
+            UserError: training mode is requested.
         """
         if mode:
             raise UserError(_NO_TRAINING)
@@ -109,7 +110,7 @@ class OnnxModule(nn.Module):
         return tensors
 
     def _check_shape(self, name: str, tensor: Tensor) -> None:
-        """Compares fixed sizes; names in place of sizes are free."""
+        """Compares fixed sizes; a size that is given as a name is free."""
         expected = self._shapes[name]
         fits = len(expected) == tensor.dim() and all(
             not isinstance(size, int) or size == found for size, found in zip(expected, tensor.shape, strict=True)
@@ -124,18 +125,18 @@ class _Inference(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, anchor: Tensor, *outputs: Tensor) -> tuple[Tensor, ...]:
-        """Hands the outputs on."""
+        """Returns the outputs unchanged."""
         ctx.mark_non_differentiable(*(tensor for tensor in outputs if not tensor.is_floating_point()))
         return outputs
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        """Refuses."""
+        """Refuses to train, with the reason."""
         raise UserError(_NO_TRAINING)
 
 
 def _open(path: Path, requested: str) -> tuple[Any, str, str]:
-    """A session, its provider, and why that is not CUDA."""
+    """Opens a session; returns it with its provider, and why that is not CUDA."""
     provider, reason = choose_provider(requested)
     try:
         return open_session(path, provider, torch.get_num_threads()), provider, reason
@@ -146,7 +147,7 @@ def _open(path: Path, requested: str) -> tuple[Any, str, str]:
 
 
 def _check_form(path: Path, session: Any, call: CallForm, example: Example) -> None:
-    """The file has the inputs and outputs that the manifest names, and as many as plan and manifest need."""
+    """Checks that the file has the inputs and outputs that the manifest names, as many as plan and manifest need."""
     have = ([node.name for node in session.get_inputs()], [node.name for node in session.get_outputs()])
     if have != (list(call.inputs), list(call.outputs)):
         raise ArtifactError(f"{path}: expected the inputs {call.inputs} and outputs {call.outputs}, got {have}")
@@ -170,7 +171,7 @@ def _slots(example: Example) -> dict[int | str, Any]:
 def _bound(
     parameters: Sequence[str], example: Example, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> dict[int | str, Any]:
-    """A call's arguments in the slots of the example, whichever way each was given."""
+    """Puts a call's arguments into the slots of the example, whether they were given by position or by keyword."""
     slots = _slots(example)
     given: dict[int | str, Any] = {}
     pairs: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
@@ -199,7 +200,7 @@ def _described(slot: int | str, parameters: Sequence[str]) -> str:
 
 
 def _matched(expected: Any, given: Any, where: str) -> Iterator[Tensor]:
-    """The tensors of an argument, which has the structure, types and constants of the example's."""
+    """Yields the tensors of an argument, which must have the structure, types and constants of the example's."""
     if isinstance(expected, Tensor):
         if not isinstance(given, Tensor):
             raise InputError(f"{where}: expected a tensor, got {type(given).__name__}")
@@ -226,5 +227,5 @@ def _leaves(tree: Any) -> list[Tensor]:
 
 
 def _tensor(array: NDArray[Any]) -> Tensor:
-    """Shares the array's memory; a single number may come as a scalar of numpy."""
+    """Returns a tensor that shares the array's memory; a single number may come as a scalar of numpy."""
     return torch.from_numpy(np.asarray(array))

@@ -1,4 +1,4 @@
-"""The tensors of a module in a safetensors file: each once, with the other names of tied ones kept beside it."""
+"""The tensors of a module in a safetensors file: each is stored once, and further names of tied ones are aliases."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Aliases = dict[str, str]
 
 
 def write_weights(module: nn.Module, path: Path) -> Aliases:
-    """Writes every parameter and buffer, those outside of the state dict included: a fresh model may have others.
+    """Writes every parameter and buffer, even those outside the state dict, whose values may differ in a fresh model.
 
     Returns:
-        The further names of tensors that have several; safetensors refuses to hold a tensor twice.
+        The further names of tied tensors; safetensors refuses to store a tensor twice.
 
     Raises:
         ArtifactError: a tensor has a type that safetensors does not know.
@@ -44,7 +44,7 @@ def read_weights(module: nn.Module, path: Path, aliases: Mapping[str, str]) -> N
     """Copies stored tensors into a module, in place; ties, devices and ``requires_grad`` stay as they are.
 
     Raises:
-        ArtifactError: the file cannot be read, or does not hold exactly the tensors of the module, which is not
+        ArtifactError: the file cannot be read, or does not hold exactly the tensors of the module; the module is not
             changed then.
     """
     stored = _read(path)
@@ -62,7 +62,7 @@ def read_weights(module: nn.Module, path: Path, aliases: Mapping[str, str]) -> N
         )
     with torch.no_grad():
         for name, value in stored.items():
-            # constants that are views of fewer elements cannot be written to, and need not be
+            # expanded constants (views of fewer elements) cannot be written to, and need not be
             if not torch.equal(own[name].cpu(), value):
                 own[name].copy_(value)
 
@@ -71,15 +71,15 @@ def write_outputs(outputs: Sequence[Tensor], path: Path) -> None:
     """Writes the tensors that a module returns, in their order.
 
     Raises:
-        ArtifactError: one has a type that safetensors does not know.
+        ArtifactError: a tensor has a type that safetensors does not know.
     """
     copies = (tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for tensor in outputs)
-    # copies, for safetensors refuses views of one memory
+    # copies, because safetensors refuses tensors that share memory
     _write({str(index): tensor for index, tensor in enumerate(copies)}, path, "outputs")
 
 
 def read_outputs(path: Path) -> list[Tensor]:
-    """The tensors of `write_outputs`.
+    """Reads the tensors that `write_outputs` wrote, in their order.
 
     Raises:
         ArtifactError: the file cannot be read.
@@ -103,7 +103,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _misfits(own: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> list[str]:
-    """Names that only one side has, and tensors of another shape or type."""
+    """Lists names that only one side has, and tensors whose shapes or types differ."""
     problems = [f"{name}: the file has no such tensor" for name in own if name not in stored]
     problems += [f"{name}: the model has no such tensor" for name in stored if name not in own]
     for name in own:
@@ -117,7 +117,7 @@ def _form(tensor: Tensor) -> str:
 
 
 def _broken_ties(own: Mapping[str, Tensor], owners: Mapping[str, str]) -> list[str]:
-    """Names that are one tensor on one side and two on the other."""
+    """Lists names that are one tensor on one side and two on the other."""
     first: dict[int, str] = {}
     problems = []
     for name, owner in owners.items():

@@ -1,4 +1,4 @@
-"""How right a network is."""
+"""Accuracy of the networks of a sweep."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from graphprune.program.module_state import evaluating
 
 
 def top_one(batches: Iterable[tuple[Any, Tensor]]) -> Callable[[nn.Module], float]:
-    """An ``evaluate`` for `sweep`: the share of samples whose largest logit is the target's.
+    """Returns an ``evaluate`` for `sweep`: the share of samples whose largest logit is the target's, in [0, 1].
 
     Args:
-        batches: ``(inputs, target)``, on any device; gone through once for each network.
+        batches: Batches ``(inputs, target)``, on any device; they are iterated over once for each network.
 
     Raises:
-        OptionError: they are nothing to go through, or only once, as a generator is.
+        OptionError: the batches cannot be iterated over, or only once, as a generator.
     """
     given: object = batches
     if not isinstance(given, Iterable) or isinstance(given, (Iterator, nn.Module)):

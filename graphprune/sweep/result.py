@@ -21,13 +21,13 @@ class Point:
     """One network of a sweep.
 
     Attributes:
-        name: Under which it was timed.
+        name: Name under which the network was timed.
         kind: ``"dense"``, ``"pruned"`` to a latency, or ``"uniform"``: every group loses the same share of channels,
             as in a narrower network of the same family with as many multiply-accumulates as the pruned one before it.
-        requested: Share of the dense latency that had to go; None for the dense network.
-        latency: Measured, all networks in turns.
+        requested: Share of the dense latency that had to be removed; None for the dense network.
+        latency: Measured latency; all networks were timed in turns.
         latency_left: Measured latency as a share of the dense network's.
-        costs: Channels, params and macs that it has.
+        costs: Channels, params, weights and macs of the network.
         accuracy: What ``evaluate`` gave; None without it.
     """
 
@@ -48,9 +48,9 @@ class Sweep:
         model: Class name of the model.
         criterion: What ranked the channels.
         points: The dense network, then for each budget the pruned and the uniform one.
-        timing: All that was measured, with provider, threads, hardware and versions.
-        unreachable: Why a budget has no point, by its share.
-        compiled: The pruned networks by the share that was asked for.
+        timing: All measurements, with provider, threads, hardware and versions.
+        unreachable: Why a budget has no point, by the share of latency to remove.
+        compiled: The pruned networks, by the share of latency to remove.
     """
 
     model: str
@@ -90,10 +90,10 @@ class Sweep:
         }  # fmt: skip
 
     def save(self, directory: str | Path) -> Path:
-        """Writes ``sweep.json`` and ``sweep.svg`` into a directory, which is made where there is none.
+        """Writes ``sweep.json`` and ``sweep.svg`` into a directory, which is created if it does not exist.
 
         Raises:
-            OptionError: matplotlib is missing; the JSON file is written all the same.
+            OptionError: matplotlib is missing; the JSON file is written nevertheless.
         """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
@@ -101,7 +101,7 @@ class Sweep:
         return self.plot(directory / "sweep.svg")
 
     def plot(self, path: str | Path) -> Path:
-        """Draws accuracy, or multiply-accumulates where there is none, against latency; the suffix says which format.
+        """Draws accuracy (multiply-accumulates if there is none) against latency; the suffix sets the file format.
 
         Raises:
             OptionError: matplotlib is missing.

@@ -1,4 +1,4 @@
-"""Accuracy against measured latency over a range of budgets, with the dense and evenly narrower networks beside it."""
+"""Accuracy against measured latency over a range of budgets, beside the dense network and evenly narrower ones."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from graphprune.sweep.result import DENSE, Kind, Point, Sweep
 _log = logging.getLogger(__name__)
 
 _OWN = ("sparsity", "budget", "schedule", "granularity")
-"""Options of `graphprune.compile` that a sweep decides itself."""
+"""Options of `graphprune.compile` that a sweep sets itself."""
 
 LATENCIES = (0.3, 0.5, 0.7)
 """Shares of the latency that a sweep removes by default."""
@@ -57,8 +57,8 @@ def sweep(
 ) -> Sweep:
     """Prunes a model to several latencies, from one ranking of its channels.
 
-    The ranking is of the dense model, so every network is pruned in one round. For schedules of several rounds, which
-    rank anew in each, call `graphprune.compile` for each budget.
+    The ranking is that of the dense model, so every network is pruned in one round. For schedules of several rounds,
+    which rank anew in each round, call `graphprune.compile` for each budget.
 
     Args:
         model: The model, see `graphprune.compile`; it is not changed.
@@ -68,9 +68,9 @@ def sweep(
         finetune: Trains a pruned or uniform network in place, before it is evaluated.
         criterion: See `graphprune.compile`.
         target: What latency is measured on; this machine on one thread by default.
-        repeats: Samples of each latency.
-        progress: Called with what is being done, networks done, and networks in all.
-        **options: Others of `graphprune.compile`: data, loss, samples, protect, min_channels and so on.
+        repeats: Number of measurements of each latency.
+        progress: Function that is called with the stage, networks done, and networks in all.
+        **options: Further options of `graphprune.compile`: data, loss, samples, protect, min_channels and so on.
 
     Raises:
         OptionError: a share is not in (0, 1), or there is none; ``evaluate`` gives no number.
@@ -96,7 +96,7 @@ def sweep(
 
 
 class _Ranking:
-    """A criterion that looks at the dense model once, and gives the same scores from then on."""
+    """A criterion that scores the dense model once, and gives the same scores from then on."""
 
     def __init__(self, given: Given) -> None:
         self._criterion = criterion_of(given)
@@ -114,8 +114,8 @@ class _Networks:
     """The networks of a sweep, by the share of the latency that each loses.
 
     Attributes:
-        model: The dense one.
-        example_input: Its input.
+        model: The dense model.
+        example_input: Example input of the model.
         ranking: Ranks the channels.
         target: What latency is measured on.
         finetune: Trains a network that was pruned.
@@ -136,7 +136,7 @@ class _Networks:
     unreachable: dict[float, str] = field(default_factory=dict)
 
     def add(self, share: float) -> None:
-        """Makes the two networks of a share, as far as they can be had."""
+        """Makes the two networks of a share, as far as their budgets can be reached."""
         try:
             self.found[share] = self._pruned(Budget(latency=share), self.ranking)
         except BudgetError as error:
@@ -145,7 +145,7 @@ class _Networks:
         try:
             macs = self.found[share].report.achieved["macs"]
             self.evenly[share] = self._pruned(Budget(macs=macs), Evenly(self.ranking))
-        except BudgetError as error:  # what is frozen, or a floor, may leave the ranking more than an even hand
+        except BudgetError as error:  # because of frozen channels or floors, even pruning may save less than a ranking
             _log.warning("no uniform network beside %s: %s", _name("pruned", share), error)
 
     def _pruned(self, budget: Budget, by: Given) -> Compiled:
@@ -159,7 +159,11 @@ class _Networks:
 
 
 def _checked(latencies: Sequence[float], functions: dict[str, object], options: dict[str, Any]) -> tuple[float, ...]:
-    """The shares, each once."""
+    """Checks the arguments of a sweep; returns the shares, each once.
+
+    Raises:
+        OptionError: a share, a function or an option is invalid.
+    """
     for name, function in functions.items():
         if function is not None and not callable(function):
             raise OptionError(f"{name}={shown(function)}: expected a function of a network")
@@ -200,10 +204,10 @@ def _name(kind: str, share: float) -> str:
 
 
 def _accuracy(evaluate: Callable[[nn.Module], float], module: nn.Module) -> float:
-    """What ``evaluate`` gives for a network.
+    """Returns the accuracy that ``evaluate`` gives for a network.
 
     Raises:
-        OptionError: it is no number.
+        OptionError: ``evaluate`` gives no number.
     """
     found: Any = evaluate(module)
     try:
@@ -216,7 +220,7 @@ def _points(
     accuracy: float | None, found: dict[float, Compiled], evenly: dict[float, Compiled], timing: TimingResult,
     evaluate: Callable[[nn.Module], float] | None,
 ) -> tuple[Point, ...]:  # fmt: skip
-    """The points, the dense one with the accuracy that is known."""
+    """Returns all points; ``accuracy`` is that of the dense network."""
 
     def point(kind: Kind, share: float, compiled: Compiled) -> Point:
         name = _name(kind, share)
@@ -235,5 +239,5 @@ def _points(
 
 
 def _costs(compiled: Compiled, which: int) -> dict[Measure, int]:
-    """Before pruning, 0, or after, 1."""
+    """Costs of a network before pruning (``which`` is 0) or after it (1)."""
     return {measure: before_after[which] for measure, before_after in compiled.report.costs.items()}

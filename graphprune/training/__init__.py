@@ -1,1 +1,1 @@
-"""The module stays right while its user trains it: exchanged contents, optimizer state, masks."""
+"""What keeps a module correct while its user trains it: exchanged contents, optimizer state, masks."""

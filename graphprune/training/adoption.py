@@ -1,4 +1,4 @@
-"""The module that a user holds takes on the next network, and whatever trains it follows."""
+"""Puts the next network into the module that a user holds; its optimizers follow."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ def adopt(
     module: fx.GraphModule, compact: fx.GraphModule, kept: Kept, masks: Masks, optimizers: Sequence[Optimizer],
     replaced: Replaced,
 ) -> fx.GraphModule:  # fmt: skip
-    """Turns a module into a compact one, which must not be used any more.
+    """Turns a module into a compact one.
 
     Args:
         module: The module that the user holds.
-        compact: What it becomes.
-        kept: What is left of each parameter's dims that shrank.
+        compact: What the module becomes; this object must not be used any more.
+        kept: Kept indices of each dim that shrank.
         masks: Live weights of the parameters that have dead ones.
-        optimizers: They go on with the new parameters, without what they remember of dead weights.
-        replaced: Notes which parameters are not those of the module any more.
+        optimizers: Optimizers that continue with the new parameters; their state of dead weights is cleared.
+        replaced: Records which parameters do not belong to the module any more.
 
     Returns:
-        A module that is what ``module`` was.
+        A module with the former contents of ``module``.
     """
     old = dict(module.named_parameters())
     former = become(module, compact)

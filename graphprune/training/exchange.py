@@ -1,4 +1,4 @@
-"""A module that becomes another one: whoever holds it, or one of its parameters, holds those of the other one then."""
+"""Turns a module into another one; whoever holds the module or one of its parameters then holds the new ones."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from graphprune.program.tensors import stored_parameters, submodules
 
 
 def become(module: fx.GraphModule, other: fx.GraphModule) -> fx.GraphModule:
-    """Turns a module into another one, which must not be used any more; the module's mode stays.
+    """Turns a module into another one; ``other`` must not be used any more, and the module keeps its mode.
 
-    Parameters of which the other one has as many values stay the objects that they are: optimizers, averages and
-    wrappers that hold them go on with the new values.
+    Parameters that have the same shape, type and device in both modules stay the same objects: optimizers, averages
+    and wrappers that hold them continue with the new values.
 
     Returns:
-        A module that is what ``module`` was.
+        A module with the former contents of ``module``.
     """
     # a graph module keeps its code on a class of its own, so contents and class move together and nothing is recompiled
     former = other
@@ -33,19 +33,19 @@ def become(module: fx.GraphModule, other: fx.GraphModule) -> fx.GraphModule:
 
 
 def _keep_parameters(module: nn.Module, former: nn.Module) -> None:
-    """Gives a module the parameters of another one back, with values and places exchanged."""
+    """Gives a module its former parameter objects back, by exchanging values and places with ``former``."""
     theirs = stored_parameters(former)
     pairs = [(theirs[name], own) for name, own in stored_parameters(module).items() if name in theirs]
     pairs = [(old, new) for old, new in pairs if old is not new and _has_room(old, new)]
     for old, new in pairs:
         old.data, new.data = new.data, old.data
-        increment_version(old)  # a graph from before, which still wants the former values, is refused by autograd
+        increment_version(old)  # so that autograd refuses an earlier graph, which still needs the former values
     put_tensors(module, {id(new): old for old, new in pairs})
     put_tensors(former, {id(old): new for old, new in pairs})
-    # the one in use comes last: what both have is laid out in memory for it
+    # the module in use comes last: memory that both use is laid out for it
     for submodule in [*submodules(former).values(), *submodules(module).values()] if pairs else ():
         if isinstance(submodule, nn.RNNBase):
-            submodule._init_flat_weights()  # a list of the parameters that the layer keeps beside them
+            submodule._init_flat_weights()  # the layer keeps a list of its parameters, which has to be made anew
 
 
 def _has_room(old: nn.Parameter, new: nn.Parameter) -> bool:

@@ -21,16 +21,16 @@ from graphprune.program.tensors import Masks
 class HeldMasks:
     """A forward hook of a module that keeps its dead weights at zero.
 
-    Gradients of dead weights become zero as they arise, before anything clips or adds them up. What an optimizer
-    changes all the same (by momentum from before, or because it does not follow gradients) is undone at the end of its
-    step; what anything else does, before the next forward pass that is not compiled; values written by way of
-    ``.data``, which torch does not count, after the next backward pass at the latest. Copies of the module and what is
-    pickled bring the hook along; those of a module that is no graph module are held from their first forward pass on. A
-    layer that was taken out or replaced, and values that take a parameter's place for
-    one call (`torch.func.functional_call`), are left alone.
+    Gradients of dead weights become zero as they arise, before anything clips or adds them up. What an optimizer still
+    changes (by earlier momentum, or because it does not follow gradients) is undone at the end of its step. What
+    anything else changes is undone before the next forward pass that is not compiled; values written by way of
+    ``.data``, which torch does not count, are undone after the next backward pass at the latest. Copies and pickles of
+    the module bring the hook along; those of a module that is not a graph module are held from their first forward pass
+    on. A layer that was taken out or replaced, and values that take a parameter's place for one call
+    (`torch.func.functional_call`), are left alone.
 
     Attributes:
-        masks: Live weights by parameter.
+        masks: Live weights by parameter name, bool, of the parameters' shapes.
     """
 
     masks: Masks
@@ -39,13 +39,13 @@ class HeldMasks:
     _trained: set[str] = field(default_factory=set, init=False, repr=False)
 
     def __call__(self, module: nn.Module, args: Any) -> None:
-        """Called before each forward pass."""
+        """Applies the masks before each forward pass that is not compiled."""
         if not torch.compiler.is_compiling():
             self.apply(module)
 
     @torch.no_grad()
     def apply(self, module: nn.Module) -> None:
-        """Zeroes dead weights that are not zero any more; hooks parameters that are new."""
+        """Zeroes dead weights that are not zero any more, and hooks new parameters."""
         changed: dict[str, nn.Parameter] = {}
         for name, mask in self.masks.items():
             parameter = _parameter_of(module, name)
@@ -54,12 +54,12 @@ class HeldMasks:
             if parameter.requires_grad and not self._is_hooked(name, parameter):
                 self._hooked[name] = parameter.register_hook(_Masked(self, name))
                 self._seen.pop(name, None)
-            # what was looked at once is not looked at again: autograd would refuse a change between two forward passes
+            # a parameter that did not change is skipped: autograd would refuse a write between two forward passes
             seen = self._seen.get(name)
             if name in self._trained or seen is None or not seen.is_still(parameter):
                 changed[name] = parameter
         dead = {name: ~_on(self.masks, name, parameter) for name, parameter in changed.items()}
-        # autograd refuses a change of values that a graph still needs, so those that are zero are not written again
+        # autograd refuses a write to values that a graph still needs, so zeros are not written again
         for name in _alive(changed, dead):
             changed[name].masked_fill_(dead[name], 0)
         for name, parameter in changed.items():
@@ -71,41 +71,41 @@ class HeldMasks:
 
     @torch.no_grad()
     def undo(self, name: str, parameter: nn.Parameter) -> None:
-        """Zeroes dead weights of a parameter that a step has changed; it is looked at again before the next pass.
+        """Zeroes dead weights of a parameter that a step has changed; `apply` checks the parameter again.
 
-        What comes between the two (averages that are written by way of ``.data``) may not be seen otherwise.
+        Changes between the two (averages that are written by way of ``.data``) might go unnoticed otherwise.
         """
         parameter.masked_fill_(~_on(self.masks, name, parameter), 0)
 
     def trained(self, name: str) -> None:
-        """Notes a parameter that has got a gradient: a step comes next, which may not count up the version."""
+        """Notes that a parameter has a gradient: the step that follows possibly does not count up its version."""
         self._trained.add(name)
 
     def release(self) -> None:
-        """Lets gradients through again; values stay as they are."""
+        """Removes the gradient hooks; values stay as they are."""
         for handle in self._hooked.values():
             handle.remove()
         self._hooked.clear()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copies and files hold the masks alone: hooks on parameters do not come along either."""
+        """Copies and files hold the masks alone, because hooks on parameters are not copied either."""
         return HeldMasks, (self.masks,)
 
 
 def _alive(parameters: Mapping[str, Tensor], dead: Masks) -> list[str]:
-    """Parameters of which a dead weight is not zero; a device is waited for once, not for each of them."""
+    """Names of parameters with a dead weight that is not zero; waits for the device once, not for each parameter."""
     if not parameters:
         return []
     place = next(iter(parameters.values())).device
     captured = place.type == "cuda" and torch.cuda.is_current_stream_capturing()
-    if captured or place.type == "meta":  # no values to look at: all may be alive
+    if captured or place.type == "meta":  # there are no values to look at: any dead weight may be nonzero
         return list(parameters)
     found = [((values != 0) & dead[name]).any().to(place) for name, values in parameters.items()]
     return [name for name, alive in zip(parameters, torch.stack(found).tolist(), strict=True) if alive]
 
 
 def _on(masks: Masks, name: str, like: Tensor) -> Tensor:
-    """A mask where a tensor is; kept there, so that it moves once only, but for where it would have no values."""
+    """Returns a mask on a tensor's device; keeps the moved mask, so that it moves once, except on the meta device."""
     mask = masks[name]
     if mask.device != like.device:
         mask = mask.to(like.device)
@@ -116,9 +116,9 @@ def _on(masks: Masks, name: str, like: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class _Seen:
-    """A parameter whose dead weights are zero, as long as it is the same, at the same place, in the same version.
+    """A parameter whose dead weights are zero, as long as its identity, its memory and its version stay the same.
 
-    Changes in place count up the version, but for those by way of ``.data`` and those of fused optimizers.
+    Changes in place count up the version, except those by way of ``.data`` and those of fused optimizers.
     """
 
     identity: int
@@ -130,7 +130,7 @@ class _Seen:
         return cls(id(parameter), parameter.data_ptr(), _version(parameter))
 
     def is_still(self, parameter: nn.Parameter) -> bool:
-        """Whether nothing seems to have changed it."""
+        """Whether nothing seems to have changed the parameter."""
         same = id(parameter) == self.identity and parameter.data_ptr() == self.place
         return same and _version(parameter) == self.version
 
@@ -140,7 +140,7 @@ def _version(parameter: nn.Parameter) -> int:
 
 
 def _parameter_of(module: nn.Module, name: str) -> nn.Parameter | None:
-    """A parameter by its full name; None where something else is in its place."""
+    """Finds a parameter by its full name; None where something else is in its place."""
     *path, last = name.split(".")
     for part in path:
         child = module._modules.get(part)
@@ -153,7 +153,7 @@ def _parameter_of(module: nn.Module, name: str) -> nn.Parameter | None:
 
 @dataclass(eq=False)
 class _Masked:
-    """A gradient hook; nothing leads from it back to its parameter, which would wait for the garbage collector then.
+    """A gradient hook; it holds no reference to its parameter, which would then wait for the garbage collector.
 
     Attributes:
         held: The masks of the module.
@@ -168,19 +168,22 @@ class _Masked:
         mask = _on(self.held.masks, self.name, gradient)
         if gradient.layout != torch.strided:
             return gradient * mask
-        return torch.where(mask, gradient, 0)  # not a product: what overflowed in a dead weight is 0 too, and no NaN
+        return torch.where(mask, gradient, 0)  # not a product: 0 times an overflowed gradient is NaN
 
 
 def _hooks_of(parameter: Tensor) -> list[_Masked]:
-    """Found on the parameter: a list of parameters would keep them alive, and weak references forbid to swap them."""
+    """The mask hooks of a parameter, found on the parameter itself.
+
+    A list of hooked parameters would keep them alive, and weak references would prevent swapping them.
+    """
     return [hook for hook in (parameter._backward_hooks or {}).values() if isinstance(hook, _Masked)]
 
 
 def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-    """Called after every step of every optimizer: one that was not told of masks changes dead weights too."""
+    """Called after every step of every optimizer, because any of them may change dead weights."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            # what has no gradient is left alone by the step too, and a graph may still need it as it is
+            # the step leaves a parameter without a gradient alone, and a graph may still need its values
             for masked in _hooks_of(parameter) if parameter.grad is not None else ():
                 if parameter.shape == masked.held.masks[masked.name].shape:
                     masked.held.undo(masked.name, parameter)
@@ -188,13 +191,13 @@ def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
 
 @cache
 def _follow_optimizers() -> RemovableHandle:
-    """From the first held module on; a compiled step is left for the hook, which would else run once, while traced."""
+    """Registers the step hook, once; a compiled step calls it uncompiled, because a traced hook would run only once."""
     return register_optimizer_step_post_hook(torch.compiler.disable(_after_step))
 
 
 @dataclass(eq=False)
 class _HoldAgain:
-    """Called with each deep copy of a graph module, which does not bring forward hooks along by itself."""
+    """Holds the masks on each deep copy of a graph module, which does not copy forward hooks by itself."""
 
     masks: Masks
 
@@ -203,7 +206,7 @@ class _HoldAgain:
 
 
 def _reduced(module: fx.GraphModule) -> tuple[Any, ...]:
-    """How a held graph module is pickled; its own way leaves out forward hooks."""
+    """Pickles a held graph module with its masks; its own `__reduce__` leaves out forward hooks."""
     masks = [hook.masks for hook in module._forward_pre_hooks.values() if isinstance(hook, HeldMasks)]
     return _restored, (*fx.GraphModule.__reduce__(module), *masks)
 
@@ -218,10 +221,10 @@ def _restored(make: Callable[..., fx.GraphModule], arguments: tuple[Any, ...], *
 def hold(module: nn.Module, masks: Masks) -> None:
     """Keeps the dead weights of a module and of its deep copies at zero from now on, instead of those held before.
 
-    What an optimizer remembers of them is its owner's affair, see `graphprune.training.optimizer.clear_dead`.
+    The state that an optimizer has of them stays; see `graphprune.training.optimizer.clear_dead`.
 
     Raises:
-        OptionError: a mask is of no parameter, or of another shape.
+        OptionError: a mask belongs to no parameter, or has another shape.
     """
     parameters = dict(module.named_parameters(remove_duplicate=False))
     wrong = [name for name in masks if name not in parameters or masks[name].shape != parameters[name].shape]
@@ -248,7 +251,7 @@ def _attach(module: nn.Module, masks: Masks) -> None:
 
 
 def settle(module: nn.Module) -> None:
-    """Zeroes dead weights now, before somebody reads them."""
+    """Zeroes dead weights now, before anything reads them."""
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, HeldMasks):
             hook.apply(module)

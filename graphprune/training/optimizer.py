@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class Replaced:
-    """Parameters that rounds have put smaller ones in the place of, as long as something else holds them."""
+    """Parameters that rounds have replaced by smaller ones, as long as something else holds them."""
 
     def __init__(self) -> None:
         self._former: list[ReferenceType[nn.Parameter]] = []
@@ -28,7 +28,7 @@ class Replaced:
         self._rounds = 0
 
     def note(self, before: Mapping[str, nn.Parameter], after: Mapping[str, nn.Parameter]) -> None:
-        """After a round: parameters by name, before and after it."""
+        """Records what a round has replaced, from the parameters by name before and after it."""
         now = [ref(parameter) for name, parameter in before.items() if after.get(name) is not parameter]
         self._former = [each for each in self._former if each() is not None] + now
         self._rounds += 1
@@ -37,10 +37,10 @@ class Replaced:
             _watch_steps()
 
     def refuse(self, optimizer: Optimizer) -> None:
-        """Looks at an optimizer, once after each round and with each parameter that it is given.
+        """Refuses an optimizer with replaced parameters; checks it after each round, and when parameters were added.
 
         Raises:
-            InputError: it holds some of them.
+            InputError: the optimizer holds replaced parameters.
         """
         now = self._rounds, sum(len(group["params"]) for group in optimizer.param_groups)
         if self._seen.get(optimizer) == now:
@@ -58,11 +58,11 @@ class Replaced:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing holds any of them any more."""
+        """Whether nothing holds any replaced parameter any more."""
         return all(each() is None for each in self._former)
 
     def __reduce__(self) -> tuple[type[Replaced], tuple[()]]:
-        """Nothing: weak references stay where they are, and copies have other identities."""
+        """Copies start empty: weak references are not copied, and copies of parameters have other identities."""
         return Replaced, ()
 
 
@@ -71,7 +71,7 @@ _WATCHED: set[Replaced] = set()
 
 
 def _before_step(optimizer: Optimizer, args: object, kwargs: object) -> None:
-    """Called before every step of every optimizer: some were not told, and some hold parameters inside of them too."""
+    """Called before every step of every optimizer: some are not given to `step`, and some are inside another one."""
     if not torch.compiler.is_compiling():
         for replaced in list(_WATCHED):
             if replaced.is_over:
@@ -86,16 +86,16 @@ def _watch_steps() -> RemovableHandle:
 
 
 def followers(given: object, module: nn.Module, replaced: Replaced) -> list[Optimizer]:
-    """The optimizers that are to follow a module's parameters.
+    """Returns the optimizers that are to follow a module's parameters.
 
     Args:
-        given: One, a list or tuple of several, or None for none, as a user gives it.
-        module: Holds the parameters.
-        replaced: What earlier rounds have replaced.
+        given: One optimizer, a list or tuple of several, or None, as a user gives it.
+        module: Module that holds the parameters.
+        replaced: Parameters that earlier rounds have replaced.
 
     Raises:
-        InputError: one is no optimizer, holds no parameter of the module, or some that rounds without it have
-            replaced.
+        InputError: an entry is not an optimizer, holds no parameter of the module, or holds parameters that rounds
+            without it have replaced.
     """
     each_given = given if isinstance(given, (list, tuple)) else [] if given is None else [given]
     return [_checked(each, module, replaced) for each in each_given]
@@ -120,14 +120,14 @@ def follow(
 ) -> None:
     """Puts smaller parameters in the place of the old ones, and slices their state.
 
-    Parameter groups keep their options and order. Of state with the parameter's dims (momenta; factored moments, which
-    have size 1 in some) the same slices go, scalars stay. Where other state is found, the parameter's whole state is
-    dropped, with a warning: the optimizer starts anew for it.
+    Parameter groups keep their options and order. State with the parameter's dims (momenta; factored moments, which
+    have size 1 in some dims) loses the same slices; scalars stay. Where there is state of another shape, the whole
+    state of the parameter is dropped with a warning, and the optimizer starts anew for it.
 
     Args:
-        optimizer: Any torch optimizer; changed in place.
+        optimizer: Any torch optimizer; it is changed in place.
         before: Parameters before the prune, by name.
-        after: Parameters after it.
+        after: Parameters after the prune, by name.
         kept: Kept indices of each dim that shrank, in terms of ``before``.
     """
     cuts = cuts_of(kept)
@@ -135,7 +135,7 @@ def follow(
     if hasattr(optimizer, "_numel_cache"):
         optimizer._numel_cache = None  # LBFGS counts its parameters once
     for group in optimizer.param_groups:
-        # in place, for some optimizers (LBFGS) hold the list itself
+        # in place, because some optimizers (LBFGS) hold the list itself
         group["params"][:] = [successors[id(old)][1] if id(old) in successors else old for old in group["params"]]
     for old in list(optimizer.state):
         name, new = successors.get(id(old), ("", old))
@@ -148,7 +148,7 @@ def follow(
 
 @torch.no_grad()
 def clear_dead(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter], masks: Mapping[str, Tensor]) -> None:
-    """Zeroes what the optimizer remembers of dead weights.
+    """Zeroes the state that an optimizer has of dead weights.
 
     Factored moments, which have size 1 in some dims, belong to dead and live weights together and stay.
 
@@ -189,7 +189,7 @@ def _sliced_state(state: dict[str, object], name: str, old: Tensor, cuts: list[C
 
 
 def _has_dims_of(value: Tensor, parameter: Tensor) -> bool:
-    """Whether each dim has the size of the parameter's, or 1."""
+    """Whether each dim of a value has the size of the parameter's dim, or 1."""
     return value.dim() == parameter.dim() and all(
         size in (1, wanted) for size, wanted in zip(value.shape, parameter.shape, strict=True)
     )
@@ -198,7 +198,7 @@ def _has_dims_of(value: Tensor, parameter: Tensor) -> bool:
 def _carry_gradients(
     before: Mapping[str, nn.Parameter], after: Mapping[str, nn.Parameter], cuts: Mapping[str, list[Cut]]
 ) -> None:
-    """Gradients that wait for the optimizer's step shrink too."""
+    """Slices gradients that wait for the optimizer's step."""
     for name, old in before.items():
         new = after.get(name)
         if new is not None and new is not old and old.grad is not None:

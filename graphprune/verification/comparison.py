@@ -6,11 +6,17 @@ import torch
 from torch import Tensor
 
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 5e-3}
-"""Largest error as a share of the output's scale: some hundred roundings of each type, summed in another order."""
+"""Largest error as a share of the output's scale, because sums come in another order.
+
+These are 84 rounding steps of float32, 4 of bfloat16, 5 of float16, and 450,000 of float64.
+"""
 
 
 def difference(first: Tensor, second: Tensor) -> float:
-    """Largest absolute difference; equal infinities and NaN count as equal, other NaN as an infinite difference."""
+    """Largest absolute difference; equal infinities and two NaN count as equal, one NaN as an infinite difference.
+
+    Where the shapes differ, the difference is infinite. For integers and booleans, it is 1 if any value differs.
+    """
     if first.shape != second.shape:
         return float("inf")
     if first.numel() == 0:
@@ -25,7 +31,7 @@ def difference(first: Tensor, second: Tensor) -> float:
 
 
 def scale_of(tensor: Tensor) -> float:
-    """Largest finite absolute value."""
+    """Largest finite absolute value of a tensor; 0 where there is none."""
     finite = tensor[tensor.isfinite()]
     finite = finite.abs() if finite.is_complex() else finite.double().abs()
     return float(finite.max()) if finite.numel() else 0.0

@@ -1,7 +1,7 @@
 """Translation validation: the compact program computes what the masked dense program computes.
 
-Masked means: every removed slice of every parameter and buffer is zero, and ops that mix statistics over channels
-(layer norm, a mean or softmax over channels) see the kept channels only.
+Masked means that every removed slice of every parameter and buffer is zero, and that ops that mix statistics over
+channels (layer norm, a mean or softmax over channels) see the kept channels only.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class MaskedProgram:
-    """A dense program of which some channels are masked.
+    """A dense program in which some channels are masked.
 
     Attributes:
         program: The dense program.
-        space: Labels of its analysis.
-        keep: Bool per label.
-        values: Its parameters and buffers, zero in every removed slice.
+        space: Labels of the program's analysis.
+        keep: Labels that are kept, bool, shape ``(labels,)``.
+        values: Parameters and buffers of the program by name, zero in every removed slice.
     """
 
     program: Program
@@ -53,7 +53,7 @@ class MaskedProgram:
 
     @classmethod
     def of(cls, program: Program, keep: KeepSet, masks: Mapping[str, Tensor] | None = None) -> MaskedProgram:
-        """Masks what is not kept of a program, and dead weights."""
+        """Masks the channels of a program that are not kept, and its dead weights."""
         tensors = stored_tensors(program.module) | (full_weights(program) if program.history.dormant else {})
         for name, mask in (masks or {}).items():
             tensors[name] = torch.where(mask.to(tensors[name].device), tensors[name].detach(), 0)
@@ -61,7 +61,7 @@ class MaskedProgram:
         return cls(program, keep.dependencies.space, keep.labels, values)
 
     def run(self, example: Example, record: Callable[[fx.Node, Any], None] = lambda node, result: None) -> Any:
-        """The flat outputs, as `Labelled` tensors."""
+        """Runs the masked program; returns its flat outputs as `Labelled` tensors."""
         parameters = {name for name, _ in self.program.module.named_parameters()}
         values = {name: tensor if name in parameters else tensor.clone() for name, tensor in self.values.items()}
         choices = dict(self.program[FirstAnalysis].choices)
@@ -77,18 +77,18 @@ class MaskedProgram:
 def verify_compact(masked: MaskedProgram, compact: Program, seed: int = 0) -> Verification:
     """Compares a compact program with the masked dense one on fresh inputs, at two batch sizes if the model takes them.
 
-    Deep attention can enlarge roundings until they look like a difference, so a difference is looked at again in double
-    precision before it counts.
+    Deep attention can enlarge roundings until they look like a difference, so a difference counts only if it remains in
+    double precision.
 
     Raises:
-        VerificationError: they differ; names the first node that does.
+        VerificationError: the programs differ; the message names the first node that does.
     """
     try:
         return _compare(masked, compact, seed)
     except VerificationError as error:
         try:
             return _compare(masked.in_double(), in_double(compact), seed)
-        except Exception:  # a program may insist on a type of its own; then the first comparison is what there is
+        except Exception:  # a program may insist on a type of its own; then the first comparison counts
             raise error from None
 
 
@@ -114,7 +114,7 @@ def _compare(masked: MaskedProgram, compact: Program, seed: int) -> Verification
             error, scale = max(error, difference(first, second)), max(scale, scale_of(first))
         if error <= tolerance * scale and scale > 0:
             continue
-        # an output that is zero everywhere (a head before training) proves nothing: every node is compared then
+        # an output that is zero everywhere (a head before training) proves nothing, so every node is compared
         where = first_difference(masked, compact, example, tolerance, seed)
         if error > tolerance * scale or where is not None:
             raise VerificationError(
@@ -131,7 +131,7 @@ def _compare(masked: MaskedProgram, compact: Program, seed: int) -> Verification
 
 
 def _run_compact(compact: Program, example: Example) -> Any:
-    """The outputs of the compact program; that it cannot run at all is a difference as well."""
+    """Runs the compact program; if it fails where the masked one runs, that is a difference as well."""
     try:
         return run_program(compact, example)
     except (RuntimeError, ValueError, IndexError, AssertionError) as error:
@@ -147,7 +147,7 @@ def _tolerance(program: Program) -> float:
 
 
 def masked_tensors(tensors: dict[str, Tensor], kept: Kept) -> dict[str, Tensor]:
-    """The tensors with zeros in every removed slice."""
+    """Returns the tensors with zeros in every removed slice."""
     result = dict(tensors)
     for (name, dim), indices in kept.items():
         tensor = result[name].detach()
@@ -164,7 +164,7 @@ def _tensors(value: Any) -> list[Tensor]:
 def first_difference(
     masked: MaskedProgram, compact: Program, example: Example, tolerance: float, seed: int = 0
 ) -> str | None:
-    """Names the first node whose compact result is not the compact form of the masked result; None where all are."""
+    """Names the first node whose compact result is not the compact form of the masked result; None if there is none."""
     expected: dict[str, list[Tensor]] = {}
 
     def record(node: fx.Node, result: Any) -> None:
@@ -201,7 +201,7 @@ class _Watch(fx.Interpreter):
         """Notes the first node that differs."""
         error, scale = difference(expected, found), scale_of(expected)
         self.largest = max(self.largest, scale)
-        # cancelled values keep the roundings of what they were made of, hence a share of the largest value so far
+        # values that cancel keep the roundings of their terms, hence a share of the largest value so far
         allowed = self.tolerance * max(scale, 1e-3 * self.largest)
         if not error <= allowed and self.message is None:
             self.message = (

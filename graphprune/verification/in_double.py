@@ -32,11 +32,11 @@ def _wider(dtype: torch.dtype) -> torch.dtype:
 
 
 def as_double(tensor: Tensor) -> Tensor:
-    """A floating tensor in float64; others as they are."""
+    """Returns a floating-point tensor in float64, and other tensors as they are."""
     return tensor.detach().double() if tensor.is_floating_point() else tensor
 
 
 def _as_kind(tensor: Tensor, value: Tensor) -> Tensor:
-    """The value as a parameter if the tensor is one: graphs are run with parameters told from buffers."""
+    """Makes the value a parameter if the tensor is one, because running a graph tells parameters from buffers."""
     is_parameter = isinstance(tensor, torch.nn.Parameter)
     return torch.nn.Parameter(value, requires_grad=tensor.requires_grad) if is_parameter else value

@@ -10,14 +10,14 @@ from graphprune.program.facts import Fact
 
 @dataclass(frozen=True)
 class Verification(Fact):
-    """What was compared.
+    """What a proof compared, and how close the outputs are.
 
     Attributes:
-        max_abs_error: Largest difference between an output of the compact and of the masked program.
-        scale: Largest absolute output of the masked program.
-        tolerance: Permitted share of the scale.
+        max_abs_error: Largest absolute difference between an output of the compact and of the masked program.
+        scale: Largest absolute value in the outputs of the masked program.
+        tolerance: Permitted error as a share of the scale.
         batch_sizes: Batch sizes that were tried.
-        inputs_tried: Number of inputs.
+        inputs_tried: Number of inputs that were tried.
     """
 
     provided_by: ClassVar[tuple[str, ...]] = ("verify-prune",)
@@ -30,5 +30,5 @@ class Verification(Fact):
 
     @property
     def relative_error(self) -> float:
-        """Error as a share of the output's scale."""
+        """Largest error as a share of the output's scale; the error itself where the scale is 0."""
         return self.max_abs_error / self.scale if self.scale else self.max_abs_error
