@@ -1,8 +1,8 @@
 """Datasets in the layouts that they are published in, read from a directory that the user names.
 
-The directory is an argument, or what the environment variable ``GRAPHPRUNE_DATA`` says. Nothing is downloaded. The test
-images are those that the publisher calls so; the images for choices are cut from the training images, by a fixed seed.
-Folders of pictures are read by `graphprune.research.image_folders`.
+The directory is an argument, or the environment variable ``GRAPHPRUNE_DATA`` names it. Nothing is downloaded. The test
+images are the test images of the publisher; the validation images, which choices are made on, are cut from the training
+images by a fixed seed. Folders of pictures are read by `graphprune.research.image_folders`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FASHION_MEAN, FASHION_STD = 0.2860, 0.3530
 """Mean and standard deviation of the pixels of Fashion-MNIST's 60000 training images, scaled to [0, 1]."""
 
 CIFAR_MEAN, CIFAR_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of red, green and blue in ImageNet, which networks trained on CIFAR-10 are often given too.
+"""Mean and standard deviation of red, green and blue in ImageNet, which are often used for CIFAR-10 too.
 
 Source: torchvision's documentation of its pretrained weights.
 """
@@ -47,9 +47,9 @@ def mnist(directory: str | Path | None = None, seed: int = 0, validation: float 
     """MNIST: 54000 images to train, 6000 to validate, 10000 to test; normalised and not augmented.
 
     Args:
-        directory: Holds the four IDX files, ``train-images-idx3-ubyte.gz`` and so on, packed or not, in it or in a
-            folder ``MNIST/raw`` or ``mnist`` of it.
-        seed: Of the shuffle that the validation split is cut from.
+        directory: Directory that holds the four IDX files, ``train-images-idx3-ubyte.gz`` and so on, packed or not,
+            either itself or in its folder ``MNIST/raw`` or ``mnist``.
+        seed: Seed of the shuffle that the validation split is cut from.
         validation: Share of the training images that is kept for choices, above 0 and below 1.
 
     Returns:
@@ -67,9 +67,10 @@ def fashion_mnist(directory: str | Path | None = None, seed: int = 0, validation
     """Fashion-MNIST: 54000 images to train, 6000 to validate, 10000 to test; normalised and not augmented.
 
     Args:
-        directory: As for `mnist`, or a folder ``FashionMNIST/raw`` or ``fashion-mnist`` of it.
-        seed: As for `mnist`.
-        validation: As for `mnist`.
+        directory: Directory that holds the four IDX files of `mnist`, either itself or in its folder
+            ``FashionMNIST/raw`` or ``fashion-mnist``.
+        seed: Seed of the shuffle that the validation split is cut from.
+        validation: Share of the training images that is kept for choices, above 0 and below 1.
 
     Returns:
         Images ``(1, 28, 28)``, normalised by `FASHION_MEAN` and `FASHION_STD`; 10 classes.
@@ -83,13 +84,13 @@ def fashion_mnist(directory: str | Path | None = None, seed: int = 0, validation
 
 
 def cifar10(directory: str | Path | None = None, seed: int = 0, validation: float = VALIDATION) -> Dataset:
-    """CIFAR-10: 45000 images to train, 5000 to validate, 10000 to test; to be mirrored in training, see `FLIP`.
+    """CIFAR-10: 45000 images to train, 5000 to validate, 10000 to test; training images are mirrored, see `FLIP`.
 
     Args:
-        directory: Holds ``data_batch_1.bin`` to ``data_batch_5.bin`` and ``test_batch.bin``, in it or in its folder
-            ``cifar-10-batches-bin``.
-        seed: As for `mnist`.
-        validation: As for `mnist`.
+        directory: Directory that holds ``data_batch_1.bin`` to ``data_batch_5.bin`` and ``test_batch.bin``, either
+            itself or in its folder ``cifar-10-batches-bin``.
+        seed: Seed of the shuffle that the validation split is cut from.
+        validation: Share of the training images that is kept for choices, above 0 and below 1.
 
     Returns:
         Images ``(3, 32, 32)``, normalised by `CIFAR_MEAN` and `CIFAR_STD`; 10 classes.
@@ -115,16 +116,16 @@ def _idx_dataset(name: str, folder: Path, mean: float, std: float, seed: int, va
 
 
 def find_folder(name: str, directory: str | Path | None, places: tuple[str, ...], files: tuple[str, ...]) -> Path:
-    """The first of some places in a directory that has the first of some files or folders, as it is or packed.
+    """Returns the first folder among `places` that contains the first of `files`, packed or not.
 
     Args:
-        name: Of the dataset.
-        directory: The directory; None for what `VARIABLE` names.
-        places: Paths of folders in it, ``""`` for itself.
-        files: The layout; the first decides, all are named where it is absent.
+        name: Name of the dataset.
+        directory: Directory to search; None for the one that `VARIABLE` names.
+        places: Paths of folders in the directory, ``""`` for the directory itself.
+        files: Files or folders of the layout. The first one decides; the error message lists all of them.
 
     Raises:
-        InputError: there is none.
+        InputError: no directory is named, or none of the folders contains the file.
     """
     layout = f"one folder with {', '.join(files)}"
     named = directory if directory is not None else os.environ.get(VARIABLE)
@@ -142,7 +143,7 @@ def find_folder(name: str, directory: str | Path | None, places: tuple[str, ...]
 
 
 def _read_idx(path: Path, dims: int) -> Tensor:
-    """An IDX file of bytes: two zeros, type 8, the number of dims, their sizes in big-endian, then the values."""
+    """Reads an IDX file of bytes: two zeros, type 8, the number of dims, their sizes in big-endian, then the values."""
     packed = path.with_name(f"{path.name}.gz")
     try:
         content = path.read_bytes() if path.is_file() else gzip.decompress(packed.read_bytes())
@@ -155,7 +156,7 @@ def _read_idx(path: Path, dims: int) -> Tensor:
 
 
 def _read_cifar(path: Path) -> Tensor:
-    """uint8 ``(N, 3073)``: the label, then 1024 pixels of red, green and blue each, row by row."""
+    """Reads uint8 ``(N, 3073)``: the label, then 1024 pixels each of red, green and blue, row by row."""
     try:
         content = np.fromfile(path, dtype=np.uint8)
     except OSError as error:
@@ -173,19 +174,19 @@ def dataset_of(
     name: str, known: Pixels, test: Pixels, moments: tuple[tuple[float, ...], tuple[float, ...]], seed: int,
     validation: float, flip: float = 0.0,
 ) -> Dataset:  # fmt: skip
-    """Normalises pixels, and cuts a validation split from those that are not for tests.
+    """Normalises pixels, and splits the images that are not for tests into training and validation.
 
     Args:
-        name: Of the dataset.
-        known: What is to be split.
-        test: What is not.
-        moments: Mean and standard deviation of each channel, of pixels scaled to [0, 1].
-        seed: Of the shuffle that the validation split is cut from.
-        validation: Share of ``known`` that it takes, above 0 and below 1.
+        name: Name of the dataset.
+        known: Images and classes to split into training and validation.
+        test: Images and classes of the test split.
+        moments: Mean and standard deviation of each channel, for pixels scaled to [0, 1].
+        seed: Seed of the shuffle that the validation split is cut from.
+        validation: Share of ``known`` that the validation split takes, above 0 and below 1.
         flip: Probability that a training image is to be mirrored.
 
     Raises:
-        OptionError: the share leaves nothing to one of the two.
+        OptionError: the share leaves no image for training or none for validation.
     """
     count = len(known[1])
     chosen = round(validation * count)

@@ -25,7 +25,7 @@ from graphprune.program.example import Example
 from graphprune.program.program import Program
 
 POINTS = 1000
-"""Points of a curve: more than a figure is wide, few enough for a line of JSON."""
+"""Points of a curve: more than a figure is wide, yet few enough for a line of JSON."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Curve:
     """Values in descending order, at ranks that are equally far apart on a logarithmic scale.
 
     Attributes:
-        ranks: From 1, ascending; the first and the last value are among them.
-        values: At these ranks.
-        count: Of all values.
-        zeros: How many are 0, which a logarithmic scale does not show.
+        ranks: Ranks from 1, ascending; those of the first and the last value are among them.
+        values: Values at these ranks.
+        count: Number of all values.
+        zeros: Number of values that are 0, which a logarithmic scale does not show.
     """
 
     ranks: tuple[int, ...]
@@ -46,10 +46,10 @@ class Curve:
 
     @classmethod
     def of(cls, values: Tensor, points: int = POINTS) -> Curve:
-        """The curve of values of any shape.
+        """Returns the curve of values of any shape.
 
         Raises:
-            OptionError: fewer than two points are asked for.
+            OptionError: `points` is below 2.
         """
         if points < 2:
             raise OptionError(f"points must be 2 or more, got {points}")
@@ -63,12 +63,12 @@ class Curve:
 
 @dataclass(frozen=True)
 class ElasticityCurves:
-    """Of the network as it is.
+    """Elasticity curves of a network in its present state.
 
     Attributes:
-        channels: Of channels that can go.
-        weights: Of live weights of convolutions and linear layers.
-        loss: Mean loss over the samples, which elasticities are relative to.
+        channels: Curve of the prunable channels.
+        weights: Curve of the live weights of convolutions and linear layers.
+        loss: Mean loss over the samples, which the elasticities are relative to.
         samples: Number of samples.
     """
 
@@ -78,7 +78,7 @@ class ElasticityCurves:
     samples: int
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields, ready for JSON."""
+        """Returns the fields, ready for JSON."""
         return asdict(self)
 
 
@@ -86,16 +86,16 @@ def elasticity_curves(
     model: nn.Module, example_input: Any, data: Iterable[Any], *, loss: Callable[[Any, Any], Any] | None = None,
     samples: int = 2560, accumulate: Accumulate = "signed", seed: int = 0,
 ) -> ElasticityCurves:  # fmt: skip
-    """Scores a network and sorts what is found.
+    """Scores the channels and the weights of a network, and sorts the scores.
 
     Args:
         model: The network; it is not changed.
-        example_input: As for `graphprune.compile`.
-        data: Batches ``(inputs, target)``, to be iterated several times.
-        loss: ``loss(output, target)``; cross-entropy by default.
-        samples: Samples to score with.
-        accumulate: ``"signed"`` is the paper's.
-        seed: Of random numbers in the network.
+        example_input: Example input, in any form that `graphprune.compile` takes.
+        data: Batches ``(inputs, target)``, which are iterated several times.
+        loss: Function ``loss(output, target)``; cross-entropy by default.
+        samples: Number of samples to score with.
+        accumulate: How samples add up, see `Accumulate`; the paper uses ``"signed"``.
+        seed: Seed of the random numbers in the network.
 
     Raises:
         InputError: the data does not fit the model.
@@ -107,9 +107,9 @@ def elasticity_curves(
 
 
 def curves_of(program: Program, sensitivity: Sensitivity, points: int = POINTS) -> ElasticityCurves:
-    """The same of an analysed program, dead weights left out.
+    """Returns the elasticity curves of an analysed program, without its dead weights.
 
-    Channels and weights are scored one after the other, on samples that follow each other in the stream.
+    Channels are scored first, then weights, on consecutive samples of the stream.
     """
     channels = scores_of(Elasticity(), program, sensitivity)
     weights = weight_scores_of(elasticity, program, sensitivity)
