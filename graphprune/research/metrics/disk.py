@@ -1,4 +1,4 @@
-"""Bytes that a network takes on disk: dense, in compressed sparse rows, and as the paper estimated it."""
+"""Bytes that a network takes on disk: dense, in compressed sparse rows, and by the paper's estimate."""
 
 from __future__ import annotations
 
@@ -12,30 +12,31 @@ from graphprune.research.metrics.layers import as_matrix, is_of_weight, layer_we
 
 VALUE_BITS = 32
 INDEX_BITS = 32
-"""Of a column index and of a row pointer, as scipy and torch store them."""
+"""Bits of a column index and of a row pointer, as scipy and torch store them by default."""
 
 PAPER_BITS = 34
-"""Of a non-zero in the paper: 32 for its value, 2 for its index, which addresses four columns: an estimate."""
+"""Bits of a non-zero weight in the paper's estimate: 32 for its value, 2 for its index, which reach four columns."""
 
 PAPER_ROW_BITS = 2
 
 
 @dataclass(frozen=True)
 class DiskSize:
-    """Size of a network.
+    """Size of a network on disk.
 
-    Weights of convolutions and linear layers, each as a matrix ``(rows, rest)``, output channels as rows:
+    All but `other_bytes` are for the weights of convolutions and linear layers. Each weight is a matrix
+    ``(rows, rest)`` with the output channels as rows.
 
     Attributes:
-        dense_bytes: 32 bits for each weight that is there, zero or not.
-        csr_bytes: Compressed sparse rows: value and column of each non-zero, 32 bits each; a row pointer of 32 bits
-            for each row, and one more.
-        smaller_bytes: Each matrix in the smaller of the two forms; what a sensible file has.
-        paper_bytes: The paper's estimate, 34 bits for each non-zero and 2 for each row; no reader could use it, since
-            2 bits do not hold a column. Source: appendix H.
-        other_bytes: Of all else (biases, normalisation), in no figure above.
-        nonzero: Weights that are not zero.
-        rows: Rows of all matrices.
+        dense_bytes: Size with 32 bits for each stored weight, zero or not.
+        csr_bytes: Size as compressed sparse rows: 32 bits each for value and column of a non-zero weight, 32 bits for
+            the pointer of each row, and one pointer more.
+        smaller_bytes: Size with each matrix in the smaller of these two forms, as a sensible file has it.
+        paper_bytes: Size by the paper's estimate, 34 bits for each non-zero weight and 2 for each row. No reader could
+            use such a file, because 2 bits do not hold a column. Source: appendix H.
+        other_bytes: Size of everything else (biases, normalisation), which the figures above do not include.
+        nonzero: Number of weights that are not zero.
+        rows: Number of rows of all matrices.
     """
 
     dense_bytes: int
@@ -47,17 +48,17 @@ class DiskSize:
     rows: int
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields, ready for JSON."""
+        """Returns the fields, ready for JSON."""
         return asdict(self)
 
 
 def disk_size(model: nn.Module, dense: nn.Module, index_bits: int = INDEX_BITS) -> DiskSize:
-    """Size of a network with zeros, or a physically smaller one, or both.
+    """Returns the size of a network that has zeros, is physically smaller, or both.
 
     Args:
-        model: The network.
-        dense: The network that it came from, which says what the layers are; itself for its own size.
-        index_bits: Of a column index in `DiskSize.csr_bytes`.
+        model: Network to measure.
+        dense: Network that `model` was made from, which says what the layers are; for a dense network, itself.
+        index_bits: Bits of a column index in `DiskSize.csr_bytes`.
     """
     layers = layers_of(dense)
     weights = ((layer, layer_weight(model, name)) for name, layer in layers.items())

@@ -1,4 +1,4 @@
-"""One training step of the paper's recipe, on a copy, for whoever measures it."""
+"""One training step of a recipe, on a copy of the network, whose time or memory is to be measured."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class TrainingStep:
     """A network, its optimizer and a batch on one device; every call takes one step.
 
     Attributes:
-        model: In training mode.
-        optimizer: Of its parameters.
+        model: Network in training mode.
+        optimizer: Optimizer of the network's parameters.
         batch: Inputs and targets.
         recipe: How the step is taken.
     """
@@ -31,21 +31,21 @@ class TrainingStep:
 
     @classmethod
     def of(cls, model: nn.Module, batch: Batch, recipe: Recipe | None = None) -> TrainingStep:
-        """On a copy of the network, so that it stays as it is."""
+        """Makes a step on a copy of the network, which does not change; the recipe is the paper's by default."""
         recipe = recipe or Recipe(epochs=1)
         own = copy.deepcopy(model).train()
         device = device_of(own)
         return cls(own, recipe.optimizer_of(own), (batch[0].to(device), batch[1].to(device)), recipe)
 
     def __call__(self) -> None:
-        """Forward, backward, clip, step."""
+        """Runs forward and backward pass, clips the gradients and steps the optimizer."""
         self.optimizer.zero_grad(set_to_none=True)
         batch_loss(self.model, self.batch, self.recipe.precision).backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
         self.optimizer.step()
 
     def resident(self) -> list[Tensor]:
-        """What is in memory between steps but the batch: parameters, buffers, moments; gradients are dropped."""
+        """Drops gradients, and returns what is in memory between steps without the batch: parameters, buffers, moments."""
         self.optimizer.zero_grad(set_to_none=True)
         moments = [value for state in self.optimizer.state.values() for value in state.values()]
         tensors = (*self.model.parameters(), *self.model.buffers(), *moments)
