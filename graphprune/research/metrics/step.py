@@ -45,7 +45,7 @@ class TrainingStep:
         self.optimizer.step()
 
     def resident(self) -> list[Tensor]:
-        """Drops gradients, and returns what is in memory between steps without the batch: parameters, buffers, moments."""
+        """Drops the gradients and returns the tensors that stay between steps: parameters, buffers, moments."""
         self.optimizer.zero_grad(set_to_none=True)
         moments = [value for state in self.optimizer.state.values() for value in state.values()]
         tensors = (*self.model.parameters(), *self.model.buffers(), *moments)
