@@ -1,4 +1,4 @@
-"""The runs of a study, in the order that they are made."""
+"""The runs of a study, in the order in which they are made."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ Key = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Run:
-    """One point of a grid; its fields tell it from all others.
+    """One point of a grid, which its fields tell from all others.
 
     Attributes:
-        study: A key of `STUDIES`.
-        network: See `Setting`.
-        data: See `Setting`.
-        samples: See `Setting`.
-        epochs: See `Setting`.
-        batch_size: See `Setting`.
-        precision: See `Setting`.
-        method: A name, see `method_of`.
-        target: A share to remove or a penalty's weight, by the method; 0 where there is nothing to say.
-        seed: Of initial weights and of everything drawn.
+        study: Key of `STUDIES`.
+        network: Network, see `Setting`.
+        data: Dataset, see `Setting`.
+        samples: Number of training samples, see `Setting`.
+        epochs: Number of epochs, see `Setting`.
+        batch_size: Batch size, see `Setting`.
+        precision: Precision, see `Setting`.
+        method: Name of the method, see `method_of`.
+        target: Share to remove or weight of a penalty, depending on the method; 0 if the method takes no target.
+        seed: Seed of initial weights and of everything random.
     """
 
     study: str
@@ -45,7 +45,7 @@ class Run:
 
     @property
     def key(self) -> Key:
-        """The fields, to find it in a file."""
+        """Values of the fields, by which the run is found in a file."""
         return tuple(asdict(self).values())
 
     def __str__(self) -> str:
@@ -54,18 +54,18 @@ class Run:
 
 @dataclass(frozen=True)
 class Choice:
-    """What to run of a study, and with which sizes; None for the study's own.
+    """Which runs of a study to make, and with which sizes; None stands for the study's own.
 
     Attributes:
-        networks: Of the study's.
-        methods: Any.
-        datasets: Each with every network, also where the study has it with others.
-        sparsities: In the place of both kinds of sparsities.
-        lambdas: In the place of all methods' own.
-        seeds: Any.
-        samples: Of every setting.
-        epochs: Of every setting.
-        batch_size: Of every setting.
+        networks: Networks, which the study must have.
+        methods: Methods, also others than the study's.
+        datasets: Datasets, each with every network, even if the study has it with other networks only.
+        sparsities: Targets that replace both the weight and the node sparsities.
+        lambdas: Weights of penalties that replace those of all methods.
+        seeds: Seeds, also others than the study's.
+        samples: Number of training samples in every setting.
+        epochs: Number of epochs in every setting.
+        batch_size: Batch size in every setting.
     """
 
     networks: Sequence[str] | None = None
@@ -80,12 +80,13 @@ class Choice:
 
 
 def runs_of(study: str, scale: Scale, choice: Choice | None = None) -> list[Run]:
-    """All runs: first all those of the first seed, so that a grid that is cut off is still of use.
+    """Returns all runs, those of the first seed first, so that an unfinished grid is still useful.
 
-    Within a seed by network and data, the dense network first; within a method by target.
+    Within a seed, runs are ordered by setting (network and data), then by method, with the dense network first as in
+    all studies, then by target.
 
     Raises:
-        OptionError: a method is unknown, or a network is none of the study's.
+        OptionError: a method is unknown, or the study does not have a network.
     """
     choice = choice or Choice()
     sizes = STUDIES[study].scales[scale]
@@ -103,12 +104,12 @@ def runs_of(study: str, scale: Scale, choice: Choice | None = None) -> list[Run]
 
 
 def left(runs: Iterable[Run], rows: Iterable[Row], again: bool = False) -> list[Run]:
-    """The runs that no row is of.
+    """Returns the runs that have no row yet.
 
     Args:
-        runs: All.
-        rows: Of a file.
-        again: Whether rows with an error do not count.
+        runs: All runs.
+        rows: Rows of the results file.
+        again: Whether to ignore rows with an error, so that their runs are made again.
     """
     names = [each.name for each in fields(Run)]
     done = {tuple(row.get(name) for name in names) for row in rows if not (again and "error" in row)}
@@ -122,7 +123,7 @@ def _settings(sizes: Sizes, choice: Choice) -> list[Setting]:
               if choice.networks is None or setting.network in choice.networks]  # fmt: skip
     if choice.datasets is None:
         return chosen
-    # of a network with several settings the last one is the largest, which other data is trained by
+    # the last setting of a network is the largest one; its sizes are used for other data
     by_network = {setting.network: setting for setting in chosen}
     own = {(setting.network, setting.data): setting for setting in chosen}
     return [

@@ -1,4 +1,4 @@
-"""The networks of the ablation, before training and trained, with their data and settings."""
+"""The networks of the ablation, untrained and trained, with their data and settings."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ class Study:
     """A network and what is measured on it.
 
     Attributes:
-        data: Reads its data.
-        network: Before training, by seed; None for the trained ResNet20 of `benchmarks.trained_networks`.
+        data: Function that reads the dataset from a directory.
+        network: Function that returns the untrained network of a seed; None for the trained ResNet20 of
+            `benchmarks.trained_networks`.
         recipe: Training after the prune.
-        train_samples: Of the training split that are used.
-        test_samples: Of the test split.
-        sparsities: Shares to remove: of the channels that may go, of the weights.
-        schedule: That variants have unless it is what is turned round.
-        samples: For scoring in a round.
-        protect: Channels that stay; for the ResNet all but those inside of blocks.
+        train_samples: Number of training samples that are used.
+        test_samples: Number of test samples that are used.
+        sparsities: Shares to remove, of the prunable channels or of the weights, by granularity.
+        schedule: Schedule of all variants except those that change the schedule.
+        samples: Number of samples for scoring in a round.
+        protect: Name patterns of modules whose channels stay; for the ResNet, all but those inside blocks.
     """
 
     data: Callable[[Path | None], Dataset]
@@ -44,7 +45,7 @@ class Study:
     protect: tuple[str, ...] = ()
 
     def dataset(self, directory: Path | None) -> Dataset:
-        """The data, cut to the samples that are used."""
+        """Returns the data, with only the samples that are used."""
         data = self.data(directory)
         return replace(data, train=_first(data.train, self.train_samples), test=_first(data.test, self.test_samples))
 
@@ -54,7 +55,7 @@ def _first(split: Split, count: int) -> Split:
 
 
 def narrow_conv6(seed: int) -> nn.Module:
-    """Conv6 with a quarter of its channels, for images ``(1, 28, 28)``; orthogonal weights."""
+    """Returns Conv6 with a quarter of its channels, for images ``(1, 28, 28)``, with orthogonal weights."""
     layers: list[nn.Module] = []
     for before, after in itertools.pairwise((1, 16, 16, 32, 32, 64, 64)):
         layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.LeakyReLU(NEGATIVE_SLOPE)]
