@@ -45,7 +45,7 @@ Row = dict[str, Any]
 
 
 def prune_apart(tool: str, model: str, path: Path, options: argparse.Namespace) -> tuple[float, str]:
-    """Prunes in a process of its own; returns the seconds, and the reason if there is no file, else an empty text."""
+    """Prunes in a process of its own; returns the seconds, and the reason if there is no file (otherwise empty)."""
     command = [sys.executable, "-m", "benchmarks.latency_tools", tool, model, str(path)]
     command += ["--measure", options.measure, "--share", str(options.share)]
     command += ["--provider", options.provider, "--threads", str(options.threads), "--batch", str(options.batch)]

@@ -24,7 +24,7 @@ from graphprune.research.training import Trainer
 log = logging.getLogger(__name__)
 
 Values = Mapping[tuple[str, int], Tensor]
-"""By name of a parameter and dim: a number for each index of that dim, shape ``(size,)``."""
+"""Numbers for the indices of a dim, shape ``(size,)``, by name of the parameter and dim."""
 
 
 def example_of(model: nn.Module, dataset: Dataset) -> Tensor:
