@@ -41,7 +41,7 @@ from graphprune.research.training import train
 RESULTS = Path(__file__).resolve().parent / "results" / "accuracy.jsonl"
 SPEEDUPS = (2.0, 3.0)
 SAMPLES = 2560
-"""That channels are ranked on, the same for all methods."""
+"""Number of samples that channels are ranked on, the same for all methods."""
 
 TRIES = 7
 """Tries of the bisection for torch-pruning's ratio."""
@@ -52,9 +52,9 @@ class Job:
     """A dense network that is to be pruned to a latency.
 
     Attributes:
-        dense: Trained; not changed.
-        setting: How it was trained.
-        data: Its data.
+        dense: Trained network; it is not changed.
+        setting: How the network was trained.
+        data: Dataset of the network.
         speedup: How many times faster the result has to be.
         seed: Seed of ranking samples, of random rankings and of fine-tuning.
         folder: For ONNX files.
@@ -69,15 +69,15 @@ class Job:
 
     @property
     def example(self) -> Tensor:
-        """A batch of the size that is timed."""
+        """Batch of the size that is timed."""
         return self.data.test.inputs[: self.setting.batch_size]
 
     def batches(self) -> list[tuple[Tensor, Tensor]]:
-        """Training samples that channels are ranked on."""
+        """Returns the training samples that channels are ranked on."""
         return sensitivity_batches(self.data.train, SAMPLES, batch_size=128, seed=self.seed)
 
     def timed(self, module: nn.Module, repeats: int) -> TimingResult:
-        """The module against the dense network."""
+        """Times the module against the dense network."""
         files = {name: self.folder / f"{name}.onnx" for name in ("dense", "compact")}
         if not files["dense"].exists():
             export_onnx(self.dense, (self.example,), {}, files["dense"])
@@ -85,7 +85,7 @@ class Job:
         return time_interleaved(files, {"input": self.example.numpy()}, repeats=repeats)
 
     def left(self, module: nn.Module) -> float:
-        """Share of the dense network's latency."""
+        """Returns the latency of the module as a share of the dense network's."""
         return 1 / self.timed(module, repeats=15).speedup("dense", "compact").pairwise_median
 
 
@@ -93,7 +93,7 @@ Method = Callable[[Job], nn.Module]
 
 
 def by_graphprune(job: Job, criterion: Any, accumulate: str = "absolute") -> nn.Module:
-    """Widths by what they gain in latency, in seven rounds."""
+    """Prunes by graphprune in seven rounds, which choose widths by their gain in latency."""
     budget = Budget(latency=1 - 1 / job.speedup)
     target = Profile.here(batch_size=job.setting.batch_size)
     return graphprune.compile(
@@ -103,7 +103,7 @@ def by_graphprune(job: Job, criterion: Any, accumulate: str = "absolute") -> nn.
 
 
 def by_torch_pruning(job: Job, importance: Callable[[], Any], takes_gradients: bool = False) -> nn.Module:
-    """`BasePruner` with one ratio for all layers, as is its default."""
+    """Prunes by torch-pruning's `BasePruner` with its default of one ratio for all layers."""
     import torch_pruning as tp
 
     def prune(ratio: float) -> nn.Module:
@@ -124,7 +124,7 @@ def by_torch_pruning(job: Job, importance: Callable[[], Any], takes_gradients: b
 
 
 def methods() -> dict[str, Method]:
-    """Every tool with every criterion."""
+    """Returns every tool with every criterion, by name."""
     import torch_pruning as tp
 
     importance = tp.importance
@@ -153,7 +153,7 @@ def methods() -> dict[str, Method]:
 
 
 def trained_dense(name: str, data: Dataset, options: argparse.Namespace, seed: int) -> nn.Module:
-    """The dense network of a seed, trained once and kept in the working directory."""
+    """Returns the dense network of a seed, which is trained once and kept in the working directory."""
     setting, path = SETTINGS[name], options.work / f"{name}-{seed}.pt"
     model = setting.network(options.weights_dir, seed)
     if path.exists():
@@ -165,7 +165,7 @@ def trained_dense(name: str, data: Dataset, options: argparse.Namespace, seed: i
 
 
 def run(name: str, method: str, job: Job) -> Row:
-    """Prunes, measures, fine-tunes, measures again."""
+    """Prunes, measures, fine-tunes, measures again; returns the row."""
     module = methods()[method](job)
     timing = job.timed(module, repeats=41)
     speedup = timing.speedup("dense", "compact")
@@ -183,7 +183,7 @@ def run(name: str, method: str, job: Job) -> Row:
 
 
 def run_or_error(name: str, method: str, job: Job) -> Row:
-    """A row also where a tool fails."""
+    """Returns the row of a run, with the error if a tool fails."""
     try:
         return run(name, method, job)
     except Exception as error:  # a tool may fail in any way; that is a result
@@ -192,7 +192,7 @@ def run_or_error(name: str, method: str, job: Job) -> Row:
 
 
 def summary(rows: list[Row]) -> str:
-    """Mean accuracy over the seeds with its spread, by network, speed-up and method, the best first."""
+    """Returns mean accuracies over the seeds with their spread, by network, speed-up and method, the best first."""
     groups: dict[tuple[str, float], dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         groups[row["network"], row["speedup_asked"]][row["method"]].append(row)
@@ -212,7 +212,7 @@ def summary(rows: list[Row]) -> str:
 
 
 def add_places(parser: argparse.ArgumentParser, results: Path) -> None:
-    """Options that say where data, weights and results are, as `trained_dense` reads them."""
+    """Adds the options that say where data, weights and results are, as `trained_dense` reads them."""
     parser.add_argument("--data-dir", type=Path, help="of the datasets; default: GRAPHPRUNE_DATA")
     parser.add_argument("--weights-dir", type=Path, help="of the pretrained ResNets' safetensors files")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()), help="keeps the dense networks")

@@ -36,18 +36,18 @@ from graphprune.program.program import Program
 from graphprune.rewrite.compact import compact_module
 
 Rows = dict[str, Tensor]
-"""Rows to remove, by the name of the layer that makes them."""
+"""Indices of the rows to remove, by name of the layer that makes them."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """What differs between the two pruned networks.
+    """Differences between the two pruned networks.
 
     Attributes:
-        channels: Channels that were removed.
-        of: All prunable channels.
-        shapes: Parameters and buffers of another shape.
-        values: Those of the same shape that hold other values.
+        channels: Number of channels that were removed.
+        of: Number of all prunable channels.
+        shapes: Parameters and buffers whose shapes differ.
+        values: Parameters and buffers of equal shape whose values differ.
         relative_error: Largest difference of the outputs over their largest value; None where shapes differ.
     """
 
@@ -59,7 +59,7 @@ class Difference:
 
 
 def compare(model: nn.Module, example: Tensor, seed: int = 0) -> Difference:
-    """Prunes a model, which is not changed, by both tools and compares the results.
+    """Prunes a copy of a model by both tools and compares the results.
 
     Raises:
         Exception: whatever torch-pruning raises on models that it does not cover.
@@ -78,7 +78,10 @@ def compare(model: nn.Module, example: Tensor, seed: int = 0) -> Difference:
 
 
 def _analysed(captured: Program) -> Program:
-    """With the same channels going in every group of a convolution: torch-pruning never removes whole groups."""
+    """Analyses a program so that every group of a convolution loses the same channels, as in torch-pruning.
+
+    Torch-pruning never removes whole groups.
+    """
     program = Runner().run(pipelines.analysis(), captured)
     choices = program[Dependencies].choices
     turned = {choice: False for choice in choices if choice.endswith(WHOLE_GROUPS)}
@@ -86,7 +89,7 @@ def _analysed(captured: Program) -> Program:
 
 
 def pruned_by_torch_pruning(model: nn.Module, example: Tensor, rows: Rows) -> nn.Module:
-    """A copy of the model without some rows of its layers and all that torch-pruning ties to them."""
+    """Returns a copy of the model without the given rows and without everything that torch-pruning ties to them."""
     model = copy.deepcopy(model)
     graph = tp.DependencyGraph().build_dependency(model, example)
     for name, removed in rows.items():
@@ -98,7 +101,7 @@ def pruned_by_torch_pruning(model: nn.Module, example: Tensor, rows: Rows) -> nn
 
 @torch.no_grad()
 def _distinguishable(model: nn.Module) -> nn.Module:
-    """Fresh normalisations hold ones and zeros, of which any choice would look right."""
+    """Fills vectors with random values, because with fresh normalisations (ones, zeros) any choice looks right."""
     generator = torch.Generator().manual_seed(0)
     for tensor in _tensors(model).values():
         if tensor.dim() == 1:
@@ -107,7 +110,7 @@ def _distinguishable(model: nn.Module) -> nn.Module:
 
 
 def _random_keep(dependencies: Dependencies, seed: int) -> Tensor:
-    """About half of the channels of each group, and at least one."""
+    """Keeps about half of the channels of each group, and at least one."""
     generator = torch.Generator().manual_seed(seed)
     keep = torch.rand(dependencies.channels, generator=generator) < 0.5
     for group in dependencies.groups:
@@ -116,7 +119,7 @@ def _random_keep(dependencies: Dependencies, seed: int) -> Tensor:
 
 
 def _rows_to_remove(model: nn.Module, dependencies: Dependencies, keep: Tensor) -> Rows:
-    """The rows of the first layer in each group; a layer may make the channels of several groups."""
+    """Returns the rows to remove from the first layer of each group; a layer may make channels of several groups."""
     found: dict[str, list[Tensor]] = {}
     for group, indices in zip(dependencies.groups, member_indices(dependencies), strict=True):
         name = next(name for name, dim in indices if dim == 0 and _makes_channels(model, name))
@@ -132,7 +135,7 @@ def _makes_channels(model: nn.Module, name: str) -> bool:
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Floating parameters and buffers; BatchNorm's counters are no business of pruning."""
+    """Returns floating-point parameters and buffers; pruning does not concern the counters of BatchNorm."""
     named = dict(model.named_parameters()) | dict(model.named_buffers())
     return {name: tensor.detach() for name, tensor in named.items() if tensor.is_floating_point()}
 
@@ -145,7 +148,7 @@ def _output_error(ours: nn.Module, theirs: nn.Module, example: Tensor) -> float:
 
 
 def main() -> None:
-    """Command line; models that are in the file already are not run again."""
+    """Compares the models that the results file does not have yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["resnet18"], help="names, or 'all'")
     parser.add_argument("--side", type=int, default=64, help="height and width of the images")

@@ -1,4 +1,4 @@
-"""Types of command-line arguments that say what is wrong with a value."""
+"""Types of command-line arguments, which say in an error what is wrong with a value."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from fractions import Fraction
 
 
 def count(text: str) -> int:
-    """A whole number, at least 1."""
+    """Reads a whole number, at least 1."""
     return _whole(text, at_least=1)
 
 
 def count_from_zero(text: str) -> int:
-    """A whole number, at least 0."""
+    """Reads a whole number, at least 0."""
     return _whole(text, at_least=0)
 
 
 def share(text: str) -> float:
-    """A number between 0 and 1, also as a fraction (``2/3``)."""
+    """Reads a number between 0 and 1, also as a fraction (``2/3``)."""
     number = _number(text)
     if not 0 < number < 1:
         raise argparse.ArgumentTypeError(f"expected a share between 0 and 1, got {text}")
@@ -25,7 +25,7 @@ def share(text: str) -> float:
 
 
 def positive(text: str) -> float:
-    """A number above 0."""
+    """Reads a number above 0."""
     number = _number(text)
     if number <= 0:
         raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")

@@ -34,14 +34,14 @@ Batches = list[tuple[Tensor, Tensor]]
 
 
 def network() -> nn.Module:
-    """Torchvision's resnet18 with random weights."""
+    """Returns torchvision's resnet18 with random weights."""
     torch.manual_seed(0)
     model: nn.Module = torchvision.models.resnet18(num_classes=CLASSES)
     return model.eval()
 
 
 def batches() -> Batches:
-    """Random images with random classes."""
+    """Returns random images with random classes, in batches."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(SAMPLES, 3, SIDE, SIDE, generator=generator)
     targets = torch.randint(CLASSES, (SAMPLES,), generator=generator)
@@ -49,7 +49,7 @@ def batches() -> Batches:
 
 
 def forward_and_backward(module: nn.Module, data: Batches) -> float:
-    """Seconds of all batches, with gradients of all weights."""
+    """Returns the seconds that all batches take, with gradients of all weights."""
     started = time.perf_counter()
     for inputs, targets in data:
         functional.cross_entropy(module(inputs), targets).backward()
@@ -58,7 +58,7 @@ def forward_and_backward(module: nn.Module, data: Batches) -> float:
 
 
 def one_run() -> dict[str, Any]:
-    """Seconds of all rounds, and of the passes that they are compared with."""
+    """Returns the seconds of all rounds, and of the passes that they are compared with."""
     data, runner = batches(), Runner()
     started = time.perf_counter()
     pruner = graphprune.Pruner(network(), data[0][0][:2], sparsity=SPARSITY, data=data, samples=SAMPLES, runner=runner)
@@ -73,14 +73,14 @@ def one_run() -> dict[str, Any]:
 
 
 def peak_mib() -> float:
-    """Most memory that this process has had."""
+    """Returns the largest memory that this process has had, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def added_mib(what: str) -> float:
-    """Peak memory of a job above what data and libraries take."""
+    """Returns the peak memory of a job, in MiB, above that of data and libraries."""
     data = batches()
-    graphprune.compile(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), torch.randn(2, 4))  # loads what is loaded late
+    graphprune.compile(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), torch.randn(2, 4))  # loads libraries
     before = peak_mib()
     model = network()
     if what == "compile":
@@ -91,7 +91,7 @@ def added_mib(what: str) -> float:
 
 
 def added_mib_apart(what: str) -> float:
-    """`added_mib` in a process of its own."""
+    """Runs `added_mib` in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.compile_overhead", "--memory", what]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return float(done.stdout.splitlines()[-1])

@@ -39,18 +39,18 @@ MAX_PARAMETERS = 100e6
 """Parameters at most of the models that ``--models all`` stands for."""
 
 Seconds = dict[str, float]
-"""``wall`` and ``cpu`` of one run."""
+"""Seconds of one run, as ``wall`` and ``cpu``."""
 
 
 def build(name: str) -> nn.Module:
-    """A torchvision classification model with random weights, in evaluation mode."""
+    """Returns a torchvision classification model with random weights, in evaluation mode."""
     options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     model: nn.Module = torchvision.models.get_model(name, weights=None, **options)
     return model.eval()
 
 
 def all_models() -> list[str]:
-    """Names of torchvision's classification models of up to `MAX_PARAMETERS`."""
+    """Returns the names of torchvision's classification models of up to `MAX_PARAMETERS`."""
     parameters = {
         name: next(iter(torchvision.models.get_model_weights(name))).meta["num_params"]
         for name in torchvision.models.list_models(module=torchvision.models)
@@ -59,12 +59,12 @@ def all_models() -> list[str]:
 
 
 def run_graphprune(model: nn.Module, example: torch.Tensor) -> None:
-    """Analysis and rewriting by graphprune, one round, without the proof."""
+    """Analyses and rewrites a model by graphprune in one round, without the proof."""
     graphprune.compile(model, example, sparsity=SPARSITY, criterion="random", schedule="one-shot", verify=False)
 
 
 def run_torch_pruning(model: nn.Module, example: torch.Tensor) -> None:
-    """Build and prune by torch-pruning."""
+    """Builds a pruner of torch-pruning and prunes a model by it."""
     import torch_pruning as tp
 
     heads = [module for module in model.modules() if isinstance(module, nn.Linear) and module.out_features == 1000]
@@ -92,7 +92,7 @@ def time_limit(limit_s: float) -> Iterator[None]:
 
 
 def timed(tool: str, name: str, limit_s: float) -> Seconds:
-    """One run on a fresh model."""
+    """Times one run of a tool on a fresh model."""
     model, example = build(name), torch.randn(IMAGE)
     gc.collect()
     with time_limit(limit_s):
@@ -102,7 +102,7 @@ def timed(tool: str, name: str, limit_s: float) -> Seconds:
 
 
 def measure(name: str, repeats: int, limit_s: float) -> dict[str, Any]:
-    """Both tools in turns, first runs dropped; a tool that fails is recorded with its error and not tried again."""
+    """Times both tools in turns, without their first runs; a tool that fails is not tried again, and its error kept."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     samples: dict[str, list[Seconds]] = {tool: [] for tool in TOOLS}
@@ -129,7 +129,7 @@ def _summary(samples: list[Seconds]) -> dict[str, float]:
 
 
 def measure_apart(name: str, repeats: int, limit_s: float) -> dict[str, Any]:
-    """`measure` in a process of its own."""
+    """Runs `measure` in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.compile_time", "--apart", name]
     done = subprocess.run(
         [*command, "--repeats", str(repeats), "--limit-s", str(limit_s)], stdout=subprocess.PIPE, text=True, check=False
@@ -141,7 +141,7 @@ def measure_apart(name: str, repeats: int, limit_s: float) -> dict[str, Any]:
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Over the models where both tools work."""
+    """Returns the ratios over the models where both tools work, and the failures."""
     ratios = {row["model"]: row["ratio"] for row in rows if row["ratio"]}
     return {
         "models": len(rows),

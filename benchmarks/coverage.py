@@ -31,7 +31,7 @@ PAGE = Path("docs/coverage.md")
 
 
 def run_apart(name: str, arguments: Sequence[str], time_limit_s: float) -> dict[str, Any]:
-    """The row of a model, studied in a process of its own; a process that dies or hangs is a failure."""
+    """Studies a model in a process of its own and returns its row; a process that dies or hangs is a failure."""
     command = [sys.executable, "-m", "benchmarks.coverage_run", name, *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=time_limit_s, check=False)
@@ -46,12 +46,12 @@ def run_apart(name: str, arguments: Sequence[str], time_limit_s: float) -> dict[
 
 
 def failure(name: str, reason: str) -> dict[str, Any]:
-    """The row of a model whose process did not give one."""
+    """Returns a row for a model whose process did not give one."""
     return {"model": name, "outcome": "fail", "reason": reason, "compilations": []}
 
 
 def main() -> None:
-    """Runs what is not in the results yet, then writes the page."""
+    """Runs the models that the results file does not have yet, then writes the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=RESULTS, help="JSON lines; models in it are not run again")
     parser.add_argument("--page", type=Path, default=PAGE)

@@ -1,4 +1,4 @@
-"""`docs/coverage.md` from the results of the coverage study."""
+"""Writes `docs/coverage.md` from the results of the coverage study."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ scale. *Seconds* is the median time of the model's compilations, with their proo
 
 
 def write_page(results: Path, page: Path) -> None:
-    """Writes the page; of a model that was studied twice the later row counts."""
+    """Writes the page; if a model was studied twice, the later row counts."""
     rows = {row["model"]: row for row in read(results)}
     sections = [(source, [rows[name] for name in names(source) if name in rows]) for source in TITLES]
     sections = [(source, found) for source, found in sections if found]

@@ -30,7 +30,7 @@ ROUNDS = (1, 3)
 
 @dataclass(frozen=True)
 class Grid:
-    """Which compilations a model is put through, and after which of them it is exported as well."""
+    """Which compilations are made of a model, and which of the results are exported as well."""
 
     sparsities: Sequence[float] = SPARSITIES
     rounds: Sequence[int] = ROUNDS
@@ -43,7 +43,7 @@ class Grid:
 
 
 def study(name: str, grid: Grid) -> dict[str, Any]:
-    """What came of a model: passed, refused with the reason, or failed with the error."""
+    """Returns the row of a model: passed, refused with the reason, or failed with the error."""
     started = time.perf_counter()
     row: dict[str, Any] = {"model": name, "outcome": "pass", "reason": "", "compilations": []}
     try:
@@ -61,7 +61,7 @@ def study(name: str, grid: Grid) -> dict[str, Any]:
 def compiled_row(
     row: dict[str, Any], model: nn.Module, example: Any, sparsity: float, rounds: int, *, export: bool
 ) -> dict[str, Any]:
-    """The row with one compilation more of a model, which stays as it is."""
+    """Compiles a model once more and returns the entries that the row gets from it; the model is not changed."""
     started = time.perf_counter()
     compiled = graphprune.compile(
         model, example, sparsity=sparsity, schedule=equal_steps(rounds), loss=distance_from_one
@@ -83,18 +83,18 @@ def compiled_row(
 
 
 def equal_steps(rounds: int) -> Callable[[float], list[float]]:
-    """A schedule of so many rounds."""
+    """Returns a schedule of `rounds` equal steps."""
     return lambda sparsity: [sparsity * step / rounds for step in range(1, rounds)] + [sparsity]
 
 
 def distance_from_one(output: Any, target: Any) -> Tensor:
-    """A loss that every model has, a head of zeros included: mean squared distance from 1 of all that it gives."""
+    """Returns the mean squared distance of all outputs from 1: a loss for every model, even with a head of zeros."""
     leaves = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
     return torch.stack([(leaf.float() - 1).square().mean() for leaf in leaves]).mean()
 
 
 def train_one_step(module: nn.Module, example: Any) -> None:
-    """A step of SGD in training mode.
+    """Trains one step by SGD in training mode.
 
     Raises:
         AssertionError: no parameter got a gradient, or one is not finite.
@@ -110,15 +110,16 @@ def train_one_step(module: nn.Module, example: Any) -> None:
 
 
 def onnx_error(compiled: Compiled) -> float:
-    """Largest difference between onnxruntime and torch, relative to the output's scale."""
+    """Returns the largest difference between onnxruntime and torch, relative to the output's scale."""
     with tempfile.TemporaryDirectory() as directory:
         return compiled.export_onnx(Path(directory) / "compact.onnx").max_rel_error
 
 
 def prunable_rows(model: nn.Module, compiled: Compiled) -> dict[str, float]:
-    """Share of output rows (output channels of weights of two dims or more) that belong to a prunable group.
+    """Returns the share of output rows that belong to a prunable group.
 
-    Without the weights that evaluation mode does not read (auxiliary heads), and with them counted as removed.
+    Output rows are the output channels of weights of two dims or more. The first share leaves out the weights that
+    evaluation mode does not read (auxiliary heads); the second counts them as removed.
     """
     rows = {
         name: parameter.shape[output_dim(model.get_submodule(name.rpartition(".")[0]), parameter.dim())]

@@ -42,7 +42,7 @@ Line = dict[str, Any]
 
 
 def program_of(seed: int) -> tuple[RandomProgram, random.Random]:
-    """The program of a seed, and the generator that its checks go on with."""
+    """Returns the program of a seed, and the generator that its checks go on with."""
     generator = random.Random(seed)
     torch.manual_seed(seed)
     model = build(generator.randrange, OPS, 3 + generator.randrange(16))
@@ -54,16 +54,16 @@ def run_seed(seed: int) -> Outcome:
     """Builds and checks the program of a seed.
 
     Raises:
-        Exception: whatever was wrong.
+        Exception: whatever the checks find wrong.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns about odd programs, which random ones are
+        warnings.simplefilter("ignore")  # torch warns about odd programs, and random programs are odd
         model, generator = program_of(seed)
         return check(model, generator.randrange, 1 + generator.randrange(3), onnx=seed % ONNX_EVERY == 0)
 
 
 def run_block(first: int, programs: int, code: str) -> Line:
-    """Runs consecutive seeds; gives their counts, and every mismatch with its program as text."""
+    """Runs consecutive seeds; returns their counts, and every mismatch with its program as text."""
     torch.set_num_threads(1)
     started = time.perf_counter()
     counts = dict.fromkeys(COUNTS, 0)
@@ -100,7 +100,7 @@ def _mismatch(seed: int, error: Exception) -> Line:
 
 
 def fingerprint() -> str:
-    """A hash of all the code that a result depends on."""
+    """Returns a hash of all the code that a result depends on."""
     folders = ("graphprune", "passes", "tests/property", "benchmarks/fuzz.py")
     files = sorted(path for each in folders for path in [ROOT / each, *(ROOT / each).rglob("*.py")] if path.is_file())
     digest = hashlib.sha256()
@@ -110,12 +110,12 @@ def fingerprint() -> str:
 
 
 def finished(path: Path, code: str) -> dict[tuple[int, int], Line]:
-    """Lines of this code by first seed and number of programs."""
+    """Returns the lines that were made with this code, by first seed and number of programs."""
     return {(line["first_seed"], line["programs"]): line for line in read(path) if line["code"] == code}
 
 
 def run(blocks: list[tuple[int, int]], jobs: int, path: Path) -> list[Line]:
-    """Runs the blocks that are not done yet; gives the lines of all."""
+    """Runs the blocks that are not done yet; returns the lines of all blocks."""
     code = fingerprint()
     done = finished(path, code)
     lines = [done[block] for block in blocks if block in done]
@@ -127,7 +127,7 @@ def run(blocks: list[tuple[int, int]], jobs: int, path: Path) -> list[Line]:
                 lines.append(future.result())
                 append(path, lines[-1])
                 _show(lines[-1], sum(line["programs"] for line in lines), sum(programs for _, programs in blocks))
-        except BaseException:  # an interrupt too: the blocks that wait are left for the next run
+        except BaseException:  # also an interrupt; the waiting blocks are left for the next run
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return lines
@@ -140,7 +140,7 @@ def _show(line: Line, done: int, of: int) -> None:
 
 
 def summary(lines: list[Line]) -> str:
-    """The counts of all blocks, as a paragraph."""
+    """Returns the counts of all blocks as a paragraph."""
     total = {name: sum(line[name] for line in lines) for name in COUNTS}
     seeds = sorted(mismatch["seed"] for line in lines for mismatch in line["mismatches"])
     ops = {name for line in lines for name in line["shrunk"]}
@@ -156,7 +156,7 @@ def summary(lines: list[Line]) -> str:
 
 
 def main() -> int:
-    """Runs programs from a list of seeds, prints each failure and the counts."""
+    """Runs the programs of consecutive seeds, prints each failure and the counts; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--programs", type=int, default=1000, help="number of programs (default 1000)")
     parser.add_argument("--first-seed", type=int, default=0, help="seed of the first program (default 0)")

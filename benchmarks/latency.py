@@ -45,7 +45,7 @@ Row = dict[str, Any]
 
 
 def prune_apart(tool: str, model: str, path: Path, options: argparse.Namespace) -> tuple[float, str]:
-    """Seconds, and why there is no file; empty where there is one."""
+    """Prunes in a process of its own; returns the seconds, and the reason if there is no file (otherwise empty)."""
     command = [sys.executable, "-m", "benchmarks.latency_tools", tool, model, str(path)]
     command += ["--measure", options.measure, "--share", str(options.share)]
     command += ["--provider", options.provider, "--threads", str(options.threads), "--batch", str(options.batch)]
@@ -59,7 +59,7 @@ def prune_apart(tool: str, model: str, path: Path, options: argparse.Namespace) 
 
 
 def settings(model: str, options: argparse.Namespace) -> Row:
-    """What tells rows apart."""
+    """Returns the settings that tell rows apart."""
     provider, _ = choose_provider(options.provider)
     return {
         "model": model, "measure": options.measure, "share": options.share, "provider": provider,
@@ -73,12 +73,15 @@ def last_of_each(rows: list[Row]) -> list[Row]:
 
 
 def to_time(made: Row, rows: Iterable[Row], named: Sequence[str] | None) -> list[str]:
-    """Tools that are timed together: all that rows of these settings have and those asked for; none if all are there.
+    """Returns the tools to time together: those that rows of these settings have, and the named ones.
+
+    The list is empty if the rows have all of them.
 
     Args:
-        made: Settings.
-        rows: What there is.
-        named: Tools that are asked for; None for all where there is no row, and for those of the row where there is.
+        made: Settings of the rows.
+        rows: Rows that exist already.
+        named: Names of the wanted tools. None stands for the tools of the existing rows, or for all tools if there are
+            no such rows.
     """
     there = {tool for row in rows if made.items() <= row.items() for tool in (*row["tools"], *row["errors"])}
     wanted = there.union(named) if named else there or {*TOOLS}
@@ -86,7 +89,7 @@ def to_time(made: Row, rows: Iterable[Row], named: Sequence[str] | None) -> list
 
 
 def measure(made: Row, tools: Iterable[str], options: argparse.Namespace) -> Row:
-    """Tools on one model; none where the dense network failed.
+    """Measures tools on one model and returns the row; it has no tools if the dense network failed.
 
     Args:
         made: Its settings.
@@ -132,7 +135,7 @@ def _figures(tool: str, path: Path, dense: Path, timing: TimingResult) -> Row:
 
 
 def setting(row: Row) -> str:
-    """What a row's files were made for and timed on, in words."""
+    """Returns in words what the files of a row were made for and timed on."""
     where = f"{row['provider'].removesuffix('ExecutionProvider')}, threads {row['threads']}, batch {row['batch']}"
     return f"{row['share']:.0%} of {row['measure']}, {where}"
 
@@ -156,7 +159,7 @@ def summary(rows: list[Row]) -> Row:
 
 
 def table(rows: list[Row]) -> str:
-    """A line for each model and tool."""
+    """Returns a table with a line for each model and tool."""
     lines = [f"{'model':<17}{'setting':<47}{'tool':<28}{'ms':>9}{'speed-up':>10}{'MACs':>8}{'ratio':>7}{'nodes':>7}"]
     for row in rows:
         for tool, each in row["tools"].items():
@@ -169,7 +172,7 @@ def table(rows: list[Row]) -> str:
 
 
 def main() -> None:
-    """Measures what the results file does not have yet, then prints all of it."""
+    """Measures what the results file does not have yet, then prints all results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--tools", nargs="+", choices=TOOLS, help="beside the dense network; default: all")

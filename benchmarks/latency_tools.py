@@ -33,14 +33,14 @@ from graphprune.deploy import export_onnx, onnx_feeds, time_interleaved
 from graphprune.program.example import Example
 
 TRIES = {"macs": 9, "latency": 6}
-"""Of the bisection. A latency takes an export each, and its noise is about what six halvings leave."""
+"""Steps of the bisection. Each latency takes an export, and its noise is about the interval after six halvings."""
 
 _Pruned = TypeVar("_Pruned")
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a tool has to do.
+    """Task of a tool.
 
     Attributes:
         model: Name of a torchvision model.
@@ -59,27 +59,27 @@ class Task:
     batch: int = 1
 
     def network(self) -> nn.Module:
-        """The model with the same random weights each time."""
+        """Returns the model, with the same random weights each time."""
         return make(f"torchvision:{self.model}")[0].eval()
 
     def searched(self, prune: Callable[[float], _Pruned], left: Callable[[_Pruned], float]) -> _Pruned:
-        """See `searched`."""
+        """Searches the ratio for this task, see the function `searched`."""
         return searched(prune, left, 1 - self.share, TRIES[self.measure])
 
 
 def image(batch: int = 1) -> torch.Tensor:
-    """The example input."""
+    """Returns the example input ``(batch, 3, 224, 224)``."""
     return torch.randn(batch, 3, 224, 224, generator=torch.Generator().manual_seed(0))
 
 
 def export(module: nn.Module, path: Path) -> Path:
-    """As all tools' results are exported."""
+    """Exports a module in the same way for all tools; returns the path."""
     export_onnx(module, (image(),), {}, path)
     return path
 
 
 def searched(prune: Callable[[float], _Pruned], left: Callable[[_Pruned], float], wanted: float, tries: int) -> _Pruned:
-    """The result whose ratio leaves what is nearest to the share that should be left."""
+    """Searches the ratio by bisection; returns the result that keeps the share nearest to the wanted one."""
     low, high = 0.0, 0.98
     found: tuple[float, _Pruned] | None = None
     for _ in range(tries):
@@ -94,7 +94,7 @@ def searched(prune: Callable[[float], _Pruned], left: Callable[[_Pruned], float]
 
 
 def latency_left(task: Task, dense: Path, compact: Path) -> float:
-    """Measured latency as a share of the dense file's."""
+    """Measures the latency of a file as a share of the dense file's."""
     feeds = onnx_feeds(nn.Identity(), Example.of(image()))
     files = {"dense": dense, "compact": compact}
     timing = time_interleaved(files, feeds, provider=task.provider, threads=task.threads, repeats=15)
@@ -102,7 +102,7 @@ def latency_left(task: Task, dense: Path, compact: Path) -> float:
 
 
 def by_graphprune(task: Task, path: Path, align: int | str) -> None:
-    """One call."""
+    """Prunes by one call of `graphprune.compile`, and exports."""
     target = graphprune.profile(provider=task.provider, threads=task.threads)
     budget = Budget(**{task.measure: task.share})
     compiled = graphprune.compile(task.network(), image(), budget=budget, align=align, target=target)
@@ -110,7 +110,7 @@ def by_graphprune(task: Task, path: Path, align: int | str) -> None:
 
 
 def by_torch_pruning(task: Task, path: Path, round_to: int | None) -> None:
-    """`BasePruner` with its default of one ratio for all layers, by group magnitude."""
+    """Prunes by torch-pruning's `BasePruner` with group magnitude and its default of one ratio for all layers."""
     import torch_pruning as tp
 
     def prune(ratio: float) -> nn.Module:
@@ -134,7 +134,7 @@ def by_torch_pruning(task: Task, path: Path, round_to: int | None) -> None:
 
 
 def torch_macs(model: nn.Module) -> int:
-    """Multiply-accumulates of a forward pass."""
+    """Counts the multiply-accumulates of a forward pass."""
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         model(image())
@@ -142,7 +142,7 @@ def torch_macs(model: nn.Module) -> int:
 
 
 def by_onnxsim(task: Task, path: Path) -> None:
-    """`onnxsim.apply_structured_pruning` of the dense file, one ratio for all layers."""
+    """Prunes the dense file by `onnxsim.apply_structured_pruning`, with one ratio for all layers."""
     import onnxsim
 
     with tempfile.TemporaryDirectory() as folder:
@@ -171,7 +171,7 @@ TOOLS: dict[str, Callable[[Task, Path], object]] = {
     "torch-pruning, round_to=16": lambda task, path: by_torch_pruning(task, path, 16),
     "onnxsim": by_onnxsim,
 }
-"""The file that a tool makes of a task."""
+"""Functions that do a task with a tool and write the ONNX file, by name of the tool."""
 
 
 def main() -> None:

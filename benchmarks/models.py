@@ -1,6 +1,7 @@
 """The models that benchmarks run on, by name, all with random weights: no download, no data.
 
-``paper:NAME``, ``torchvision:NAME`` (classification and segmentation), ``timm:NAME``, ``transformers:NAME``.
+Names are ``paper:NAME``, ``torchvision:NAME`` (classification and segmentation), ``timm:NAME`` and
+``transformers:NAME``.
 """
 
 from __future__ import annotations
@@ -16,26 +17,25 @@ from torch import nn
 from graphprune.research.networks import NETWORKS, build
 
 FAMILIES = Path(__file__).with_name("timm_families.json")
-"""The smallest timm model of each family, by parameters; ``python -m benchmarks.timm_families`` makes it."""
+"""File with the smallest timm model of each family, by parameters; ``python -m benchmarks.timm_families`` makes it."""
 
 BATCH = 2
 IMAGE_SIZE = 96
-"""Side of the images in pixels where a model takes any: errors show at this size as well as at 224, and five times
-as fast."""
+"""Side in pixels of the images for models that take any size; errors show as well as at 224, in a fifth of the time."""
 
 LARGE_SIZE, MEDIUM_SIZE = 400, 112
-"""Transformers made for larger images than the first are built for the second, which takes a fraction of the time."""
+"""Transformers made for images larger than the first size are built for the second, which takes much less time."""
 
 _FIXED_SIZES = {"inception_v3": 139, "maxvit_t": 224}
 
 
 def names(source: str) -> list[str]:
-    """All models of a source: paper, torchvision, segmentation, timm or transformers."""
+    """Returns all models of a source: paper, torchvision, segmentation, timm or transformers."""
     return [f"{'torchvision' if source == 'segmentation' else source}:{name}" for name in _SOURCES[source]()]
 
 
 def make(name: str) -> tuple[nn.Module, Any]:
-    """The model of that name with random weights, and an example batch of two."""
+    """Returns the model of a name with random weights, and an example batch of two."""
     torch.manual_seed(0)
     source, _, which = name.partition(":")
     return _BUILDERS[source](which)
@@ -83,7 +83,7 @@ def _timm(name: str) -> tuple[nn.Module, Any]:
 
 
 def _runs(model: nn.Module, example: Any) -> bool:
-    """Whether a model takes such inputs; some have sizes built in, and each refuses others in its own way."""
+    """Whether a model takes the example; models with built-in sizes refuse others, each in its own way."""
     model.eval()
     try:
         with torch.no_grad():

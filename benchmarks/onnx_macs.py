@@ -1,4 +1,4 @@
-"""Multiply-accumulates of an ONNX file, whatever tool made it: one count for all of them."""
+"""Multiply-accumulates of an ONNX file, counted in the same way for all tools that make files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def count_macs(path: Path, batch_size: int = 1) -> int:
     """Counts multiply-accumulates of convolutions and matrix products, for a batch of that size.
 
     Raises:
-        ValueError: the shape of one of them is not known.
+        ValueError: the shape of a convolution or matrix product is not known.
     """
     model = _with_batch(onnx.load(path), batch_size)
     graph = shape_inference.infer_shapes(model, data_prop=True).graph
@@ -24,14 +24,14 @@ def count_macs(path: Path, batch_size: int = 1) -> int:
 
 
 def count_parameters(path: Path) -> int:
-    """Numbers in floating-point initializers of at least one dim."""
+    """Counts the numbers in floating-point initializers of at least one dim."""
     floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
     graph = onnx.load(path).graph
     return sum(prod(entry.dims) for entry in graph.initializer if entry.dims and entry.data_type in floats)
 
 
 def _with_batch(model: onnx.ModelProto, batch_size: int) -> onnx.ModelProto:
-    """The model with the free batch set, also where it is part of a product."""
+    """Sets the free batch dim of the model, also where it is part of a product; returns the model."""
     for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param:

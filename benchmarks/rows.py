@@ -1,4 +1,4 @@
-"""Files of JSON lines that several processes may add to, and that survive being cut off."""
+"""Files of JSON lines, which several processes may add to, and which can be read after a write was cut off."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ Row = dict[str, Any]
 
 
 def read(path: Path | None) -> list[Row]:
-    """The rows of a file, none where there is no file; a line that was cut off, or is none, is left out with a warning.
+    """Returns the rows of a file, or no rows if there is no file.
+
+    A line that was cut off or is not a JSON object is left out with a warning.
 
     Raises:
-        OptionError: it is a folder.
+        OptionError: the path is a folder.
     """
     if path is not None and path.is_dir():
         raise OptionError(f"{path} is a folder; name a file of JSON lines")
@@ -40,9 +42,9 @@ def read(path: Path | None) -> list[Row]:
 
 
 def append(path: Path, row: Row) -> None:
-    """Adds a row, in one write, so that rows of several processes do not mix.
+    """Adds a row in one write, so that rows of several processes do not mix.
 
-    It begins with a new line where the file does not end in one: there a process was cut off.
+    If the file does not end with a newline, a process was cut off there, and the row begins on a new line.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     cut_off = path.exists() and path.stat().st_size > 0 and _last_byte(path) != b"\n"
@@ -63,9 +65,9 @@ def record(path: Path | None, row: Row) -> None:
 
 @cache
 def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries, and the commit of this checkout; with ``+`` where its code was changed.
+    """Returns versions of Python and the libraries, and the commit of this checkout, with ``+`` if code was changed.
 
-    What training does to a network may change with any of them.
+    The result of a training may change with any of them.
     """
     found = library_versions() | {"graphprune": graphprune.__version__}
     commit = _git("rev-parse", "--short=12", "HEAD")
@@ -73,7 +75,7 @@ def versions() -> dict[str, str]:
 
 
 def worked(rows: Iterable[Row]) -> list[Row]:
-    """Those without an error."""
+    """Returns the rows without an error."""
     return [row for row in rows if "error" not in row]
 
 
@@ -86,7 +88,7 @@ def _row(line: str) -> Row | None:
 
 
 def _git(*arguments: str) -> str:
-    """What git says of this checkout; nothing where there is no git, or no checkout."""
+    """Returns the output of a git command in this checkout; empty if there is no git or no checkout."""
     try:
         done = subprocess.run(
             ["git", *arguments], cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=True

@@ -1,6 +1,6 @@
 """Finds the smallest timm model of each family, by parameters, and writes `benchmarks/timm_families.json`.
 
-Models are built on the meta device, without memory for their weights; about five minutes.
+Models are built on the meta device, without memory for their weights. This takes about five minutes.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from benchmarks.models import FAMILIES
 
 
 def parameters_of(name: str) -> float:
-    """Parameters of a model; infinity where it cannot be built without a download."""
+    """Returns the number of parameters of a model; infinity if it cannot be built without a download."""
     try:
         with torch.device("meta"):
             model = timm.create_model(name)
-    except Exception:  # each architecture has needs of its own
+    except Exception:  # each architecture may fail in its own way
         return float("inf")
     return sum(parameter.numel() for parameter in model.parameters())
 

@@ -1,4 +1,4 @@
-"""Trained networks and their data: what accuracies are measured on."""
+"""Trained networks and their data, which accuracies are measured on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from graphprune.research.training import Recipe
 
 
 class Block(nn.Module):
-    """Residual block whose shortcut has no weights: every second pixel, and channels of zeros around.
+    """Residual block whose shortcut has no weights: it takes every second pixel and pads with channels of zeros.
 
     Source: He et al. 2016, section 4.2, option A.
     """
@@ -42,7 +42,7 @@ class Block(nn.Module):
 class CifarResNet(nn.Module):
     """ResNet for 32x32 images with three stages of 16, 32 and 64 channels.
 
-    Source: He et al. 2016, section 4.2. Names are those of the weights of akamaster/pytorch_resnet_cifar10.
+    Source: He et al. 2016, section 4.2. Layers are named as in the weights of akamaster/pytorch_resnet_cifar10.
 
     Args:
         blocks: Blocks in each stage; 3 for ResNet20, 9 for ResNet56.
@@ -57,7 +57,7 @@ class CifarResNet(nn.Module):
         self.linear = nn.Linear(64, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits ``(N, 10)`` of images ``(N, 3, 32, 32)``."""
+        """Returns the logits ``(N, 10)`` of images ``(N, 3, 32, 32)``."""
         x = functional.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         logits: Tensor = self.linear(x.mean((2, 3)))
@@ -70,11 +70,11 @@ def _stage(before: int, after: int, stride: int, blocks: int) -> nn.Sequential:
 
 @dataclass(frozen=True)
 class Setting:
-    """A network, its data, and how both the dense and the pruned ones are trained.
+    """A network, its data, and how the dense and the pruned networks are trained.
 
     Attributes:
-        data: Reads the dataset.
-        network: The network before it is trained here, by weights directory and seed.
+        data: Function that reads the dataset from a directory.
+        network: Function that returns the network before its training here, from a weights directory and a seed.
         dense: Training of the dense network.
         finetune: Training after pruning, the same for every tool and criterion.
         train_samples: Samples of the training split that are used; None for all.
@@ -89,7 +89,7 @@ class Setting:
     batch_size: int = 64
 
     def dataset(self, directory: Path | None) -> Dataset:
-        """The data, cut to the samples that are used."""
+        """Returns the data, with only the training samples that are used."""
         data = self.data(directory)
         if self.train_samples is None:
             return data
@@ -102,7 +102,7 @@ def _resnet(blocks: int, file: str) -> Callable[[Path | None, int], nn.Module]:
         assert weights is not None, f"--weights-dir: the directory that holds {file}"
         model = CifarResNet(blocks)
         known = load_file(weights / file)
-        missing, unknown = model.load_state_dict(known, strict=False)  # num_batches_tracked is not among them
+        missing, unknown = model.load_state_dict(known, strict=False)  # the files do not have num_batches_tracked
         assert not unknown and all(name.endswith("num_batches_tracked") for name in missing), (missing, unknown)
         return model
 

@@ -1,4 +1,4 @@
-"""Hugging Face transformers from small configurations, otherwise as their users build them."""
+"""Hugging Face transformers with small configurations, otherwise built as users build them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 transformers: Any = import_module("transformers")
-"""Not as an import: its configurations take arguments that its annotations do not have."""
+"""The library, without its type annotations, which lack some arguments of the configurations."""
 
 Made = tuple[nn.Module, Any]
 
@@ -38,7 +38,7 @@ def _pixels(size: int = 64) -> dict[str, Tensor]:
 
 @_entry
 def bert() -> Made:
-    """Encoder with token types and a pooler."""
+    """Returns BERT: an encoder with token types and a pooler."""
     config = transformers.BertConfig(
         vocab_size=VOCABULARY, hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96
     )
@@ -47,14 +47,14 @@ def bert() -> Made:
 
 @_entry
 def distilbert() -> Made:
-    """Encoder without token types."""
+    """Returns DistilBERT: an encoder without token types."""
     config = transformers.DistilBertConfig(vocab_size=VOCABULARY, dim=48, n_layers=2, n_heads=4, hidden_dim=96)
     return transformers.DistilBertForSequenceClassification(config), _text()
 
 
 @_entry
 def vit() -> Made:
-    """Patches, class token, position embedding."""
+    """Returns ViT: patches, a class token, a position embedding."""
     config = transformers.ViTConfig(
         hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96, image_size=64, patch_size=16
     )
@@ -63,7 +63,7 @@ def vit() -> Made:
 
 @_entry
 def deit() -> Made:
-    """Patches, class and distillation tokens, two heads."""
+    """Returns DeiT: patches, class and distillation tokens, two heads."""
     config = transformers.DeiTConfig(
         hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96, image_size=64, patch_size=16
     )
@@ -72,7 +72,7 @@ def deit() -> Made:
 
 @_entry
 def swin() -> Made:
-    """Windows, shifts, relative positions, patch merging."""
+    """Returns Swin: windows, shifts, relative positions, patch merging."""
     config = transformers.SwinConfig(
         image_size=64, patch_size=4, embed_dim=24, depths=[2, 2], num_heads=[2, 4], window_size=4
     )
@@ -81,14 +81,14 @@ def swin() -> Made:
 
 @_entry
 def convnextv2() -> Made:
-    """Depthwise convolution, channels last, global response normalisation."""
+    """Returns ConvNeXt V2: depthwise convolutions, channels last, global response normalisation."""
     config = transformers.ConvNextV2Config(hidden_sizes=[16, 24, 32, 48], depths=[1, 1, 2, 1])
     return transformers.ConvNextV2ForImageClassification(config), _pixels()
 
 
 @_entry
 def segformer() -> Made:
-    """Attention with reduced keys, four scales in the head."""
+    """Returns SegFormer: attention with reduced keys, four scales in the head."""
     config = transformers.SegformerConfig(
         hidden_sizes=[16, 24, 32, 48],
         depths=[1, 1, 1, 1],
@@ -101,7 +101,7 @@ def segformer() -> Made:
 
 @_entry
 def gpt2() -> Made:
-    """Causal decoder, transposed weights, tied head."""
+    """Returns GPT-2: a causal decoder with transposed weights and a tied head."""
     config = transformers.GPT2Config(
         vocab_size=VOCABULARY, n_embd=48, n_layer=2, n_head=4, n_positions=64, use_cache=False
     )
@@ -110,7 +110,7 @@ def gpt2() -> Made:
 
 @_entry
 def llama() -> Made:
-    """Grouped queries (4 heads share 2 keys), rotary positions, gated feed-forward, RMSNorm."""
+    """Returns Llama: grouped queries (4 heads share 2 keys), rotary positions, gated feed-forward, RMSNorm."""
     config = transformers.LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=48,
@@ -126,7 +126,7 @@ def llama() -> Made:
 
 @_entry
 def t5() -> Made:
-    """Encoder and decoder, relative position bias, cross attention, tied embeddings."""
+    """Returns T5: encoder and decoder, relative position bias, cross attention, tied embeddings."""
     config = transformers.T5Config(
         vocab_size=VOCABULARY,
         d_model=48,
@@ -143,7 +143,7 @@ def t5() -> Made:
 
 @_entry
 def clip() -> Made:
-    """Two towers and their similarities."""
+    """Returns CLIP: two towers and their similarities."""
     text = {
         "vocab_size": VOCABULARY, "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2,
         "num_attention_heads": 4, "max_position_embeddings": 32, "eos_token_id": 2,
@@ -158,7 +158,7 @@ def clip() -> Made:
 
 @_entry
 def whisper_encoder() -> Made:
-    """Strided convolutions over a spectrogram, then a transformer."""
+    """Returns the encoder of Whisper: strided convolutions over a spectrogram, then a transformer."""
     config = transformers.WhisperConfig(
         vocab_size=VOCABULARY,
         d_model=48,

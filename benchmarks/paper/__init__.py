@@ -1,1 +1,1 @@
-"""The experiments of the SNIP-it paper: a grid of runs for each study, its tables and its figures."""
+"""The experiments of the SNIP-it paper: for each study a grid of runs, tables and figures."""

@@ -39,7 +39,7 @@ DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "paper.md"
 
 
 def mapping() -> str:
-    """Which study shows which table or figure of the paper."""
+    """Returns a list of which study shows which table or figure of the paper."""
     return "\n".join(f"{shown:<10} {study or '-':<13} {what}" for shown, (study, what) in SHOWN.items())
 
 
@@ -72,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def make(options: argparse.Namespace) -> int:
-    """Makes the runs of a study that its file lacks; how many ended in an error, or could not be made."""
+    """Makes the runs of a study that its file lacks; returns how many ended in an error or could not be made."""
     path = options.out or RESULTS / f"{options.study}.jsonl"
     choice = Choice(**{name: getattr(options, name) for name in Choice.__annotations__})
     runs = left(runs_of(options.study, options.scale, choice), _rows(path), options.again)
@@ -91,10 +91,10 @@ def make(options: argparse.Namespace) -> int:
 
 
 def show(options: argparse.Namespace) -> int:
-    """The tables of results files, or their figures, or the document with its tables made anew.
+    """Prints the tables of results files, draws their figures, or writes the document with new tables.
 
     Raises:
-        OptionError: a file is not there, or another one.
+        OptionError: a file does not exist, or is not a file of runs.
     """
     paths = [RESULTS / f"{study}.jsonl" for study in options.of or STUDIES] if options.out is None else [options.out]
     missing = [str(path) for path in paths if not path.exists()] if options.of or options.out else []
@@ -121,11 +121,11 @@ SHOW: dict[str, Callable[[list[Row], argparse.Namespace], None]] = {
     "figures": lambda rows, options: print("\n".join(map(str, draw(rows, options.into)))),
     "document": _document,
 }
-"""Commands that run nothing."""
+"""Commands that only show results, by name."""
 
 
 def told(row: Row) -> str:
-    """A row in a line."""
+    """Returns a row as one line of text."""
     run = Run(**{name: row[name] for name in Run.__annotations__})
     if "error" in row:
         return f"{run}: {row['error']}"
@@ -134,7 +134,7 @@ def told(row: Row) -> str:
 
 
 def _with_data(runs: Sequence[Run], place: Place) -> list[Run]:
-    """Those whose data is there; of the others it says what is missing."""
+    """Returns the runs whose data exists; prints what is missing for the others."""
     missing = {}
     for data in {run.data: run for run in runs}.values():
         if (reason := check_data(data, place)) is not None:
@@ -144,7 +144,7 @@ def _with_data(runs: Sequence[Run], place: Place) -> list[Run]:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Ends the program where options do not fit together."""
+    """Ends the program if the options do not fit together."""
     if options.study is None:
         parser().error("name a study, or --list")
     if options.of and options.study not in SHOW:
@@ -153,14 +153,14 @@ def _check(options: argparse.Namespace) -> None:
         parser().error(f"no such study: {', '.join(unknown)}; there are {', '.join(STUDIES)}")
     try:
         values = not torch.empty(0, device=options.device).is_meta
-    except (RuntimeError, AssertionError) as error:  # by torch, one for a name, the other for what is not there
+    except (RuntimeError, AssertionError) as error:  # torch raises one for a wrong name, the other for a missing device
         parser().error(f"--device {options.device}: {str(error).splitlines()[0]}")
     if not values:
         parser().error(f"--device {options.device}: tensors have no values there")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
+    """Runs the command; returns the exit code."""
     options = parser().parse_args(arguments)
     logging.basicConfig(format="%(message)s")
     if options.list:
@@ -170,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     try:
         return show(options) if options.study in SHOW else min(make(options), 1)
-    except UserError as error:  # a method that is none, a table of no rows
+    except UserError as error:  # an unknown method, for example, or a table without rows
         print(error, file=sys.stderr)
         return 2
 

@@ -1,4 +1,4 @@
-"""The data of the studies, by name; all that is not for tests is trained on, for nothing is chosen here."""
+"""The data of the studies, by name. All samples that are not for tests are trained on, as no choices are made here."""
 
 from __future__ import annotations
 
@@ -18,17 +18,23 @@ DATASETS: dict[str, Callable[[Path | None], Dataset]] = {
     "imagenette": imagenette,
     "mnist_5k": lambda directory: mnist_5k(),
 }
-"""Readers; each takes the directory of the data, see `graphprune.research.data_files`."""
+"""Functions that read a dataset, by name; each takes the directory, see `graphprune.research.data_files`."""
 
 
 @lru_cache(maxsize=1)
 def dataset(name: str, directory: Path | None, samples: int | None) -> Dataset:
-    """A dataset whose training split is training and validation together, cut to its first samples.
+    """Returns a dataset whose training split has the first samples of training and validation together.
 
-    The order is a fixed shuffle, so the first samples are a draw of all classes. The last one asked for is kept.
+    The order is a fixed shuffle, so the first samples are a random draw from all classes. The dataset of the last call
+    stays in memory.
+
+    Args:
+        name: Name of the dataset, a key of `DATASETS`.
+        directory: Directory of the data; None for the one that the environment names.
+        samples: Number of samples to train on; None for all.
 
     Raises:
-        InputError: the data is not there.
+        InputError: the data does not exist.
     """
     read = DATASETS[name](directory)
     known = read.known

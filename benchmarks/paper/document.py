@@ -1,7 +1,8 @@
-"""Tables inside of a Markdown text, made anew from the rows: what stands around them is written by hand.
+"""Tables in a Markdown text, which are made from the rows; the text around them is written by hand.
 
-A table stands between two comments, of which the first names it: ``<!-- accuracy structured lenet5 fashion_mnist -->``,
-or of the ablation ``<!-- ablation lenet5 channel -->``; and ``<!-- end -->``.
+A table stands between two comments. The first one names the table:
+``<!-- accuracy structured lenet5 fashion_mnist -->`` or, for the ablation, ``<!-- ablation lenet5 channel -->``. The
+second one is ``<!-- end -->``.
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ TABLES: dict[str, Callable[[Sequence[Point]], str]] = {
     "attacks": lambda found: table(found, ATTACKS),
     "layers": lambda found: table(found, layers(found)),
 }
-"""By the first word of the comment."""
+"""Functions that make a table, by the first word of the comment."""
 
 _PLACE = re.compile(r"<!-- (?P<name>\w+(?: [\w-]+){2,3}) -->.*?<!-- end -->", re.DOTALL)
 
 
 def filled(text: str, rows: Sequence[Row], ablated: Sequence[Row] = ()) -> str:
-    """The text with all its tables made from the rows of the studies and of the ablation.
+    """Returns the text with all its tables made from the rows of the studies and of the ablation.
 
     Raises:
-        OptionError: a table is of no known kind, or of no rows, or of runs that differ in epochs or samples.
+        OptionError: a table has an unknown kind, has no rows, or has rows of runs whose settings differ.
     """
 
     def made(place: re.Match[str]) -> str:

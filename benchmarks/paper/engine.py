@@ -1,4 +1,4 @@
-"""Makes runs: one after the other, or by Ray, an extra (``ray``), in processes of one thread each."""
+"""Makes runs one after the other, or by Ray (the extra ``ray``) in processes of one thread each."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from graphprune.errors import OptionError, UserError
 
 
 def one_by_one(runs: Sequence[Run], place: Place) -> Iterator[Row]:
-    """Rows in the order of the runs."""
+    """Makes the runs and yields their rows, in the order of the runs."""
     for run in runs:
         yield row_of(run, place)
 
 
 def by_ray(runs: Sequence[Run], place: Place, at_once: int) -> Iterator[Row]:
-    """Rows as they are ready; runs begin in their order.
+    """Makes runs in parallel and yields their rows as they are ready; the runs begin in their order.
 
-    Ray's processes are on this machine, or on those of the cluster that ``RAY_ADDRESS`` names, where the repository
-    and the data must be at the same paths. A run whose process or machine dies is a row with that error.
+    Ray's processes are on this machine, or on those of the cluster that ``RAY_ADDRESS`` names. There the repository and
+    the data must be at the same paths. If the process or the machine of a run dies, the row of the run has that error.
 
     Args:
-        runs: What to make.
-        place: Where.
-        at_once: How many at a time, each on one core, and on one GPU where the device is CUDA.
+        runs: Runs to make.
+        place: Data and device of the runs.
+        at_once: Number of runs at a time, each on one core, and on one GPU if the device is CUDA.
 
     Raises:
         OptionError: Ray is missing.
-        InputError: the data is not there, on some machine.
+        InputError: the data does not exist on one of the machines.
     """
     try:
         import ray
@@ -53,7 +53,7 @@ def by_ray(runs: Sequence[Run], place: Place, at_once: int) -> Iterator[Row]:
                 yield ray.get(ready)
             except ray.exceptions.RayError as error:
                 cause = getattr(error, "cause", None)
-                if isinstance(cause, UserError):  # what the run itself raises is no failure of the method
+                if isinstance(cause, UserError):  # the run raises this itself, so the method did not fail
                     raise cause from None
                 yield _crashed(run, place, error)
     finally:

@@ -13,10 +13,10 @@ from graphprune.research.analyses.robustness import Attack
 from graphprune.research.datasets import Dataset, Split, sensitivity_batches
 
 Analysis = Callable[[nn.Module, Dataset, Scale], dict[str, Any]]
-"""From the trained network, its data and the scale to what the row is given, ready for JSON."""
+"""Function from the trained network, its data and the scale to the entry of the row, ready for JSON."""
 
 ATTACKS: dict[Scale, tuple[int, Attack]] = {"paper": (1000, Attack()), "cpu": (100, Attack(5, 200, 5e-2, 1e-1))}
-"""Test images, and the attack on them; fewer and longer steps from a larger weight where time is short."""
+"""Number of test images, and the attack; scale ``cpu`` takes fewer and longer steps from a larger first weight."""
 
 MAPS = 5
 SAMPLES = 2560
@@ -25,14 +25,14 @@ DIGITS = 4
 
 
 def attacked(model: nn.Module, data: Dataset, scale: Scale) -> dict[str, Any]:
-    """Success of the attack on the first test images."""
+    """Returns the success of the attack on the first test images."""
     images, attack = ATTACKS[scale]
     split = Split(data.test.inputs[:images].clone(), data.test.targets[:images].clone())
     return robustness(model, split, data.normalisation, attack=attack).to_dict() | {"attack": vars(attack)}
 
 
 def mapped(model: nn.Module, data: Dataset, scale: Scale) -> dict[str, Any]:
-    """Saliency maps of the first test images, and the images."""
+    """Returns the saliency maps of the first test images, and the images."""
     maps = saliency_maps(model, data.test.inputs[:MAPS], data.test.targets[:MAPS])
     return rounded(maps.to_dict() | {"images": maps.images.tolist()})
 

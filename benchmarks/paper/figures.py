@@ -1,4 +1,4 @@
-"""Figures of what was measured, with matplotlib, an extra (``plot``), as SVG."""
+"""Figures of the measured results as SVG, drawn with matplotlib (the extra ``plot``)."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from graphprune.research.metrics.sparsity import LayerLeft
 MARKERS = "osD^v<>Pp*h"
 
 DRAWN = COSTS | {"training and pruning, s": lambda row: row["training_seconds"] + row["pruning_seconds"]}
-"""What figures of costs show: the last is the paper's figure 19."""
+"""Values in the figures of costs, by title; the last one is figure 19 of the paper."""
 
 _COST_COLUMNS = 6
 
 CAP = 0.5
-"""Largest distance of an attack against which sparsity is drawn. Source: figure 5a of the paper."""
+"""Largest distance of the attack in the figure over sparsity. Source: figure 5a of the paper."""
 
 
 def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
-    """All figures that the rows allow; their names begin with the study's.
+    """Draws all figures that the rows allow; returns their paths, whose names begin with the study's.
 
     Raises:
         OptionError: matplotlib is missing.
@@ -60,7 +60,7 @@ def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
 
 
 def _curves(found: Sequence[Point], chosen: Sequence[Point], kind: str, value: tuple[str, Figure], path: Path) -> Path:
-    """A value against what is left, a curve for each method with its bounds, one part for each network and data."""
+    """Draws a value over the share kept: a curve with bounds for each method, an axis for each network and data."""
     places = list(dict.fromkeys((point.network, point.data) for point in chosen))
     figure, axes = _figure(len(places))
     name, of_row = value
@@ -81,7 +81,7 @@ def _curves(found: Sequence[Point], chosen: Sequence[Point], kind: str, value: t
 
 
 def _bounded(side: Any, curve: Sequence[Point], sparsity: str, value: Figure, label: str, index: int) -> None:
-    """One curve, by the sparsity that came out."""
+    """Draws one curve with its bounds, by the sparsity that was reached."""
     told = []
     for point in curve:
         left, spread = 1 - _mean(point, lambda row: row[sparsity]), point.spread(value)
@@ -89,15 +89,15 @@ def _bounded(side: Any, curve: Sequence[Point], sparsity: str, value: Figure, la
             told.append((left, spread.mean, spread.half_width or 0.0))
     left_, middle, half = ([each[place] for each in sorted(told)] for place in range(3))
     (line,) = side.plot(left_, middle, marker=MARKERS[index % len(MARKERS)], markersize=4, label=label)
-    # values are shares; with few seeds an interval may go beyond them
+    # values are shares, but with few seeds an interval may exceed [0, 1]
     low, high = ([min(1.0, max(0.0, m + sign * h)) for m, h in zip(middle, half, strict=True)] for sign in (-1, 1))
     side.fill_between(left_, low, high, alpha=0.15, color=line.get_color())
 
 
 def _costs(chosen: Sequence[Point], path: Path) -> Path:
-    """How many times less or faster than dense, against the share of nodes that is gone; two rows for each network."""
+    """Draws costs relative to the dense network over the share of nodes removed; two rows for each network."""
     places = list(dict.fromkeys((point.network, point.data) for point in chosen))
-    rows = math.ceil((len(DRAWN) + 1) / _COST_COLUMNS)  # the last part has the names
+    rows = math.ceil((len(DRAWN) + 1) / _COST_COLUMNS)  # the last part has the legend
     figure, axes = _figure(_COST_COLUMNS, rows * len(places))
     for index, place in enumerate(places):
         sides = axes[index * rows * _COST_COLUMNS :][: rows * _COST_COLUMNS]
@@ -116,7 +116,7 @@ def _costs(chosen: Sequence[Point], path: Path) -> Path:
 
 
 def _plotted(side: Any, curve: Sequence[Point], cost: Figure, label: str, index: int) -> None:
-    """One curve with its bounds, on a logarithmic axis."""
+    """Draws one curve with its bounds, on a logarithmic axis."""
     told = [(_mean(point, lambda row: row["node_sparsity"]), spread.mean, spread.half_width or 0.0)
             for point in curve if (spread := point.spread(cost)) is not None]  # fmt: skip
     if told:
@@ -128,7 +128,7 @@ def _plotted(side: Any, curve: Sequence[Point], cost: Figure, label: str, index:
 
 
 def _memory(chosen: Sequence[Point], path: Path) -> Path:
-    """Memory at the start of training against accuracy; the paper's figure 8."""
+    """Draws accuracy over memory at the start of training, as in figure 8 of the paper."""
     places = list(dict.fromkeys((point.network, point.data) for point in chosen))
     figure, axes = _figure(len(places))
     for side, place in zip(axes, places, strict=True):
@@ -166,7 +166,7 @@ def _saliency(study: str, found: Sequence[Point], folder: Path) -> list[Path]:
 
 
 def _robustness(study: str, found: Sequence[Point], folder: Path) -> list[Path]:
-    """Success against distance, a figure for each target; and against sparsity."""
+    """Draws success over distance, a figure for each target, and success over sparsity."""
     attacked = [point for point in found if "robustness" in point.rows[0]]
     paths = []
     for name, shown in _by_target(attacked).items():
@@ -199,10 +199,10 @@ def _left(told: Row) -> Remaining:
 
 
 def _by_target(found: Sequence[Point]) -> dict[str, dict[str, Point]]:
-    """For each network, data and weight sparsity that was asked for, the points to set side by side, by label.
+    """Returns the points to compare, by label, for each network, data and target weight sparsity.
 
-    They are the dense network, the methods with that target, and of each method with a penalty the one that came
-    closest: its sparsity is hard to control. Source: section 5 of the paper, which does likewise.
+    They are the dense network, the methods with that target, and for each method with a penalty, whose sparsity is hard
+    to control, the point with the closest sparsity. Source: section 5 of the paper, which does the same.
     """
     sides: dict[str, dict[str, Point]] = {}
     asked = dict.fromkeys((point.network, point.data, point.target) for point in found
@@ -247,12 +247,12 @@ def _mean(point: Point, figure: Figure) -> float:
 
 
 def _titled(place: tuple[str, str]) -> str:
-    """Network and data; what of the data in a line of its own."""
+    """Returns network and data as a title, with the details of the data on a line of their own."""
     return ", ".join(place).replace(" (", "\n(")
 
 
 def _few_ticks(axis: Any) -> None:
-    """Of a logarithmic axis, so that their labels stay apart."""
+    """Sets few ticks on a logarithmic axis, so that their labels do not overlap."""
     from matplotlib.ticker import LogLocator, NullLocator
 
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -1,4 +1,4 @@
-"""The runs of a study, in the order that they are made."""
+"""The runs of a study, in the order in which they are made."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Key = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Run:
-    """One point of a grid; its fields tell it from all others.
+    """One point of a grid, which its fields tell from all others.
 
     Attributes:
         study: A key of `STUDIES`.
@@ -45,7 +45,7 @@ class Run:
 
     @property
     def key(self) -> Key:
-        """The fields, to find it in a file."""
+        """Values of the fields, by which the run is found in a file."""
         return tuple(asdict(self).values())
 
     def __str__(self) -> str:
@@ -54,7 +54,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Choice:
-    """What to run of a study, and with which sizes; None for the study's own.
+    """Which runs of a study to make, and with which sizes; None stands for the study's own.
 
     Attributes:
         networks: Those of the study's networks that are run.
@@ -80,12 +80,13 @@ class Choice:
 
 
 def runs_of(study: str, scale: Scale, choice: Choice | None = None) -> list[Run]:
-    """All runs: first all those of the first seed, so that a grid that is cut off is still of use.
+    """Returns all runs, those of the first seed first, so that an unfinished grid is still useful.
 
-    Within a seed by network and data, the dense network first; within a method by target.
+    Within a seed, runs are ordered by setting (network and data), then by method, with the dense network first as in
+    all studies, then by target.
 
     Raises:
-        OptionError: a method is unknown, or a network is none of the study's.
+        OptionError: a method is unknown, or the study does not have a network.
     """
     choice = choice or Choice()
     sizes = STUDIES[study].scales[scale]
@@ -103,7 +104,7 @@ def runs_of(study: str, scale: Scale, choice: Choice | None = None) -> list[Run]
 
 
 def left(runs: Iterable[Run], rows: Iterable[Row], again: bool = False) -> list[Run]:
-    """The runs that no row is of.
+    """Returns the runs that have no row yet.
 
     Args:
         runs: All.
@@ -122,7 +123,7 @@ def _settings(sizes: Sizes, choice: Choice) -> list[Setting]:
               if choice.networks is None or setting.network in choice.networks]  # fmt: skip
     if choice.datasets is None:
         return chosen
-    # of a network with several settings the last one is the largest, which other data is trained by
+    # the last setting of a network is the largest one; its sizes are used for other data
     by_network = {setting.network: setting for setting in chosen}
     own = {(setting.network, setting.data): setting for setting in chosen}
     return [

@@ -1,4 +1,4 @@
-"""One run: trained, pruned, measured."""
+"""One run: a network is trained, pruned and measured."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from graphprune.research.training import Recipe, observed
 _log = logging.getLogger(__name__)
 
 TIMED_BATCH = 128
-"""Samples in a timed pass or step: of one size, so that networks can be compared."""
+"""Number of samples in a timed pass or step, the same for all networks, so that they can be compared."""
 
 INFERENCE_REPEATS, STEP_REPEATS = 15, 5
 
@@ -64,10 +64,10 @@ class Place:
 
 
 def row_of(run: Run, place: Place) -> Row:
-    """The row of a run, also of one that fails: then with its error.
+    """Makes a run and returns its row, with the error if the run fails.
 
     Raises:
-        InputError: the data is not there, which is no failure of the method.
+        InputError: the data does not exist, so the method did not fail.
     """
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
@@ -89,7 +89,7 @@ def row_of(run: Run, place: Place) -> Row:
 def _measured(run: Run, data: Dataset, place: Place) -> dict[str, Any]:
     recipe = Recipe(run.epochs, run.batch_size, precision=run.precision)
     dense = orthogonal_init_(build(run.network, data.in_shape, data.classes), run.seed).to(place.device)
-    if run.precision == "bfloat16":  # convolutions in it are fast in this layout only
+    if run.precision == "bfloat16":  # convolutions in bfloat16 are fast in this layout only
         dense = dense.to(memory_format=torch.channels_last)
     method = method_of(run.method, run.epochs)
     examples = (data.train.inputs[: run.batch_size].to(place.device), data.train.targets[: run.batch_size])
@@ -118,7 +118,7 @@ def _measured(run: Run, data: Dataset, place: Place) -> dict[str, Any]:
 
 
 def _size(trained: Trained, dense: nn.Module, watch: Watch, recipe: Recipe, samples: int) -> dict[str, Any]:
-    """What is left: weights, nodes, work, bytes."""
+    """Returns the sizes after pruning: weights, nodes, multiply-accumulates, bytes."""
     module = trained.module
     macs, macs_dense = (forward_macs(model, watch.example) for model in (module, dense))
     return {
@@ -135,7 +135,7 @@ def _harmonic_means(found: dict[str, Any]) -> dict[str, float]:
 
 
 def _times(module: nn.Module, dense: nn.Module, examples: Batch, recipe: Recipe) -> dict[str, Any]:
-    """Inference and a training step of the network and of the dense one, in turns."""
+    """Times inference and a training step of the pruned and the dense network, in turns."""
     models = {"pruned": module, "dense": dense}
     batch = examples[0][:TIMED_BATCH], examples[1][:TIMED_BATCH]
     inference = time_inference(models, batch[0], warmup=2, repeats=INFERENCE_REPEATS)
@@ -150,7 +150,7 @@ def _told(latencies: dict[str, Latency]) -> dict[str, dict[str, float]]:
 
 @lru_cache
 def _warm_up(device: str) -> None:
-    """A small run, for what a process does once (imports, kernels) would else be in the time of its first run."""
+    """Makes a small run, so that one-time work of a process (imports, kernels) is not in the time of its first run."""
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2)).to(device)
     split = Split(torch.rand(8, 1, 6, 6), torch.arange(8) % 2)
     for method in (Iterated("nodes", "channel", samples=8), Iterated("weights", "weight", samples=8)):
@@ -158,7 +158,7 @@ def _warm_up(device: str) -> None:
 
 
 def check_data(run: Run, place: Place) -> str | None:
-    """Why a run cannot be made for want of data; None where it can."""
+    """Returns why the data of a run cannot be read, or None if it can."""
     try:
         dataset(run.data, place.data_dir, run.samples)
     except InputError as error:

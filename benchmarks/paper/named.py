@@ -1,4 +1,4 @@
-"""Methods by name, controls and variants among them, with intervals that fit the epochs."""
+"""Methods by name, including controls and variants, with intervals that fit the epochs."""
 
 from __future__ import annotations
 
@@ -34,18 +34,20 @@ VARIANTS: dict[str, Callable[[Method], Method]] = {
     ", absolute": _absolute, ", published loss": _published_loss,
     ", as published": lambda method: _elasticity(method).as_published(),
 }  # fmt: skip
-"""By the end of the name that they give."""
+"""Functions that make a control or a variant of a method, by the suffix of its name."""
 
 
 def method_of(name: str, epochs: int) -> Method:
-    """The method, a control of it (``"snip, shuffled"``), or the same without dead paths (``"snip, on paths"``).
+    """Returns a method, or a control or variant of it, by name.
 
+    Controls are ``"snip, shuffled"`` and ``"snip, re-initialised"``. ``"snip, on paths"`` removes dead paths.
     ``"snap-it, absolute"`` adds gradients up as `graphprune.compile` does by default, ``"snap-it, published loss"``
-    scores with the loss of the published code, ``"snap-it, as published"`` has all that it does otherwise. Methods that
-    prune during training get intervals in proportion to the paper's 80 epochs, of one epoch at least.
+    scores with the loss of the published code, and ``"snap-it, as published"`` has all differences of that code from
+    the paper. For methods that prune during training, intervals are scaled from the paper's 80 epochs to `epochs`, and
+    are at least one epoch.
 
     Raises:
-        OptionError: there is none of that name, or the control or variant does not go with it.
+        OptionError: there is no method of that name, or it cannot have the control or variant.
     """
     for end, variant in VARIANTS.items():
         if name.endswith(2 * end):

@@ -1,9 +1,9 @@
-"""The studies as data: which networks, data, methods, targets, seeds and epochs, at which scale.
+"""The studies as data: networks, datasets, methods, targets, seeds and epochs of each scale.
 
 The scale ``paper`` is the paper's protocol: 80 epochs, 5 seeds, batches of 512 (128 on Imagenette), ten lambdas. The
-paper does not list its sparsities; those here span its figures. The scale ``cpu`` ends on two cores: fewer epochs,
-seeds, sparsities and pictures, large convolutions in bfloat16, and the digits that a
-package ships in the place of MNIST.
+paper does not list its sparsities; those here span its figures. The scale ``cpu`` can be run on two cores. It has fewer
+epochs, seeds, sparsities and pictures, large convolutions in bfloat16, and instead of MNIST the digits that a package
+ships.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Scale = Literal["cpu", "paper"]
 
 
 def log_steps(first: float, last: float, count: int) -> tuple[float, ...]:
-    """Values from the first to the last, each the same number of times the one before, to three digits."""
+    """Returns values from the first to the last in equal steps on a logarithmic scale, rounded to three digits."""
     return tuple(float(f"{first * (last / first) ** (step / (count - 1)):.3g}") for step in range(count))
 
 
@@ -52,13 +52,13 @@ class Sizes:
     """A study at one scale.
 
     Attributes:
-        settings: What is trained.
-        methods: Names, see `benchmarks.paper.named.method_of`.
-        seeds: How many, from 0.
+        settings: Networks to train, with data and epochs.
+        methods: Names of the methods, see `benchmarks.paper.named.method_of`.
+        seeds: Number of seeds, counted from 0.
         weights: Targets of methods that take a weight sparsity, in (0, 1).
         nodes: Targets of methods that take a node sparsity, in (0, 1).
-        lambdas: Targets of methods that take a penalty's weight: by ``"method, network"``, by
-            method, or ``""`` for all others.
+        lambdas: Targets of methods that take the weight of a penalty, by ``"method, network"``, by method, or ``""``
+            for all others.
     """
 
     settings: tuple[Setting, ...]
@@ -71,7 +71,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Study:
-    """What is run for some of the paper's tables and figures.
+    """A study, whose runs are for some of the paper's tables and figures.
 
     Attributes:
         title: Title in a few words.
@@ -112,22 +112,25 @@ CPU_LAMBDAS = {
     "l0": log_steps(2, 0.5, 3),
     "l0, conv6": log_steps(2e-2, 2e-3, 3),
 }
-"""Fewer, where they make a difference in some ten epochs: L0's counts weights, of which Conv6 has many."""
+"""Fewer lambdas, in the range that matters within about ten epochs.
+
+They are lower for L0 on Conv6, because the penalty of L0 counts weights, of which Conv6 has many.
+"""
 
 
 def of_paper(*pairs: str, batch_size: int = 512) -> tuple[Setting, ...]:
-    """Settings of the paper's protocol, of networks and data with a slash in between."""
+    """Returns settings of the paper's protocol, from texts ``"network/data"``."""
     names = (pair.split("/") for pair in pairs)
     return tuple(Setting(network, data, epochs=80, batch_size=batch_size) for network, data in names)
 
 
 def pictures(network: str, epochs: int, samples: int, batch_size: int = 128) -> Setting:
-    """Setting of a network whose convolutions are too large for two cores by the paper's protocol."""
+    """Returns a CIFAR-10 setting for a network with convolutions too large for the paper's protocol on two cores."""
     return Setting(network, "cifar10", epochs, samples, batch_size, "bfloat16")
 
 
 def digits(*networks: str) -> tuple[Setting, ...]:
-    """Settings with the digits that a package ships: so few that they take smaller batches and more epochs."""
+    """Returns settings with the digits that a package ships, which are few and need smaller batches and more epochs."""
     return tuple(Setting(network, "mnist_5k", epochs=20, batch_size=128) for network in networks)
 
 

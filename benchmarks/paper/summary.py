@@ -1,4 +1,4 @@
-"""Tables of what was measured: means and 95 % intervals over seeds, as Markdown."""
+"""Tables of the measured results as Markdown: means and 95 % intervals over seeds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.rows import Row
 from graphprune.research.metrics import Spread, spread_over_seeds
 
 Figure = Callable[[Row], float | None]
-"""A number of a row; None where the row does not have it."""
+"""Function from a row to a number; None if the row does not have the number."""
 
 
 def _share(name: str) -> Figure:
@@ -19,7 +19,7 @@ def _share(name: str) -> Figure:
 
 
 def _fewer(before: str, after: Figure) -> Figure:
-    """How many times less; None where nothing is left, or nothing was measured."""
+    """Returns a figure of how many times less a cost is; None if nothing is left or nothing was measured."""
 
     def times(row: Row) -> float | None:
         left = after(row)
@@ -37,7 +37,7 @@ def _memory(when: str) -> Figure:
 
 
 def _on_disk(form: str) -> Figure:
-    """Bytes of the weights in a form of `graphprune.research.metrics.DiskSize`, beside the dense network's in it."""
+    """Returns a figure of how many times less disk space a form of `graphprune.research.metrics.DiskSize` takes."""
 
     def times(row: Row) -> float | None:
         left = row["disk"][form]
@@ -55,7 +55,7 @@ FIGURES: dict[str, Figure] = {
     "training, s": lambda row: row["training_seconds"],
     "pruning, s": lambda row: row["pruning_seconds"],
 }
-"""Columns of every table."""
+"""Figures in the columns of most tables, by title."""
 
 COSTS: dict[str, Figure] = {
     "MACs, x": _fewer("macs_dense", lambda row: row["macs"]["executed"]),
@@ -69,20 +69,20 @@ COSTS: dict[str, Figure] = {
     "training, s": FIGURES["training, s"],
     "pruning, s": FIGURES["pruning, s"],
 }  # fmt: skip
-"""Columns of structured methods: how many times less than the dense network, in the same run (``x``); and times."""
+"""Figures for structured methods, by title: how many times less than dense in the same run (``x``), and seconds."""
 
 
 CAPS = (0.25, 0.5, 1.0, 2.0)
-"""Largest distances of the attack that tables have."""
+"""Largest distances of the attack in tables."""
 
 ATTACKS: dict[str, Figure] = {"accuracy, %": FIGURES["accuracy, %"]} | {
     f"within {cap:g}, %": (lambda row, cap=str(cap): 100 * row["robustness"]["success"][cap]) for cap in CAPS
 }
-"""Columns of attacked networks: how many of the images that they classify right are changed within a distance."""
+"""Figures for attacked networks, by title: accuracy, and the success of the attack within each distance."""
 
 
 def layers(found: Sequence[Point]) -> dict[str, Figure]:
-    """Columns of what is left of each layer's weights, in per cent."""
+    """Returns the figures of the weights that each layer keeps in per cent, by title."""
 
     def left(place: int) -> Figure:
         def share(row: Row) -> float:
@@ -96,7 +96,7 @@ def layers(found: Sequence[Point]) -> dict[str, Figure]:
 
 @dataclass(frozen=True)
 class Point:
-    """The seeds of one method and target, of one network and its data.
+    """The seeds of one method and target, for one network and its data.
 
     Attributes:
         study: See `Run`.
@@ -116,24 +116,24 @@ class Point:
 
     @property
     def structured(self) -> bool:
-        """Whether nodes are what its method removes."""
+        """Whether the method removes nodes."""
         return bool(self.rows[0]["structured"])
 
     @property
     def target_kind(self) -> str:
-        """What the target is."""
+        """Kind of the target, see `graphprune.research.methods.method.Target`."""
         return str(self.rows[0]["target_kind"])
 
     def spread(self, figure: Figure) -> Spread | None:
-        """Over the seeds; None where one of them does not have it."""
+        """Returns mean and spread of a figure over the seeds; None if a seed does not have it."""
         values = [value for row in self.rows if (value := figure(row)) is not None]
         return spread_over_seeds(values) if len(values) == len(self.rows) else None
 
 
 def points(rows: Iterable[Row]) -> list[Point]:
-    """Rows without an error by all that tells runs apart but the seed, in the order of their first row.
+    """Groups rows without an error by run, apart from the seed, in the order of the first rows.
 
-    Of rows of one run the last one counts.
+    If a run has several rows, the last one counts.
     """
     names = [field.name for field in fields(Run) if field.name != "seed"]
     groups: dict[tuple[object, ...], dict[int, Row]] = defaultdict(dict)
@@ -148,7 +148,7 @@ def points(rows: Iterable[Row]) -> list[Point]:
 
 
 def failures(rows: Sequence[Row]) -> list[Row]:
-    """Rows with an error, but for runs that worked later."""
+    """Returns the rows with an error whose runs have no row without one."""
     names = [field.name for field in fields(Run)]
     worked = {tuple(row[name] for name in names) for row in rows if "error" not in row}
     return [row for row in rows if "error" in row and tuple(row[name] for name in names) not in worked]
@@ -157,7 +157,9 @@ def failures(rows: Sequence[Row]) -> list[Row]:
 def best(found: Sequence[Point]) -> list[Point]:
     """Picks each method's target with the highest harmonic mean, as in the paper's tables; dense stays as it is.
 
-    Source: section 5 of the paper. The sparsity is that of nodes for structured methods, else that of weights.
+    The mean is of accuracy and sparsity: that of nodes for structured methods, otherwise that of weights.
+
+    Source: section 5 of the paper.
     """
     by_method: dict[str, list[Point]] = defaultdict(list)
     for point in found:
@@ -166,7 +168,7 @@ def best(found: Sequence[Point]) -> list[Point]:
 
 
 def summary(rows: Sequence[Row]) -> str:
-    """For each study, network and data: accuracies, all figures, the best of each method; and what failed."""
+    """Returns the tables of each study, network and data (accuracies, figures, costs, best points), and failures."""
     by_place: dict[tuple[str, str, str], list[Point]] = defaultdict(list)
     for point in points(rows):
         by_place[point.study, point.network, point.data].append(point)
@@ -190,9 +192,10 @@ def summary(rows: Sequence[Row]) -> str:
 
 
 def by_target(found: Sequence[Point]) -> str:
-    """Accuracy of each method, a row, by the share that it was to remove, a column; of penalties the full table tells.
+    """Returns a table of accuracies with a row for each method and a column for each share to remove.
 
-    Mean and half-width of the 95 % interval over seeds.
+    A cell has the mean and the half-width of the 95 % interval over seeds. Methods with a penalty are left out; the
+    full table has them.
     """
     accuracy = FIGURES["accuracy, %"]
     dense = "".join(f" (dense: {_cell(p.spread(accuracy))})" for p in found if p.target_kind == "nothing")
@@ -208,7 +211,7 @@ def by_target(found: Sequence[Point]) -> str:
 
 
 def table(found: Sequence[Point], figures: dict[str, Figure]) -> str:
-    """A row for each point; mean and half-width of the 95 % interval."""
+    """Returns a table with a row for each point: mean and half-width of the 95 % interval of each figure."""
     lines = [f"| method | target | seeds | {' | '.join(figures)} |", f"|---|---|{'---|' * (1 + len(figures))}"]
     for point in found:
         cells = (_cell(point.spread(figure)) for figure in figures.values())

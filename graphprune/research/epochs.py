@@ -1,4 +1,4 @@
-"""Parts of an epoch: its batches, their loss, the state that it runs in, its mean loss; and accuracy."""
+"""Parts of an epoch: its batches, their loss, the modes and random state it runs in, its mean loss; and accuracy."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from graphprune.errors import LossError, OptionError
 from graphprune.research.datasets import Batch, Split, batches
 
 Precision = Literal["float32", "bfloat16"]
-"""What matrix products and convolutions of a training step compute in; parameters and moments stay float32."""
+"""Type in which a training step computes matrix products and convolutions; parameters and moments stay float32."""
 
 
 def batch_loss(model: nn.Module, batch: Batch, precision: Precision) -> Tensor:
-    """Mean cross-entropy in nats over a batch on the model's device, a scalar in float32 or the model's own float64."""
+    """Return the mean cross-entropy of a batch in nats, a scalar: float64 for a model in float64, else float32.
+
+    The batch is on the model's device.
+    """
     inputs, targets = batch
     with torch.autocast(inputs.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         logits = model(inputs)
@@ -26,7 +29,7 @@ def batch_loss(model: nn.Module, batch: Batch, precision: Precision) -> Tensor:
 
 
 def trainable_batches(split: Split, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
-    """`batches` without a last one that shrank to a single sample."""
+    """Yield `batches`, but without a last batch that shrank to a single sample."""
     for step, (inputs, targets) in enumerate(batches(split, batch_size, generator)):
         if step > 0 and len(targets) == 1 < batch_size:
             return
@@ -54,7 +57,7 @@ def device_of(model: nn.Module) -> torch.device:
 
 @contextmanager
 def mode(model: nn.Module, training: bool) -> Iterator[None]:
-    """Put `model` in training or eval mode; give every module its own mode back at the end."""
+    """Put `model` in training or eval mode, and give every module its own mode back at the end."""
     before = {module: module.training for module in model.modules()}
     model.train(training)
     try:
@@ -68,7 +71,7 @@ def mode(model: nn.Module, training: bool) -> Iterator[None]:
 def private_random_state_on(seed: int, device: torch.device) -> Iterator[None]:
     """Seed the global generators of the CPU and of `device`, and give them their state back at the end.
 
-    `torch.manual_seed` would not do: it also seeds devices that `fork_rng` was not asked to restore.
+    `torch.manual_seed` is not used, because it also seeds devices that `fork_rng` does not restore here.
     """
     accelerators = [] if device.type == "cpu" else [device]
     with torch.random.fork_rng(accelerators, device_type=device.type):
@@ -83,7 +86,7 @@ def private_random_state_on(seed: int, device: torch.device) -> Iterator[None]:
 def accuracy(model: nn.Module, split: Split, batch_size: int = 1000) -> float:
     """Return the share of `split` that `model` classifies right, in [0, 1].
 
-    Evaluates in eval mode and then gives every module the mode it had.
+    The model is evaluated in eval mode; then every module gets the mode back that it had.
 
     Args:
         model: maps inputs ``(B, C, H, W)`` to logits ``(B, classes)``.

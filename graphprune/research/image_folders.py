@@ -1,6 +1,6 @@
-"""Imagenette, read from folders of pictures; decoded once, and kept as bytes for the next time.
+"""Imagenette, read from folders of pictures, which are decoded once and kept as bytes for the next time.
 
-Pictures are decoded by Pillow and scaled by torchvision, as an extra (``images``).
+Pictures are decoded by Pillow and scaled by torchvision (the extra ``images``).
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ from graphprune.research.datasets import Dataset
 _log = logging.getLogger(__name__)
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of red, green and blue in ImageNet, which Imagenette is a part of; the paper says only that images are normalised.
+"""Mean and standard deviation of red, green and blue in ImageNet, which Imagenette is a part of.
+
+The paper says only that images are normalised.
 
 Source: torchvision's documentation of its pretrained weights.
 """
 
 SIDE, FIRST_SIDE = 128, 320
-"""Sides in pixels of what networks see, and of the shorter side before that; source: appendix J of the paper."""
+"""Side in pixels of the images for networks, and of the shorter side before that; source: appendix J of the paper."""
 
 _PLACES = ("", "imagenette2-320", "imagenette-320", "imagenette2", "imagenette")
 
@@ -40,11 +42,11 @@ def imagenette(
     directory: str | Path | None = None, seed: int = 0, validation: float = VALIDATION, *, side: int = SIDE,
     cache: str | Path | None = None,
 ) -> Dataset:  # fmt: skip
-    """Imagenette: ten classes of ImageNet; to be mirrored in training, see `graphprune.research.data_files.FLIP`.
+    """Imagenette: ten classes of ImageNet; training images are mirrored, see `graphprune.research.data_files.FLIP`.
 
     Source: appendix J of the paper: three channels, the shorter side brought to 320 pixels with the shape kept, then
-        the whole picture scaled to 128 by 128. Its edition had 12894 images to train and 500 to test; the present one
-        has 9469 and 3925. What is in the folders is what counts.
+        the whole picture scaled to 128 by 128. The edition of the paper had 12894 images to train and 500 to test; the
+        present one has 9469 and 3925. All pictures in the folders are used.
 
     Args:
         directory: Holds ``train`` and ``val``, each with one folder of pictures per class, in it or in a folder
@@ -52,13 +54,15 @@ def imagenette(
         seed: Seed of the shuffle that the validation split is cut from ``train`` by; ``val`` is the test split.
         validation: Share of the training images that is kept for choices, above 0 and below 1.
         side: Height and width of the result in pixels.
-        cache: Folder for the decoded pictures, 49 kB each; by default ``GRAPHPRUNE_CACHE`` or the user's cache folder.
+        cache: Folder for the decoded pictures, 49 kB each at the default side; ``GRAPHPRUNE_CACHE`` or the user's
+            cache folder by default.
 
     Returns:
         Images ``(3, side, side)``, normalised by `IMAGENET_MEAN` and `IMAGENET_STD`.
 
     Raises:
-        InputError: no directory is named, a folder is missing or its classes are others, or a picture is damaged.
+        InputError: no directory is named, a folder or its pictures are missing, torchvision is missing, or a picture is
+            damaged.
         OptionError: an option is out of range.
     """
     if side < 1:
@@ -71,19 +75,19 @@ def imagenette(
 
 
 def _read(folder: Path, side: int, home: Path) -> Pixels:
-    """Bytes ``(N, 3, side, side)`` and classes of a folder of classes, in the order of their paths."""
+    """Returns the pictures ``(N, 3, side, side)`` as bytes, and their classes, in the order of their paths."""
     samples = _samples(folder)
     stored = home / f"{_fingerprint(folder, samples, side)}.npy"
     if not stored.is_file():
         _log.info("imagenette: decoding %d pictures of %s into %s", len(samples), folder, stored)
         _decode(samples, side, stored)
-    # mapped, not read: only the images of a split that is being made are in memory as bytes
+    # mapped, not read, so that only the images of the split that is being made are in memory as bytes
     pixels = torch.from_numpy(np.load(stored, mmap_mode="c"))
     return pixels, torch.tensor([target for _, target in samples])
 
 
 def _samples(folder: Path) -> list[tuple[Path, int]]:
-    """Path and class of each picture."""
+    """Returns the path and the class of each picture."""
     datasets = _torchvision().datasets
     try:
         found = datasets.ImageFolder(str(folder)).samples
@@ -96,7 +100,7 @@ def _samples(folder: Path) -> list[tuple[Path, int]]:
 
 
 def _fingerprint(folder: Path, samples: Sequence[tuple[Path, int]], side: int) -> str:
-    """Names the decoded pictures by what decides them; another file, or a changed one, gives another name."""
+    """Returns a name for the decoded pictures that changes with the sides and with the files (path, size, time)."""
     digest = hashlib.sha256(f"{side} {FIRST_SIDE}".encode())
     for path, _ in samples:
         status = path.stat()
@@ -105,7 +109,7 @@ def _fingerprint(folder: Path, samples: Sequence[tuple[Path, int]], side: int) -
 
 
 def _decode(samples: Sequence[tuple[Path, int]], side: int, target: Path) -> None:
-    """Writes all pictures as one array; it gets its name when it is whole, so a broken run leaves nothing to trust."""
+    """Writes all pictures as one array; the file gets its name when it is complete, so a broken run leaves no file."""
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, suffix=".part")
     os.close(handle)
@@ -121,7 +125,7 @@ def _decode(samples: Sequence[tuple[Path, int]], side: int, target: Path) -> Non
 
 
 def _picture(path: Path, side: int) -> Tensor:
-    """One picture, bytes ``(3, side, side)``; the shorter side comes to `FIRST_SIDE` on the way, as in the paper."""
+    """Reads a picture as bytes ``(3, side, side)``; its shorter side first becomes `FIRST_SIDE`, as in the paper."""
     from PIL import Image
 
     functional = _torchvision().transforms.functional

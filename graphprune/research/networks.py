@@ -1,8 +1,8 @@
 """The six networks of the paper's experiments, and its initialisation.
 
 Source: SNIP-it/SNAP-it, appendix L (architectures) and section 4 (initialisation). All but the residual blocks follow
-the appendix line by line; it names `BasicBlock` without spelling it out, see there. Every network ends in raw logits
-``(N, classes)``.
+the appendix line by line; the appendix names those without spelling them out, see `BasicBlock`. Every network ends in
+raw logits ``(N, classes)``.
 
 The networks contain BatchNorm1d, so in training mode a batch needs two samples or more.
 """
@@ -24,7 +24,7 @@ InShape = tuple[int, int, int]
 NEGATIVE_SLOPE = 0.05
 DROPOUT = 0.3
 ORTHOGONAL_GAIN = (2.0 / (1.0 + NEGATIVE_SLOPE**2)) ** 0.5
-"""Gain of a leaky ReLU: keeps the second moment of the signal through the activation."""
+"""Gain of a leaky ReLU, which keeps the second moment of the signal through the activation."""
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -47,9 +47,9 @@ class ConvNet(nn.Module):
     """A chain: convolutional features, adaptive average pool, fully connected classifier.
 
     Args:
-        features: maps ``(N, C, H, W)`` to ``(N, C', H', W')``.
+        features: module that maps ``(N, C, H, W)`` to ``(N, C', H', W')``.
         pooled_side: side of the square that the features are pooled to, in pixels.
-        classifier: maps ``(N, C' * pooled_side**2)`` to ``(N, classes)``.
+        classifier: module that maps ``(N, C' * pooled_side**2)`` to ``(N, classes)``.
     """
 
     def __init__(self, features: nn.Module, pooled_side: int, classifier: nn.Module) -> None:
@@ -65,17 +65,17 @@ class ConvNet(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """Residual block: conv3x3, BatchNorm, LeakyReLU, conv3x3, BatchNorm, plus shortcut, LeakyReLU.
+    """Residual block: conv3x3, BatchNorm, LeakyReLU, conv3x3, BatchNorm, sum with the shortcut, LeakyReLU.
 
-    Source: appendix L gives the widths and the downsampling flag only. The rest is He et al. 2016 with the activation
-    of the paper: no biases before BatchNorm (as in the stem, which the appendix gives), stride 2 in the first
-    convolution of a downsampling block.
+    Source: appendix L gives only the widths and the downsampling flag. The rest follows He et al. 2016, with the
+    activation of the paper: no biases before BatchNorm (as in the stem, which the appendix gives), and stride 2 in the
+    first convolution of a downsampling block.
 
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
-        downsampling: halve height and width; the shortcut is then a 1x1 convolution of stride 2 with BatchNorm, else
-            the identity.
+        downsampling: whether to halve height and width; the shortcut is then a 1x1 convolution of stride 2 with
+            BatchNorm, otherwise the identity.
     """
 
     def __init__(self, in_channels: int, out_channels: int, downsampling: bool = False) -> None:
@@ -168,7 +168,7 @@ def vgg16(in_shape: InShape = (3, 32, 32), classes: int = 10) -> nn.Module:
 
 
 def resnet18(in_shape: InShape = (3, 32, 32), classes: int = 10) -> nn.Module:
-    """ResNet18 with the 7x7 stem of stride 2 and max-pool at every image size, and a hidden layer of 256.
+    """ResNet18 with a hidden layer of 256, and with the 7x7 stem of stride 2 and the max-pool at every image size.
 
     At 32x32 the last feature map is 1x1 and the adaptive pool of appendix L copies it into 2x2.
 
@@ -217,16 +217,16 @@ def build(name: str, in_shape: InShape, classes: int) -> nn.Module:
 def orthogonal_init_(model: ModelT, seed: int) -> ModelT:
     """Initialise every convolution and linear layer of `model` orthogonally, in place.
 
-    A weight is seen as a matrix ``(C_out, C_in/groups * kH * kW)``. Its rows, or where there are more rows than columns
-    its columns, become orthogonal and of length `ORTHOGONAL_GAIN`, in the last layer of length 1. Biases become zero.
-    Normalisation layers keep what they have. Drawn on the CPU, so that one seed gives the same weights on every
-    device; the global random state is not touched.
+    A weight is taken as a matrix ``(C_out, C_in/groups * kH * kW)``. Its rows become orthogonal, or its columns where
+    it has more rows than columns. Their length is `ORTHOGONAL_GAIN`, but 1 in the last layer. Biases become zero.
+    Normalisation layers keep their values. Weights are drawn on the CPU, so that one seed gives the same weights on
+    every device; the global random state does not change.
 
     Source: section 4 of the paper; Lee et al. 2020, "A Signal Propagation Perspective for Pruning Neural Networks at
     Initialization".
 
     Args:
-        model: changed in place. Its *last layer* is the last convolution or linear layer in the order of registration.
+        model: network to change. Its last layer is the last convolution or linear layer in the order of registration.
         seed: seed of the private generator.
 
     Returns:
@@ -253,7 +253,7 @@ def _named(*layers: tuple[str, nn.Module]) -> nn.Sequential:
 
 
 def _features(in_channels: int, plan: Sequence[_Conv | _Pool], inplace: bool = False) -> nn.Sequential:
-    """Turn a plan into conv, BatchNorm, LeakyReLU triples and max-pools, numbered apart."""
+    """Turn a plan into conv, BatchNorm, LeakyReLU triples and max-pools; both are numbered separately."""
     layers: list[tuple[str, nn.Module]] = []
     convs = pools = 0
     for entry in plan:
@@ -274,7 +274,7 @@ def _features(in_channels: int, plan: Sequence[_Conv | _Pool], inplace: bool = F
 def _classifier(
     in_features: int, widths: Sequence[int], classes: int, first_dropout: bool = True, inplace: bool = False
 ) -> nn.Sequential:
-    """Hidden layers of linear, BatchNorm, LeakyReLU, dropout, then one linear layer."""
+    """Build hidden layers (linear, BatchNorm, LeakyReLU, dropout), then one linear layer."""
     layers: list[tuple[str, nn.Module]] = [("drop0", nn.Dropout(DROPOUT))] if first_dropout else []
     for index, width in enumerate(widths, start=1):
         layers += [

@@ -1,6 +1,6 @@
-"""Training by the paper's recipe, and accuracy.
+"""Training by the paper's recipe.
 
-Source: SNIP-it/SNAP-it, section 4: Adam, gradient norm clipped, cross-entropy, no learning-rate schedule.
+Source: SNIP-it/SNAP-it, section 4: Adam, clipped gradient norm, cross-entropy, no learning-rate schedule.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from graphprune.research.epochs import (
 _log = logging.getLogger(__name__)
 
 Penalty = Callable[[nn.Module], Tensor]
-"""From the network to what is added to its loss, a scalar."""
+"""Function from a network to the scalar that is added to its loss."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Recipe:
         precision: Precision of products and convolutions in a step, see `Precision`; the paper's is float32.
 
     Raises:
-        OptionError: if a field is out of range, naming all that are.
+        OptionError: if a field is out of range; the message names all that are.
     """
 
     epochs: int
@@ -84,8 +84,8 @@ class TrainingResult:
 
     Attributes:
         seconds: wall-clock time of the epochs, without `on_epoch`.
-        epoch_losses: for each epoch the mean cross-entropy in nats over its samples, as they were seen: in training
-            mode, before each step.
+        epoch_losses: mean cross-entropy in nats over the samples of each epoch. The loss of a batch is taken in
+            training mode, before the step on that batch.
     """
 
     seconds: float
@@ -97,8 +97,9 @@ class Epoch:
     """One epoch of training.
 
     Attributes:
-        index: From 0.
-        loss: Mean cross-entropy in nats over the samples, as they were seen: in training mode, before each step.
+        index: Number of the epoch, from 0.
+        loss: Mean cross-entropy in nats over the samples. The loss of a batch is taken in training mode, before the
+            step on that batch.
         seconds: Wall-clock time of the epoch.
     """
 
@@ -108,16 +109,16 @@ class Epoch:
 
 
 Observer = Callable[[nn.Module, Epoch], None]
-"""Sees a network at the end of an epoch; it must leave it, and the random state, as they are."""
+"""Function that looks at a network at the end of an epoch; it must not change the network or the random state."""
 
 _OBSERVERS: ContextVar[tuple[Observer, ...]] = ContextVar("observers", default=())
 
 
 @contextmanager
 def observed(observer: Observer) -> Iterator[None]:
-    """While it lasts, every `Trainer` calls a function after each epoch, outside of the time that is counted.
+    """Makes every `Trainer` call a function after each epoch for as long as the context lasts.
 
-    What measures a method this way needs no help from the method.
+    The time of these calls is not counted. So a method can be measured without a change to the method.
     """
     token = _OBSERVERS.set((*_OBSERVERS.get(), observer))
     try:
@@ -129,24 +130,25 @@ def observed(observer: Observer) -> Iterator[None]:
 class Trainer:
     """Trains a network in place, an epoch at a time; between epochs it may be pruned.
 
-    Between epochs the network has the modes it came with and the global random state is as it was, so several networks
-    can be trained in turns. One seed gives one order of samples and one sequence of dropout masks. A last batch of one
-    sample is dropped, for BatchNorm1d cannot train on it.
+    Between epochs the network has the modes that it came with, and the global random state is as it was, so several
+    networks can be trained in turns. One seed gives one order of samples and one sequence of dropout masks. A last
+    batch of one sample is dropped, because BatchNorm1d cannot train on it.
 
-    A step: loss and penalty, gradients, `on_gradients`, clipping, optimizer, `after_step`. All attributes may be
-    changed between epochs. Whoever replaces parameters of the network has to replace them in the optimizer too, as
-    ``Pruner.step(optimizer=trainer.optimizer)`` does; to go on with another module there is `adopt`.
+    A step is: loss and penalty, gradients, `on_gradients`, clipping, optimizer, `after_step`. All attributes may be
+    changed between epochs. Code that replaces parameters of the network has to replace them in the optimizer too, as
+    ``Pruner.step(optimizer=trainer.optimizer)`` does. To go on with another module, call `adopt`.
 
     Attributes:
-        model: Maps inputs ``(B, C, H, W)`` to logits ``(B, classes)``; trained on the device it is on.
-        split: The samples; on any device, batches move to the model's.
-        recipe: How to train; its number of epochs is the caller's affair.
-        optimizer: Holds the parameters of `model`.
-        penalty: Added to the loss of every step, a scalar; None for none. Epochs report the loss without it.
+        model: Network from inputs ``(B, C, H, W)`` to logits ``(B, classes)``; trained on the device it is on.
+        split: Samples to train on, on any device; batches move to the device of the model.
+        recipe: How to train. Its number of epochs is ignored: the caller decides how many to run.
+        optimizer: Optimizer of the parameters of `model`.
+        penalty: Function whose result, a scalar, is added to the loss of every step, or None. Epochs report the loss
+            without it.
         flip: Probability that a training image is mirrored left to right, in [0, 1]; see `Dataset.flip`.
-        on_gradients: Called after the gradients are there and before they are clipped.
-        after_step: Called after the optimizer's step.
-        done: The epochs so far.
+        on_gradients: Function that is called once the gradients are computed, before they are clipped; or None.
+        after_step: Function that is called after the optimizer's step; or None.
+        done: Epochs that were trained so far.
     """
 
     def __init__(
@@ -160,9 +162,9 @@ class Trainer:
         penalty: Penalty | None = None,
         flip: float = 0.0,
     ) -> None:
-        """Makes the recipe's optimizer where none is given; the seed is of shuffling and of everything drawn in steps.
+        """Sets the attributes, and makes the recipe's optimizer where none is given.
 
-        The weights are not drawn here.
+        The seed decides the shuffling and every random number of the steps. The weights are not drawn here.
 
         Raises:
             OptionError: the probability of mirroring is out of range.
@@ -177,11 +179,12 @@ class Trainer:
         self._generator = torch.Generator().manual_seed(seed)
 
     def epoch(self) -> Epoch:
-        """One pass over the samples.
+        """Trains for one pass over the samples.
 
         Raises:
-            LossError: at the end of an epoch with a loss that is not finite, naming the first step. Checking once an
-                epoch spares a CUDA device a wait in every step. The model is left as that epoch made it.
+            LossError: a loss of the epoch is not finite; the message names the first such step. It is raised at the end
+                of the epoch, because a check in every step would make a CUDA device wait. The model stays as that
+                epoch made it.
         """
         start, index = time.perf_counter(), len(self.done)
         dropout_seed = int(torch.randint(2**63 - 1, (), generator=self._generator))
@@ -197,15 +200,15 @@ class Trainer:
         return epoch
 
     def run(self, count: int) -> None:
-        """So many epochs."""
+        """Trains for `count` epochs."""
         for _ in range(count):
             self.epoch()
 
     def adopt(self, model: nn.Module) -> None:
         """Goes on with another module whose parameters have the same names and shapes.
 
-        A new optimizer holds them, with the groups, the options and the state of the old one. Parameters that the
-        module lacks are left out.
+        A new optimizer holds the parameters of that module, with the groups, the options and the state of the old
+        one. Parameters that the module lacks are left out.
         """
         names = {id(parameter): name for name, parameter in self.model.named_parameters()}
         after = dict(model.named_parameters())
@@ -220,7 +223,7 @@ class Trainer:
         self.model = model
 
     def _steps(self, epoch_batches: Iterator[Batch]) -> tuple[Tensor, list[int]]:
-        """Take one step per batch; return each step's mean loss ``(steps,)``, on the device, and its sample count."""
+        """Takes one step per batch; returns each step's mean loss ``(steps,)``, on the device, and its sample count."""
         device = device_of(self.model)
         losses, counts = [], []
         for inputs, targets in epoch_batches:
@@ -240,14 +243,14 @@ class Trainer:
 
 
 def epochs(model: nn.Module, split: Split, recipe: Recipe, seed: int) -> Iterator[Epoch]:
-    """Train `model` in place, on the device it is on, an epoch for each item that is asked for.
+    """Train `model` in place, on the device it is on; each item of the iterator trains one epoch.
 
-    Between epochs it may be evaluated, but no parameter replaced: the optimizer would keep the old one. A `Trainer`
-    lets more happen there.
+    Between epochs the model may be evaluated, but no parameter may be replaced, because the optimizer would keep the
+    old one. A `Trainer` allows more.
 
     Args:
-        model: maps inputs ``(B, C, H, W)`` to logits ``(B, classes)``.
-        split: the samples; on any device, batches move to the model's.
+        model: network from inputs ``(B, C, H, W)`` to logits ``(B, classes)``.
+        split: samples to train on, on any device; batches move to the device of the model.
         recipe: how to train.
         seed: seed of shuffling and dropout; the weights are not drawn here.
 
@@ -266,7 +269,7 @@ def train(
     seed: int,
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> TrainingResult:
-    """All of `epochs`.
+    """Train `model` in place, on the device it is on, for all epochs of the recipe.
 
     Args:
         model: see `epochs`.
@@ -288,5 +291,5 @@ def train(
 
 
 def result_of(done: Sequence[Epoch]) -> TrainingResult:
-    """The sum of epochs."""
+    """Returns the time of all epochs together, and their losses."""
     return TrainingResult(sum(epoch.seconds for epoch in done), tuple(epoch.loss for epoch in done))

@@ -1,1 +1,1 @@
-"""The choices in scoring, one at a time, before and after training."""
+"""An ablation of the choices in scoring, changed one at a time, before and after training."""

@@ -31,7 +31,7 @@ from graphprune.research.datasets import Dataset
 
 
 def jobs(options: argparse.Namespace) -> Iterator[Job]:
-    """All runs that were asked for; all variants of a network and a seed before the next, so that rows compare."""
+    """Yields all wanted runs, with the variants of a network and a seed together, so that their rows compare."""
     for seed, network, granularity in itertools.product(options.seeds, options.networks, options.granularities):
         study = STUDIES[network]
         for sparsity in options.sparsities or study.sparsities[granularity]:
@@ -40,7 +40,7 @@ def jobs(options: argparse.Namespace) -> Iterator[Job]:
 
 
 def models(network: str, data: Dataset, options: argparse.Namespace) -> Callable[[int], nn.Module]:
-    """The network of each seed before the prune; the trained one is the same for all."""
+    """Returns a function from the seed to the network before the prune; a trained network is the same for all seeds."""
     fresh = STUDIES[network].network
     if fresh is not None:
         return fresh

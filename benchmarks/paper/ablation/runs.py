@@ -1,4 +1,4 @@
-"""A run of the ablation: a network is pruned by one variant and tested; its row."""
+"""A run of the ablation, in which a network is pruned by one variant and tested, and its row."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from graphprune.research.methods.iterated import Iterated, published_loss
 from graphprune.research.training import train
 
 KEYS = ("network", "granularity", "variant", "sparsity", "seed", "finetune_epochs")
-"""What tells runs apart."""
+"""Fields of a row that tell runs apart."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run.
+    """A run of the ablation.
 
     Attributes:
         network: Name of its study.
@@ -42,13 +42,13 @@ class Job:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """As `KEYS` of its row."""
+        """Values of `KEYS` in the row of the run."""
         finetune = self.finetune_epochs if STUDIES[self.network].network is None else 0
         return (self.network, self.variant.granularity, self.variant.name, self.sparsity, self.seed, finetune)
 
 
 def before_training(job: Job, model: nn.Module, data: Dataset) -> Row:
-    """Prunes a fresh network, trains what is left, and tests it."""
+    """Prunes a fresh network, trains the pruned network, and tests it."""
     study, variant = STUDIES[job.network], job.variant
     method = Iterated(
         variant.name, variant.granularity, 0, variant.ranking(), variant.accumulate, variant.schedule,
@@ -60,7 +60,7 @@ def before_training(job: Job, model: nn.Module, data: Dataset) -> Row:
 
 
 def after_training(job: Job, dense: nn.Module, data: Dataset) -> Row:
-    """Prunes a trained network and tests it, before and, if asked for, after fine-tuning."""
+    """Prunes a trained network and tests it, also after fine-tuning if the run has epochs for it."""
     study, variant = STUDIES[job.network], job.variant
     compiled = graphprune.compile(
         dense, data.test.inputs[:2], sparsity=job.sparsity, granularity=variant.granularity,
@@ -78,7 +78,7 @@ def after_training(job: Job, dense: nn.Module, data: Dataset) -> Row:
 
 
 def _left(compiled: graphprune.Compiled) -> Row:
-    """What was removed, and whether it still hangs together."""
+    """Returns what was removed, and whether the outputs are still connected to the inputs."""
     report = compiled.report
     dead = report.dead_paths
     paths = {} if dead is None else {"dead_weights": dead.weights, "outputs_cut": dead.cut}
@@ -86,7 +86,7 @@ def _left(compiled: graphprune.Compiled) -> Row:
 
 
 def run(job: Job, model: nn.Module, data: Dataset) -> Row:
-    """A row also where a variant cannot work: that is a result."""
+    """Makes a run and returns its row; if a variant cannot work, the row has the error, which is a result too."""
     study, started = STUDIES[job.network], time.perf_counter()
     row: Row = dict(zip(KEYS, job.key, strict=True)) | {"choices": asdict(job.variant)}
     try:

@@ -1,4 +1,4 @@
-"""The networks of the ablation, before training and trained, with their data and settings."""
+"""The networks of the ablation, untrained and trained, with their data and settings."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ class Study:
     """A network and what is measured on it.
 
     Attributes:
-        data: Reads its data.
-        network: Before training, by seed; None for the trained ResNet20 of `benchmarks.trained_networks`.
+        data: Function that reads the dataset from a directory.
+        network: Function that returns the untrained network of a seed; None for the trained ResNet20 of
+            `benchmarks.trained_networks`.
         recipe: Training after the prune.
         train_samples: Samples of the training split that are used.
         test_samples: Samples of the test split.
@@ -44,7 +45,7 @@ class Study:
     protect: tuple[str, ...] = ()
 
     def dataset(self, directory: Path | None) -> Dataset:
-        """The data, cut to the samples that are used."""
+        """Returns the data, with only the samples that are used."""
         data = self.data(directory)
         return replace(data, train=_first(data.train, self.train_samples), test=_first(data.test, self.test_samples))
 
@@ -54,7 +55,7 @@ def _first(split: Split, count: int) -> Split:
 
 
 def narrow_conv6(seed: int) -> nn.Module:
-    """Conv6 with a quarter of its channels, for images ``(1, 28, 28)``; orthogonal weights."""
+    """Returns Conv6 with a quarter of its channels, for images ``(1, 28, 28)``, with orthogonal weights."""
     layers: list[nn.Module] = []
     for before, after in itertools.pairwise((1, 16, 16, 32, 32, 64, 64)):
         layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.LeakyReLU(NEGATIVE_SLOPE)]

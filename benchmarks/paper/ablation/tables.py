@@ -1,4 +1,4 @@
-"""What the ablation's rows say, as Markdown."""
+"""Tables of the ablation's rows, as Markdown."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from graphprune.research.metrics import spread_over_seeds
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "ablation.jsonl"
 
 MEASURES = ("accuracy", "accuracy_finetuned")
-"""What tables are of; one of a trained network that is not fine-tuned, or of a fresh one, has the first only."""
+"""Measures that have tables; only rows of a network that was fine-tuned have the second one."""
 
 
 def summary(rows: Sequence[Row]) -> str:
-    """A table for each network, granularity and measure, under its title, and what errors there were."""
+    """Returns a table for each network, granularity and measure, with its title and with the errors."""
     titles = dict.fromkeys(
         (row["network"], row["granularity"], measure) for row in rows for measure in MEASURES if measure in row
     )
@@ -26,14 +26,14 @@ def summary(rows: Sequence[Row]) -> str:
 
 
 def table(rows: Sequence[Row], network: str, granularity: str, measure: str = MEASURES[0]) -> str:
-    """Mean accuracy in per cent, with its 95 % interval and the number of seeds; the best variant first.
+    """Returns mean accuracies in per cent, with 95 % interval and number of seeds, as a table.
 
-    By the mean over its sparsities. Variants that ended in an error are named below the table.
+    The best variant comes first, by its mean over the sparsities. Errors of variants are below the table.
     """
     of = [row for row in rows if (row["network"], row["granularity"]) == (network, granularity)]
     cells: dict[str, dict[float, dict[int, float]]] = {}
     for row in of:
-        if measure in row:  # by seed: with and without fine-tuning the accuracy before it is one
+        if measure in row:  # by seed, because runs with and without fine-tuning share the accuracy before it
             cells.setdefault(row["variant"], {}).setdefault(row["sparsity"], {})[row["seed"]] = 100 * row[measure]
     sparsities = sorted({sparsity for by_sparsity in cells.values() for sparsity in by_sparsity})
 

@@ -1,4 +1,4 @@
-"""The ways to rank: each way of accumulating gradients, with one choice at a time turned round, and baselines."""
+"""The variants of ranking: each way to accumulate gradients, with at most one other choice changed, and baselines."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class Variant:
     """One way to rank.
 
     Attributes:
-        granularity: What goes.
-        criterion: ``"elasticity"``, or a baseline by name.
-        accumulate: How samples add up.
-        training: Score with batch statistics and dropout.
-        before: Gates come before normalisations.
-        published: The published code's loss.
-        schedule: Iterated (``"halving"``) or ``"one-shot"``.
+        granularity: What is removed, channels or weights.
+        criterion: ``"elasticity"``, or the name of a baseline.
+        accumulate: How samples add up, see `graphprune.compile`.
+        training: Whether to score with batch statistics and dropout.
+        before: Whether gates come before normalisations.
+        published: Whether to score with the published code's loss.
+        schedule: Schedule, iterated (``"halving"``) or ``"one-shot"``.
     """
 
     granularity: Granularity
@@ -36,7 +36,7 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """All choices, those that are no defaults of the paper by name."""
+        """Name with the accumulation, the schedule and all changes from the paper; for a baseline, its own name."""
         if self.criterion != "elasticity":
             return self.criterion
         turned = {
@@ -45,7 +45,7 @@ class Variant:
         return ", ".join([self.accumulate, self.schedule, *(name for name, is_so in turned.items() if is_so)])
 
     def ranking(self) -> Any:
-        """The criterion as `graphprune.compile` takes it."""
+        """Returns the criterion as `graphprune.compile` takes it."""
         if self.criterion.endswith(", evenly"):
             return Evenly(self.criterion.removesuffix(", evenly"))
         if self.criterion == "elasticity" and (self.training or self.before):
@@ -59,10 +59,10 @@ BASELINES: Mapping[Granularity, tuple[str, ...]] = {
 
 
 def variants(granularity: Granularity, schedule: str) -> list[Variant]:
-    """Each way of accumulating as it is and with one choice turned round, then the baselines.
+    """Returns each way to accumulate, alone and with one other choice changed, then the baselines.
 
-    Modes and gates are of channels; in training mode a gate before a normalisation has no gradient, so those two are
-    not put together.
+    The mode and the place of gates are changed for channels only. The two changes are not combined, because in training
+    mode a gate before a normalisation has no gradient.
     """
     other = "one-shot" if schedule == "halving" else "halving"
     turns: list[dict[str, Any]] = [{}, {"published": True}, {"schedule": other}]
@@ -73,6 +73,6 @@ def variants(granularity: Granularity, schedule: str) -> list[Variant]:
         for accumulate in ("signed", "absolute", "squared")
         for turned in turns
     ]
-    if granularity == "channel":  # all that the published code does at once
+    if granularity == "channel":  # the published code's differences from the paper, all at once
         found.append(Variant(granularity, before=True, published=True, schedule=schedule))
     return found + [Variant(granularity, name, schedule=schedule) for name in BASELINES[granularity]]

@@ -1,4 +1,4 @@
-"""Analyses of a network for studies: each a function that returns plain data; `drawing` makes figures of them."""
+"""Analyses of a network for studies. Each is a function that returns plain data; `drawing` makes figures of it."""
 
 from graphprune.research.analyses.elasticities import Curve, ElasticityCurves, curves_of, elasticity_curves
 from graphprune.research.analyses.remaining import Remaining, remaining

@@ -1,4 +1,4 @@
-"""Figures of the analyses, with matplotlib, an extra (``plot``); the suffix of the path says which format."""
+"""Figures of the analyses, drawn with matplotlib (the extra ``plot``); the suffix of the path sets the file format."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from graphprune.research.metrics import spread_over_seeds
 
 
 def draw_elasticities(curves: Mapping[str, ElasticityCurves], path: str | Path) -> Path:
-    """Sorted elasticities of several networks, of channels on the left and of weights on the right; both axes log.
+    """Draws the sorted elasticities of several networks: channels on the left, weights on the right; both axes log.
 
     Raises:
         OptionError: matplotlib is missing, or there are no curves.
@@ -33,7 +33,7 @@ def draw_elasticities(curves: Mapping[str, ElasticityCurves], path: str | Path) 
 
 
 def draw_remaining(networks: Mapping[str, Sequence[Remaining]], path: str | Path) -> Path:
-    """Share of the weights that is left in each layer, a group of bars for each layer, on a logarithmic scale.
+    """Draws the share of weights kept in each layer, as a group of bars per layer on a logarithmic scale.
 
     Args:
         networks: The networks by name, a network of each seed: bars are the means, their lines the 95 % intervals.
@@ -61,7 +61,7 @@ def draw_remaining(networks: Mapping[str, Sequence[Remaining]], path: str | Path
 
 
 def draw_saliency(networks: Mapping[str, SaliencyMaps], path: str | Path) -> Path:
-    """Images in the first row, and a row of maps for each network; every map has its own scale.
+    """Draws the images in the first row and a row of maps for each network; every map has its own scale.
 
     Raises:
         OptionError: matplotlib is missing, or there are no networks.
@@ -80,7 +80,7 @@ def draw_saliency(networks: Mapping[str, SaliencyMaps], path: str | Path) -> Pat
 
 
 def draw_robustness(networks: Mapping[str, Sequence[Robustness]], path: str | Path) -> Path:
-    """Success rate of the attack against the largest distance.
+    """Draws the success rate of the attack over the largest distance that it is allowed.
 
     Args:
         networks: The networks by name, a network of each seed: lines are the means, in bounds of the 95 % intervals.
@@ -91,7 +91,7 @@ def draw_robustness(networks: Mapping[str, Sequence[Robustness]], path: str | Pa
     """
     figure, (axes,) = _figure(networks)
     for name, seeds in networks.items():
-        attacked = [found for found in seeds if found.success]  # not one that classifies no image right
+        attacked = [found for found in seeds if found.success]  # a network that classifies no image right has none
         caps = list(attacked[0].success) if attacked else []
         rates = [spread_over_seeds([found.success[cap] for found in attacked]) for cap in caps]
         images = sum(found.classified for found in seeds)
@@ -109,7 +109,7 @@ def _has_empty(networks: Mapping[str, Sequence[Remaining]]) -> bool:
 
 
 def _figure(data: Mapping[str, object], columns: int = 1, rows: int = 1) -> tuple[Any, list[Any]]:
-    """A figure without a window, and its axes row by row."""
+    """Returns a figure without a window, and its axes row by row."""
     if not data:
         raise OptionError("there is nothing to draw; give one entry or more")
     try:
@@ -122,7 +122,7 @@ def _figure(data: Mapping[str, object], columns: int = 1, rows: int = 1) -> tupl
 
 
 def saved(figure: Any, path: str | Path) -> Path:
-    """Writes a figure of matplotlib: without a date, and SVG with names that do not change, so that files compare."""
+    """Writes a matplotlib figure without a date, and an SVG with stable names, so that two runs write equal files."""
     from matplotlib import rc_context
 
     of_svg = {"metadata": {"Date": None}} if Path(path).suffix == ".svg" else {}

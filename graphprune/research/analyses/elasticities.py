@@ -25,7 +25,7 @@ from graphprune.program.example import Example
 from graphprune.program.program import Program
 
 POINTS = 1000
-"""Points of a curve: more than a figure is wide, few enough for a line of JSON."""
+"""Points of a curve: more than a figure is wide, yet few enough for a line of JSON."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class Curve:
 
     @classmethod
     def of(cls, values: Tensor, points: int = POINTS) -> Curve:
-        """The curve of values of any shape.
+        """Returns the curve of values of any shape.
 
         Raises:
-            OptionError: fewer than two points are asked for.
+            OptionError: `points` is below 2.
         """
         if points < 2:
             raise OptionError(f"points must be 2 or more, got {points}")
@@ -78,7 +78,7 @@ class ElasticityCurves:
     samples: int
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields, ready for JSON."""
+        """Returns the fields, ready for JSON."""
         return asdict(self)
 
 
@@ -86,7 +86,7 @@ def elasticity_curves(
     model: nn.Module, example_input: Any, data: Iterable[Any], *, loss: Callable[[Any, Any], Any] | None = None,
     samples: int = 2560, accumulate: Accumulate = "signed", seed: int = 0,
 ) -> ElasticityCurves:  # fmt: skip
-    """Scores a network and sorts what is found.
+    """Scores the channels and the weights of a network, and sorts the scores.
 
     Args:
         model: The network; it is not changed.
@@ -109,7 +109,7 @@ def elasticity_curves(
 def curves_of(program: Program, sensitivity: Sensitivity, points: int = POINTS) -> ElasticityCurves:
     """Returns the elasticities of an analysed program, without those of dead weights.
 
-    Channels and weights are scored one after the other, on samples that follow each other in the stream.
+    Channels are scored first, then weights, on consecutive samples of the stream.
     """
     channels = scores_of(Elasticity(), program, sensitivity)
     weights = weight_scores_of(elasticity, program, sensitivity)

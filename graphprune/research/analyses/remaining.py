@@ -1,4 +1,4 @@
-"""What is left of each layer: where a method prunes."""
+"""Weights and nodes that each layer keeps, which shows where a method prunes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from graphprune.research.metrics.sparsity import LayerLeft, nodes_left, weights_
 
 @dataclass(frozen=True)
 class Remaining:
-    """Layers in the order of the dense network.
+    """What the layers keep, in the order of the dense network.
 
     Attributes:
         weights: Weights of each convolution and linear layer.
@@ -24,22 +24,22 @@ class Remaining:
     nodes: tuple[LayerLeft, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields, ready for JSON."""
+        """Returns the fields, ready for JSON."""
         return {kind: [asdict(layer) for layer in layers] for kind, layers in vars(self).items()}
 
 
 def remaining(model: nn.Module, dense: nn.Module, outputs: Sequence[str] | None = None) -> Remaining:
-    """Counts what is left.
+    """Counts the weights and nodes that each layer keeps.
 
     Source: figure 4 of the paper, remaining weights by layer.
 
     Args:
-        model: The network: with zeros, physically smaller, or both.
-        dense: The network before anything went.
+        model: The pruned network: with zeros, physically smaller, or both.
+        dense: The network before anything was removed.
         outputs: Paths of the output layers; the last layer by default.
 
     Raises:
-        InputError: `model` is no smaller form of `dense`.
-        OptionError: an output is no layer.
+        InputError: `model` is not a smaller form of `dense`.
+        OptionError: an output is not the path of a layer.
     """
     return Remaining(tuple(weights_left(model, dense)), tuple(nodes_left(model, dense, outputs)))

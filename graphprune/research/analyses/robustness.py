@@ -1,6 +1,6 @@
-"""How far an image has to be changed until a network gets it wrong: Carlini and Wagner's attack in L2.
+"""How far an image has to be changed before a network gets it wrong, by the L2 attack of Carlini and Wagner.
 
-The attack is Foolbox's, an extra (``robustness``).
+The attack is the one of Foolbox (the extra ``robustness``).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from graphprune.research.datasets import Normalisation, Split
 from graphprune.research.epochs import device_of
 
 CAPS = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
-"""Largest distances at which success is told; the paper's figure 5 has one of 0.5, and a range around 1."""
+"""Largest distances for which success is reported; figure 5 of the paper has 0.5 and a range around 1."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Robustness:
     success: dict[float, float]
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields, ready for JSON: infinite distances as null, caps as text."""
+        """Returns the fields, ready for JSON: infinite distances as null, caps as text."""
         return {
             "images": self.images,
             "classified": self.classified,
@@ -80,15 +80,16 @@ def robustness(
 ) -> Robustness:  # fmt: skip
     """Attacks every image that the network classifies right.
 
-    Source: section 5 and figure 5 of the paper; the attack of Carlini and Wagner 2017. It searches the nearest image,
-    so one run tells success at all caps.
+    The attack searches for the nearest image, so one run gives the success at all caps.
+
+    Source: section 5 and figure 5 of the paper; the attack of Carlini and Wagner 2017.
 
     Args:
-        model: Maps inputs ``(N, C, H, W)`` to logits; attacked in evaluation mode, not changed.
-        split: Normalised images; some hundred are enough, for each takes thousands of passes.
-        normalisation: How they came from pixels in [0, 1], of the `Dataset`.
-        caps: Distances in units of pixels, not negative.
-        attack: Options.
+        model: Network from inputs ``(N, C, H, W)`` to logits; attacked in evaluation mode and not changed.
+        split: Normalised images; some hundred are enough, and each takes thousands of passes.
+        normalisation: How the images were made from pixels in [0, 1]; see `Dataset.normalisation`.
+        caps: Largest distances to report, in units of pixels, not negative.
+        attack: Options of the attack; the defaults of `Attack` where None.
 
     Raises:
         OptionError: Foolbox is missing, or a cap is negative.
@@ -108,14 +109,14 @@ def robustness(
 
 
 class _OfPixels(nn.Module):
-    """The network with its normalisation in front."""
+    """A network with its normalisation in front."""
 
     def __init__(self, model: nn.Module, normalisation: Normalisation) -> None:
         super().__init__()
         self.model, self.normalisation = model, normalisation
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Logits of pixels ``(N, C, H, W)`` in [0, 1]."""
+        """Returns the logits of pixels ``(N, C, H, W)`` in [0, 1]."""
         logits: Tensor = self.model(self.normalisation.apply(pixels))
         return logits
 
@@ -123,10 +124,10 @@ class _OfPixels(nn.Module):
 def _attacked(
     model: nn.Module, normalisation: Normalisation, inputs: Tensor, targets: Tensor, attack: Attack
 ) -> Tensor:
-    """Distances ``(n,)``, float64, of those images of a batch that are classified right."""
+    """Returns the distances ``(n,)``, float64, for the images of a batch that are classified right."""
     foolbox = _foolbox()
     device = device_of(model)
-    # rounding must not leave the box
+    # rounding must not take pixels out of [0, 1]
     pixels, targets = normalisation.undo(inputs.to(device)).clamp(0, 1), targets.to(device)
     network = _OfPixels(model, normalisation).eval()
     with torch.no_grad():
@@ -148,7 +149,7 @@ def _attacked(
 
 @contextmanager
 def _without_gradients_of_weights(model: nn.Module) -> Iterator[None]:
-    """Only the gradient in the image is needed."""
+    """Turns off the gradients of the parameters meanwhile, because only that of the image is needed."""
     needed = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in needed:
         parameter.requires_grad_(False)

@@ -19,10 +19,10 @@ class SaliencyMaps:
     """Saliency maps of some images.
 
     Attributes:
-        maps: Not negative, float32 ``(N, H, W)``, on the CPU.
-        images: What they are maps of, ``(N, C, H, W)``, as the network saw them.
+        maps: One map per image, not negative, float32 ``(N, H, W)``, on the CPU.
+        images: The images ``(N, C, H, W)``, as the network saw them.
         targets: The true classes, int64 ``(N,)``.
-        predicted: What the network says.
+        predicted: The classes that the network predicts, int64 ``(N,)``.
     """
 
     maps: Tensor
@@ -31,23 +31,23 @@ class SaliencyMaps:
     predicted: Tensor
 
     def to_dict(self) -> dict[str, Any]:
-        """Maps and classes as lists, ready for JSON; the images are the data's."""
+        """Returns maps and classes as lists, ready for JSON; without the images, which are in the dataset."""
         return {name: getattr(self, name).tolist() for name in ("maps", "targets", "predicted")}
 
 
 def saliency_maps(model: nn.Module, images: Tensor, targets: Tensor) -> SaliencyMaps:
-    """|dL/dx| summed over colours, L the cross-entropy of the image's true class.
+    """Returns |dL/dx| summed over colours, where L is the cross-entropy of the image's true class.
 
-    Source: figure 3 of the paper, after Simonyan et al. 2013, who take the class's score instead of the loss and the
-        largest of the colours; for gray images, which the paper shows, the latter is the same.
+    Source: figure 3 of the paper, after Simonyan et al. 2013, who take the score of the class instead of the loss, and
+        the maximum over the colours instead of the sum. For gray images, as in the paper, maximum and sum are equal.
 
     Args:
-        model: Maps inputs ``(N, C, H, W)`` to logits ``(N, classes)``; looked at in evaluation mode, not changed.
+        model: Network from inputs ``(N, C, H, W)`` to logits ``(N, classes)``; run in evaluation mode, not changed.
         images: Inputs ``(N, C, H, W)``, N at least 1.
         targets: True classes ``(N,)``.
 
     Raises:
-        InputError: a shape is another.
+        InputError: a shape is not the expected one.
     """
     if images.dim() != 4 or targets.shape != images.shape[:1] or not len(images):
         raise InputError(

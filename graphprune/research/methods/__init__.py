@@ -1,4 +1,4 @@
-"""Methods that train and prune: baselines of the SNIP-it paper, each to its own paper, and two controls."""
+"""Methods that train and prune: those that the SNIP-it paper compares, each after its own paper, and two controls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every method has to beat: no pruning, and random pruning before training."""
+"""Baselines that every method has to beat: no pruning, and random pruning before training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from graphprune.research.training import Recipe
 
 @dataclass(frozen=True)
 class Dense:
-    """Trains, and removes nothing; the target does not matter."""
+    """Trains and removes nothing; the target is ignored."""
 
     name: ClassVar[str] = "dense"
     target: ClassVar[Target] = "nothing"
@@ -50,7 +50,7 @@ class RandomNodes:
 
 @dataclass(frozen=True)
 class RandomWeights:
-    """Zeroes random weights before training, drawn uniformly from those of all layers together."""
+    """Zeroes random weights before training, drawn uniformly from the weights of all layers together."""
 
     name: ClassVar[str] = "random-weights"
     target: ClassVar[Target] = "weight sparsity"
@@ -61,7 +61,7 @@ class RandomWeights:
         check_sparsity(self, target)
         trainer, generator = trainer_of(model, dataset, recipe, seed), torch.Generator().manual_seed(seed)
         weights = layer_weights(trainer.model)
-        # float64: in float32 equal numbers would be common among millions
+        # float64, because in float32 equal numbers would be common among millions
         drawn = {
             name: torch.rand(weight.shape, generator=generator, dtype=torch.float64) for name, weight in weights.items()
         }

@@ -1,4 +1,4 @@
-"""From numbers that layers have for their channels to smaller networks, through graphprune's own groups and pruner."""
+"""Makes smaller networks from the numbers that layers have for their channels, with graphprune's groups and pruner."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ from graphprune.research.training import Trainer
 log = logging.getLogger(__name__)
 
 Values = Mapping[tuple[str, int], Tensor]
-"""A number for each index of a dim of a parameter, by the parameter's name and the dim, shape ``(size,)``."""
+"""Numbers for the indices of a dim, shape ``(size,)``, by name of the parameter and dim."""
 
 
 def example_of(model: nn.Module, dataset: Dataset) -> Tensor:
-    """Two samples on the model's device, shape ``(2, C, H, W)``; not one, which BatchNorm1d could not train on."""
+    """Returns two samples on the model's device, ``(2, C, H, W)``, because BatchNorm1d cannot train on one."""
     return dataset.train.inputs[:2].to(next(model.parameters()).device)
 
 
 def analysed(model: nn.Module, example: Tensor) -> Program:
-    """The program with its channels and groups; the order of channels is the one that a `Pruner` finds."""
+    """Returns the program with its channels and groups; the channels have the order that a `Pruner` finds."""
     return Runner().run(pipelines.analysis(), capture(model, example))
 
 
 def of_channels(program: Program, values: Values, combine: Literal["sum", "amax"], missing: float) -> Tensor:
-    """The values of all members of each channel, combined.
+    """Combines the values that belong to each channel into one.
 
     Args:
         program: The program, with its dependencies.
         values: Values of some of the dims of its parameters; others do not count.
         combine: How the values of coupled layers become one.
-        missing: What a channel has that no value belongs to.
+        missing: Value of a channel that no value belongs to.
 
     Returns:
         float64, shape ``(channels,)``.
@@ -55,7 +55,7 @@ def of_channels(program: Program, values: Values, combine: Literal["sum", "amax"
     for owner in dependencies.stored:
         if (owner.name, owner.dim) in values:
             channels = dependencies.channel_of[owner.start : owner.start + owner.size]
-            channels = channels % (dependencies.channels + 1)  # frozen ones, -1, become the last
+            channels = channels % (dependencies.channels + 1)  # frozen channels, -1, become the last one
             of_dim = values[owner.name, owner.dim].detach().cpu().double()
             before = total if combine == "sum" else total.where(found, float("-inf"))
             total = before.scatter_reduce(0, channels, of_dim, combine)
@@ -64,7 +64,7 @@ def of_channels(program: Program, values: Values, combine: Literal["sum", "amax"
 
 
 def under(program: Program, scores: Tensor, threshold: float) -> int:
-    """How many channels can go whose score is the threshold or less: of a group that is under it as a whole one stays.
+    """Returns how many channels have a score of at most the threshold and can go; one channel of each group stays.
 
     Args:
         program: The program, with its dependencies.
@@ -80,10 +80,10 @@ def under(program: Program, scores: Tensor, threshold: float) -> int:
 def remove_under(
     trainer: Trainer, dataset: Dataset, program: Program, scores: Tensor, threshold: float
 ) -> Pruner | None:
-    """Removes the channels of a trainer's network whose score is the threshold or less; see `under`.
+    """Removes the channels of a trainer's network whose score is at most the threshold; see `under`.
 
-    The trainer goes on with the smaller network. Where no channel is under the threshold nothing happens, with a
-    warning in the log.
+    The trainer goes on with the smaller network. If no channel can go, the network stays as it is, and a warning is
+    logged.
 
     Args:
         trainer: Its network is pruned, its optimizer follows.
@@ -105,17 +105,17 @@ def remove_under(
 
 
 def check_share(model: nn.Module, dataset: Dataset, sparsity: float) -> None:
-    """Raises what `remove` would at the end of a training, before it begins: it tries the same on a copy.
+    """Raises before a training what `remove` would raise at its end, by trying the removal on a copy.
 
     Raises:
-        UserError: the network has too few channels that can go.
+        UserError: the network has too few prunable channels.
     """
     example = example_of(model, dataset)
     Pruner(copy.deepcopy(model), example, sparsity=sparsity, criterion="random", schedule="one-shot").step()
 
 
 def remove(trainer: Trainer, dataset: Dataset, sparsity: float, criterion: Given, seed: int) -> Pruner:
-    """Removes a share of the channels of a trainer's network at once; the trainer goes on with the smaller one."""
+    """Removes a share of the channels of a trainer's network at once; the trainer goes on with the smaller network."""
     pruner = adopted(trainer, dataset, sparsity, criterion, "one-shot", seed)
     pruner.step(optimizer=trainer.optimizer)
     return pruner
@@ -124,7 +124,7 @@ def remove(trainer: Trainer, dataset: Dataset, sparsity: float, criterion: Given
 def adopted(
     trainer: Trainer, dataset: Dataset, sparsity: float, criterion: Given, schedule: str | Schedule, seed: int
 ) -> Pruner:
-    """A pruner of a trainer's network, with which the trainer goes on; nothing is removed yet."""
+    """Returns a pruner of a trainer's network and makes the trainer use its module; nothing is removed yet."""
     example = example_of(trainer.model, dataset)
     pruner = Pruner(trainer.model, example, sparsity=sparsity, criterion=criterion, schedule=schedule, seed=seed)
     trainer.adopt(pruner.module)

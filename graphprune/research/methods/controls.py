@@ -1,4 +1,4 @@
-"""Controls: is it the choice of weights that counts, or only how many each layer has, or only the network's shape?
+"""Controls: does the choice of weights matter, or only their number in each layer, or only the network's shape?
 
 Source: the two sanity checks of Frankle et al., Pruning Neural Networks at Initialization, ICLR 2021.
 """
@@ -23,11 +23,11 @@ from graphprune.research.training import Epoch, Recipe, Trainer
 from graphprune.training.masks import hold
 
 FRESH_SEED = 10_000
-"""Added to the seed of a run for what a control draws, so that it is not what the run itself began with."""
+"""Number that a control adds to the seed of its run, so that it does not draw the same weights as the run."""
 
 
 def shuffled(masks: Masks, seed: int) -> Masks:
-    """Masks with as many live weights in each layer, at random places."""
+    """Returns masks with the same number of live weights in each layer, at random places."""
     generator = torch.Generator().manual_seed(seed)
     return {name: _shuffled(mask, generator) for name, mask in masks.items()}
 
@@ -55,11 +55,11 @@ def reinitialise_(module: nn.Module, masks: Masks | None, seed: int) -> None:
 
 @dataclass(frozen=True)
 class _Control:
-    """Another method first, whose result is then changed and trained; that method's properties but for the name.
+    """Runs another method, then changes its result and trains it; all properties but the name are that method's.
 
     Attributes:
         of: The other method.
-        change: What is changed, as the name says it.
+        change: What is changed, as it stands in the name.
     """
 
     of: Method
@@ -83,14 +83,14 @@ class _Control:
 
 @dataclass(frozen=True)
 class ShuffledMasks(_Control):
-    """Runs another method, then trains the initial network with its masks, shuffled within each layer.
+    """Runs another method, then trains the initial network with the found masks, shuffled within each layer.
 
     Attributes:
         of: An unstructured method.
 
     Raises:
-        OptionError: the method is structured: which of a layer's nodes stay does not matter but for their initial
-            weights, which `Reinitialised` draws anew.
+        OptionError: the method is structured. To shuffle which nodes of a layer stay would only change their initial
+            weights, and `Reinitialised` draws those anew.
     """
 
     change: ClassVar[str] = "shuffled"
@@ -100,7 +100,7 @@ class ShuffledMasks(_Control):
             raise OptionError(f"{self.of.name} ends in a smaller network, which has no masks; take Reinitialised")
 
     def train(self, model: nn.Module, dataset: Dataset, recipe: Recipe, target: float, seed: int) -> Trained:
-        """See `graphprune.research.methods.Method`; the epochs are those of the control, all of the recipe's."""
+        """See `graphprune.research.methods.Method`; the epochs in the result are those of the control training."""
         found = self.of.train(model, dataset, recipe, target, seed)
         assert found.masks is not None
         masks, module = shuffled(found.masks, seed + FRESH_SEED), copy.deepcopy(model)
@@ -120,7 +120,7 @@ class Reinitialised(_Control):
     change: ClassVar[str] = "re-initialised"
 
     def train(self, model: nn.Module, dataset: Dataset, recipe: Recipe, target: float, seed: int) -> Trained:
-        """See `graphprune.research.methods.Method`; the epochs are those of the control, all of the recipe's."""
+        """See `graphprune.research.methods.Method`; the epochs in the result are those of the control training."""
         found = self.of.train(model, dataset, recipe, target, seed)
         reinitialise_(found.module, found.masks, seed + FRESH_SEED)
         return replace(found, epochs=_trained(found.module, dataset, recipe, seed))

@@ -1,4 +1,4 @@
-"""EfficientConvNets: filters of small L1 norm."""
+"""EfficientConvNets, which removes filters of small L1 norm."""
 
 from __future__ import annotations
 
@@ -24,10 +24,12 @@ from graphprune.research.training import Recipe
 
 @dataclass(frozen=True)
 class EfficientConvNets:
-    """Trains, removes at 7/8 the filters of the smallest L1 norm, of each layer the same share, and fine-tunes.
+    """Trains, removes after 7/8 of the epochs the same share of each layer's filters by L1 norm, and fine-tunes.
 
-    Source: Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017, in one shot. Linear layers are pruned like
-    convolutions. Where residual blocks couple filters, their norms add up.
+    The filters of the smallest norm go. Where residual blocks couple filters, their norms add up. Linear layers are
+    pruned like convolutions.
+
+    Source: Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017, in one shot.
     """
 
     name: ClassVar[str] = "efficient-conv-nets"
@@ -38,7 +40,7 @@ class EfficientConvNets:
         """See `graphprune.research.methods.Method`.
 
         Raises:
-            BudgetError: fewer channels can go.
+            BudgetError: the network has too few prunable channels.
         """
         check_sparsity(self, target)
         check_share(model, dataset, target)

@@ -1,4 +1,4 @@
-"""GateDecorators: gates in the place of BatchNorm's scale, pruned bit by bit between ticks and tocks."""
+"""GateDecorators: gates that replace the scale of BatchNorm, and gradual pruning between tocks and ticks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from graphprune.research.methods.method import METHODS, Target, Trained, check_s
 from graphprune.research.training import Recipe, Trainer
 
 EPOCHS = 2
-"""Times the epochs of other methods. Source: appendix F of the SNIP-it paper."""
+"""How many times the recipe's epochs this method takes. Source: appendix F of the SNIP-it paper."""
 
 LEAST_EPOCHS = 2
 """Epochs that the method needs at least: one tick and one tock, and as many for the training before."""
@@ -28,7 +28,7 @@ LEAST_EPOCHS = 2
 
 @dataclass
 class GateScores:
-    """``sum |gate * dL/dgate|`` over batches, of each gate, by path of its layer.
+    """Score of each gate, ``sum |gate * dL/dgate|`` over batches, by path of its layer.
 
     Source: You et al., Gate Decorator, NeurIPS 2019, equation 6.
     """
@@ -40,7 +40,7 @@ class GateScores:
 
     @torch.no_grad()
     def add(self) -> None:
-        """Adds a batch; to be called when gradients are there, before they are clipped."""
+        """Adds the scores of a batch; to be called once the gradients are computed, before they are clipped."""
         for path, gate in self.gated.items():
             assert gate.gate.grad is not None
             self.sums[path] += (gate.gate * gate.gate.grad).abs()
@@ -52,25 +52,26 @@ class GateScores:
 
 
 def gate_penalty(gated: dict[str, GatedNorm]) -> Tensor:
-    """The sum of all gates' absolute values; a scalar."""
+    """Returns the sum of the absolute values of all gates, a scalar."""
     return torch.stack([gate.gate.abs().sum() for gate in gated.values()]).sum()
 
 
 @dataclass(frozen=True)
 class GateDecorators:
-    """Trains; then tocks and ticks by turns, each tick with a prune; then fine-tunes.
+    """Trains, then alternates tocks and ticks with a prune after each tick, then fine-tunes.
 
-    A tock trains everything for an epoch, with ``penalty * sum |gate|``. A tick trains the gates and the last linear
-    layer alone for an epoch, without it, and adds up the gates' scores; after it the same share of what is left goes.
-    Takes twice the epochs of the recipe: half of them to train, a quarter for tocks and ticks, a quarter to fine-tune.
+    A tock trains everything for an epoch, with the penalty ``penalty * sum |gate|``. A tick trains only the gates and
+    the last linear layer for an epoch, without the penalty, and adds up the scores of the gates. Each prune removes the
+    same share of the remaining nodes. The method takes twice the epochs of the recipe: half of them to train, a quarter
+    for tocks and ticks, and a quarter to fine-tune.
 
-    Source: You et al., Gate Decorator, NeurIPS 2019, section 3.3. As there, coupled filters go by the sum of their
-    scores, and there are as many epochs of tocks as of ticks; but they alternate epoch by epoch, where the paper has
-    ten after ten, and the learning rate is the recipe's. The penalty has a gradient, which the SNIP-it paper's code
-    lacks.
+    Source: You et al., Gate Decorator, NeurIPS 2019, section 3.3. As there, coupled filters are ranked by the sum of
+    their scores, and tocks take as many epochs as ticks. Here they alternate epoch by epoch, where the paper takes
+    ten of each in turn, and the learning rate is the recipe's. The penalty has a gradient, which it lacks in the code
+    of the SNIP-it paper.
 
     Attributes:
-        penalty: Lambda of the gates' absolute values in tocks, 0 or more.
+        penalty: Lambda, the weight of the gates' absolute values in tocks, 0 or more.
     """
 
     penalty: float = 1e-3
@@ -83,8 +84,8 @@ class GateDecorators:
         """See `graphprune.research.methods.Method`.
 
         Raises:
-            OptionError: less than `LEAST_EPOCHS`, or a network without BatchNorm.
-            BudgetError: fewer channels can go.
+            OptionError: the epochs are fewer than `LEAST_EPOCHS`, or the network has no BatchNorm.
+            BudgetError: the network has too few prunable channels.
         """
         check_sparsity(self, target)
         before, turns, after = self._plan(recipe.epochs)
@@ -109,14 +110,14 @@ class GateDecorators:
         return shrunk(model, trainer, pruner)
 
     def _plan(self, epochs: int) -> tuple[int, int, int]:
-        """Epochs before, tocks and ticks, and epochs after."""
+        """Returns the epochs before the tocks and ticks, the number of pairs of them, and the epochs after them."""
         if epochs < LEAST_EPOCHS:
             raise OptionError(f"{self.name}: needs {LEAST_EPOCHS} epochs or more, got {epochs}")
         turns = max(1, round(EPOCHS * epochs / 8))
         return epochs, turns, epochs - 2 * turns
 
     def _turn(self, trainer: Trainer) -> GateScores:
-        """A tock and a tick; the network is as it was but for its values."""
+        """Runs a tock and a tick and returns the scores; the network ends with the structure that it began with."""
         gated = put_gates(trainer.model)
         trainer.penalty = lambda module: self.penalty * gate_penalty(gated)
         trainer.epoch()
@@ -131,14 +132,14 @@ class GateDecorators:
 
 
 def _trained_in_ticks(module: nn.Module, gated: dict[str, GatedNorm]) -> list[nn.Parameter]:
-    """Gates, and the last linear layer."""
+    """Returns the gates and the parameters of the last linear layer."""
     linear = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
     return [gate.gate for gate in gated.values()] + [p for layer in linear[-1:] for p in layer.parameters()]
 
 
 @contextmanager
 def _only(module: nn.Module, trained: list[nn.Parameter]) -> Iterator[None]:
-    """Nothing else gets gradients."""
+    """Turns off the gradients of all other parameters while the context lasts."""
     chosen = {id(parameter) for parameter in trained}
     frozen = [p for p in module.parameters() if p.requires_grad and id(p) not in chosen]
     for parameter in frozen:

@@ -1,4 +1,4 @@
-"""Layers whose outputs are multiplied by hard-concrete gates: put around layers of a network, and folded into them."""
+"""Layers whose outputs are multiplied by hard-concrete gates; gates are put around layers and folded into them."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Place:
     """A layer whose output channels are nodes that can go.
 
     Attributes:
-        path: The layer: a BatchNorm, or a convolution or linear layer where no normalisation follows.
-        weights: Weights that make one node: those of a row of the convolution or linear layer.
+        path: Path of the layer: a BatchNorm, or a convolution or linear layer that no normalisation follows.
+        weights: Number of weights that make one node: those in a row of the convolution or linear layer.
         channels: Number of nodes.
     """
 
@@ -34,12 +34,12 @@ class Place:
 
 
 def places_of(program: Program) -> list[Place]:
-    """Where gates act, see `graphprune.gates.placement`, as layers.
+    """Returns the layers whose outputs are to be gated, see `graphprune.gates.placement`.
 
-    Behind a normalisation, for it would undo any gate before it.
+    If a normalisation follows a layer, the gate is behind the normalisation, which would undo a gate before it.
 
     Raises:
-        OptionError: a gate would have to act on something else than the output of such a layer.
+        OptionError: a gate would have to act on something other than the output of a layer as in `Place`.
     """
     nodes = {node.name: node for node in program.module.graph.nodes}
     sites = find_sites(program, program[Dependencies])
@@ -50,7 +50,8 @@ def places_of(program: Program) -> list[Place]:
 def _place(program: Program, node: fx.Node) -> Place:
     site, layer = node, _layer(program, node)
     while layer is not None and _is_in_place(layer):
-        # sites are behind activations in place, for a product before one would hide what it writes; a layer would not
+        # a site is behind an in-place activation, because a product before one would hide what it writes; a gated
+        # layer would not, so the gate goes to the layer before
         node = node.all_input_nodes[0]
         layer = _layer(program, node)
     source = _layer(program, node.all_input_nodes[0]) if isinstance(layer, _BatchNorm) and layer.affine else layer
@@ -63,7 +64,7 @@ def _place(program: Program, node: fx.Node) -> Place:
 
 
 def _is_in_place(layer: nn.Module) -> bool:
-    """Whether it is an activation in place that keeps zeros, behind which a gate is as good as before it."""
+    """Whether a layer is an in-place activation that keeps zeros, so that a gate may be before it or behind it."""
     return bool(getattr(layer, "inplace", False)) and not bool(layer(torch.zeros(1)).any())
 
 
@@ -92,12 +93,12 @@ class GatedLayer(nn.Module):
         return product
 
     def expected_weights(self) -> Tensor:
-        """Expected number of weights whose channel is open; a scalar."""
+        """Returns the expected number of weights whose channel is open, a scalar."""
         return self.weights * probability_open(self.gate.log_alpha).sum()
 
     @torch.no_grad()
     def folded(self) -> Tensor:
-        """Multiplies the gates of eval mode into the layer's weights and biases; returns them, ``(channels,)``."""
+        """Multiplies the gates of eval mode into the layer's weight and bias; returns these gates, ``(channels,)``."""
         was_training, self.gate.training = self.gate.training, False
         gates: Tensor = self.gate()
         self.gate.training = was_training
@@ -107,7 +108,7 @@ class GatedLayer(nn.Module):
 
 
 def put_gates(module: nn.Module, places: list[Place], drop_rate: float, seed: int) -> dict[str, GatedLayer]:
-    """Puts gates around layers of a module, in place; by path of the layer."""
+    """Puts gates around layers of a module, in place; returns the gated layers by path of the layer."""
     generator = torch.Generator().manual_seed(seed)
     gated = {}
     for place in places:
@@ -119,7 +120,7 @@ def put_gates(module: nn.Module, places: list[Place], drop_rate: float, seed: in
 
 
 def fold_gates(module: nn.Module, gated: dict[str, GatedLayer]) -> dict[str, Tensor]:
-    """Puts the layers back with their gates multiplied in; in eval mode the module computes the same.
+    """Puts the layers back with their gates multiplied in; in eval mode the module computes the same as before.
 
     Returns:
         The gates ``(channels,)`` by path of the layer.

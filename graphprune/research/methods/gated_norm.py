@@ -1,4 +1,4 @@
-"""BatchNorm whose scale is a gate: what GateDecorators scores and prunes by."""
+"""BatchNorm whose scale is a gate, by which GateDecorators scores and prunes channels."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 LARGEST_SHIFT = 10.0
-"""Bound of a shift, which is beta over gamma. Source: the authors' code."""
+"""Largest absolute value of a shift, which is beta / gamma. Source: the authors' code."""
 
 
 class GatedNorm(nn.Module):
-    """``gate * (normalised + shift)``: as BatchNorm, but a gate of 0 closes the channel altogether.
+    """Computes ``gate * (normalised + shift)``: like BatchNorm, but a gate of 0 closes the channel completely.
 
-    The gate is BatchNorm's gamma, the same parameter; the shift is its beta, over gamma. So an optimizer that holds
-    BatchNorm's parameters goes on with them.
+    The gate is the parameter gamma of the BatchNorm; the shift is its parameter beta, divided by gamma. So an optimizer
+    that holds the BatchNorm's parameters goes on with them.
 
-    Source: You et al., Gate Decorator, NeurIPS 2019, section 3.2 (the gate takes over gamma); as in the authors' code
+    Source: You et al., Gate Decorator, NeurIPS 2019, section 3.2 (the gate takes over gamma). As in the authors' code,
     beta / gamma is kept within ±`LARGEST_SHIFT`, so the function changes where a beta is more than ten times its gamma.
 
     Args:
@@ -26,22 +26,22 @@ class GatedNorm(nn.Module):
     def __init__(self, norm: _BatchNorm) -> None:
         super().__init__()
         self.gate, self.shift = norm.weight, norm.bias
-        self._norm = (norm,)  # hidden from torch: its parameters are here already
+        self._norm = (norm,)  # in a tuple, so that torch does not register its parameters twice
         self.plain = type(norm)(norm.num_features, norm.eps, norm.momentum, False, norm.track_running_stats)
         self.plain._buffers.update(norm._buffers)
         self.train(norm.training)
         with torch.no_grad():
-            ratio = (self.shift / self.gate).nan_to_num(0.0)  # 0 / 0: a channel that is closed already
+            ratio = (self.shift / self.gate).nan_to_num(0.0)  # 0 / 0 is a channel that is closed already
             self.shift.copy_(ratio.clamp(-LARGEST_SHIFT, LARGEST_SHIFT))
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(N, channels, ...)`` to the same shape."""
+        """Maps ``(N, channels, ...)`` to the same shape."""
         shape = (1, -1, *[1] * (x.dim() - 2))
         out: Tensor = self.gate.view(shape) * (self.plain(x) + self.shift.view(shape))
         return out
 
     def unwrapped(self) -> _BatchNorm:
-        """The BatchNorm that computes the same; this gate must not be used any more."""
+        """Returns the BatchNorm, set to compute the same; this module must not be used after that."""
         (norm,) = self._norm
         with torch.no_grad():
             self.shift.mul_(self.gate)
@@ -50,12 +50,12 @@ class GatedNorm(nn.Module):
 
 
 def norms_of(module: nn.Module) -> dict[str, _BatchNorm]:
-    """Each BatchNorm with scale and shift, by path."""
+    """Returns each BatchNorm with scale and shift, by path."""
     return {path: norm for path, norm in module.named_modules() if isinstance(norm, _BatchNorm) and norm.affine}
 
 
 def put_gates(module: nn.Module) -> dict[str, GatedNorm]:
-    """Puts a `GatedNorm` in the place of each BatchNorm with scale and shift, in place; by path."""
+    """Replaces each BatchNorm with scale and shift by a `GatedNorm`, in place; returns these by path."""
     gated = {path: GatedNorm(norm) for path, norm in norms_of(module).items()}
     for path, gate in gated.items():
         module.set_submodule(path, gate)
@@ -63,6 +63,6 @@ def put_gates(module: nn.Module) -> dict[str, GatedNorm]:
 
 
 def remove_gates(module: nn.Module, gated: dict[str, GatedNorm]) -> None:
-    """Puts BatchNorms that compute the same back in their places."""
+    """Replaces each `GatedNorm` by its BatchNorm, which then computes the same."""
     for path, gate in gated.items():
         module.set_submodule(path, gate.unwrapped())

@@ -26,32 +26,33 @@ from graphprune.research.training import Recipe
 
 
 def group_hoyer_square(weight: Tensor) -> Tensor:
-    """The Hoyer-square of the L2 norms of outputs' weights, plus that of inputs' weights.
+    """Returns the Hoyer-square of the L2 norms by output channel, plus that of the L2 norms by input channel.
 
     Source: Yang, Wen and Li, DeepHoyer, ICLR 2020, equation 5, with filter-wise and channel-wise groups together.
 
     Args:
-        weight: ``(C_out, C_in/groups, ...)``.
+        weight: Weight of a layer, ``(C_out, C_in/groups, ...)``.
     """
     return hoyer_square(_norms(weight, 0)) + hoyer_square(_norms(weight, 1))
 
 
 def group_hoyer_square_of_layers(module: nn.Module) -> Tensor:
-    """The sum of `group_hoyer_square` over the convolutions and linear layers; a scalar."""
+    """Returns the sum of `group_hoyer_square` over the convolutions and linear layers, a scalar."""
     return torch.stack([group_hoyer_square(weight) for weight in layer_weights(module).values()]).sum()
 
 
 def _norms(weight: Tensor, dim: int) -> Tensor:
-    """L2 norms along a dim, shape ``(size,)``; the gradient of a norm of 0 is 0."""
+    """Returns the L2 norm for each index of a dim, shape ``(size,)``; the gradient of a norm of 0 is 0."""
     norms: Tensor = torch.linalg.vector_norm(weight.movedim(dim, 0).flatten(1), dim=1)
     return norms
 
 
 def largest_weights(program: Program) -> Tensor:
-    """What keeps each channel: the largest absolute weight that makes it, or the largest that reads it, if smaller.
+    """Scores each channel by the largest absolute weight that makes it or by the largest that reads it.
 
-    A channel without weights of one of the two kinds goes by the other. Of coupled layers (residual blocks) all
-    count: a channel is small only where it is small in every layer that adds to it, or in every one that reads it.
+    The smaller of the two counts, or the only one where a channel has weights of one kind only. All coupled layers
+    (residual blocks) count: a channel is small only if it is small in every layer that adds to it, or in every layer
+    that reads it.
 
     Returns:
         float64, shape ``(channels,)``.
@@ -65,17 +66,17 @@ def largest_weights(program: Program) -> Tensor:
 
 @dataclass(frozen=True)
 class GroupHoyerSquare:
-    """Trains with the group Hoyer-square times lambda, removes small nodes at 7/8 and fine-tunes without it.
+    """Trains with the penalty lambda * group Hoyer-square, removes small nodes at 7/8, fine-tunes without the penalty.
 
-    The penalty pushes whole filters to zero, and whole columns of the layers that read them. A node goes where either
-    was reached, see `largest_weights`. Behind a BatchNorm, which scales small filters up again, the network changes
-    by that, and fine-tuning has to mend it. Where no node is small enough, the network stays dense; a layer keeps one
-    node at least.
+    The penalty pushes whole filters to zero, and whole columns of the layers that read them. A node is removed if
+    either of the two is small, see `largest_weights`. Nodes are removed after 7/8 of the epochs. A BatchNorm behind a
+    small filter scales it up again, so the removal changes the network, and fine-tuning has to repair this. If no node
+    is small enough, the network stays dense. Each layer keeps at least one node.
 
-    Source: Yang, Wen and Li, DeepHoyer, ICLR 2020; the threshold is the one of the SNIP-it paper, appendix F.
+    Source: Yang, Wen and Li, DeepHoyer, ICLR 2020; the threshold is from appendix F of the SNIP-it paper.
 
     Attributes:
-        threshold: A node goes where none of its weights is above this, 0 or more.
+        threshold: Largest absolute weight of a node that is removed, 0 or more.
     """
 
     threshold: float = 1e-3

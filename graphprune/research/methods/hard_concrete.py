@@ -1,4 +1,4 @@
-"""Hard-concrete gates: random numbers in [0, 1] that are exactly 0 or 1 with a probability that has a gradient."""
+"""Hard-concrete gates: random numbers in [0, 1] that are exactly 0 or 1 with a differentiable probability."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ BETA = 2 / 3
 """Stretch and temperature of the distribution. Source: Louizos et al. 2018, section 4."""
 
 DROP_RATE = 0.5
-"""Initial median chance to be small, from which log alpha starts. Source: as above."""
+"""Initial drop rate, from which log alpha starts. Source: Louizos et al. 2018, section 4."""
 
 SPREAD = 1e-2
 """Standard deviation of log alpha at the start. Source: the authors' code."""
 
 EPSILON = 1e-6
-"""How near to 0 and 1 uniform numbers come, so that their logits are finite. Source: the authors' code."""
+"""Least distance of uniform numbers from 0 and 1, so that their logits are finite. Source: the authors' code."""
 
 LOG_ALPHA_RANGE = (math.log(1e-2), math.log(1e2))
-"""Where log alpha is kept, so that no gate is lost for good. Source: the authors' code."""
+"""Range that log alpha is kept in, so that no gate closes for good. Source: the authors' code."""
 
 
 def stretched(log_alpha: Tensor, uniform: Tensor) -> Tensor:
-    """Hard-concrete numbers from uniform ones.
+    """Makes hard-concrete numbers from uniform numbers.
 
-    ``s = sigmoid((log u - log(1 - u) + log alpha) / beta)``, stretched to ``(gamma, zeta)`` and clipped to [0, 1].
+    The result is ``s = sigmoid((log u - log(1 - u) + log alpha) / beta)``, stretched to ``(gamma, zeta)`` and clipped
+    to [0, 1].
 
     Source: Louizos, Welling and Kingma, Learning Sparse Neural Networks through L0 Regularization, ICLR 2018,
     equations 10 and 11.
@@ -42,12 +43,12 @@ def stretched(log_alpha: Tensor, uniform: Tensor) -> Tensor:
 
 
 def probability_open(log_alpha: Tensor) -> Tensor:
-    """P(z > 0), ``sigmoid(log alpha - beta log(-gamma / zeta))``; source: equation 12 of the same paper."""
+    """Returns P(z > 0) = ``sigmoid(log alpha - beta log(-gamma / zeta))``; source: Louizos et al., equation 12."""
     return torch.sigmoid(log_alpha - BETA * math.log(-GAMMA / ZETA))
 
 
 def deterministic(log_alpha: Tensor) -> Tensor:
-    """The gate at evaluation: ``sigmoid(log alpha)``, stretched and clipped; source: equation 13 of the same paper."""
+    """Returns gates for evaluation: stretched, clipped ``sigmoid(log alpha)``; source: Louizos et al., equation 13."""
     return (torch.sigmoid(log_alpha) * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
 
 
@@ -66,7 +67,7 @@ class HardConcrete(nn.Module):
         self.log_alpha = nn.Parameter(middle + SPREAD * torch.randn(channels, generator=generator))
 
     def forward(self) -> Tensor:
-        """Gates in [0, 1], shape ``(channels,)``."""
+        """Returns gates in [0, 1], shape ``(channels,)``."""
         if not self.training:
             return deterministic(self.log_alpha)
         return stretched(self.log_alpha, torch.empty_like(self.log_alpha).uniform_(EPSILON, 1 - EPSILON))

@@ -23,9 +23,10 @@ from graphprune.research.training import Recipe
 
 
 def hoyer_square(values: Tensor) -> Tensor:
-    """``(sum |v|)^2 / sum v^2``: between 1 and the number of values, which it is where all are equally large.
+    """Returns ``(sum |v|)^2 / sum v^2``, between 1 and the number of values.
 
-    It does not change when the values are scaled. 0 where all are 0.
+    It equals the number of values where all are equally large, and is 0 where all are 0. It does not change when the
+    values are scaled.
 
     Source: Yang, Wen and Li, DeepHoyer, ICLR 2020, equation 3.
     """
@@ -34,18 +35,20 @@ def hoyer_square(values: Tensor) -> Tensor:
 
 
 def hoyer_square_of_layers(module: nn.Module) -> Tensor:
-    """The sum of `hoyer_square` over the weights of each convolution and linear layer; a scalar."""
+    """Returns the sum of `hoyer_square` over the weights of the convolutions and linear layers, a scalar."""
     return torch.stack([hoyer_square(weight) for weight in layer_weights(module).values()]).sum()
 
 
 @dataclass(frozen=True)
 class HoyerSquare:
-    """Trains with ``lambda * sum_l (sum |w|)^2 / sum w^2``, zeroes small weights at 7/8 and fine-tunes without it.
+    """Trains with a Hoyer-square penalty, zeroes small weights at 7/8 of the epochs, fine-tunes without the penalty.
 
-    Source: Yang, Wen and Li, DeepHoyer, ICLR 2020; the threshold is the one of the SNIP-it paper, appendix F.
+    The penalty is ``lambda * sum_l (sum |w|)^2 / sum w^2``, a sum over layers.
+
+    Source: Yang, Wen and Li, DeepHoyer, ICLR 2020; the threshold is from appendix F of the SNIP-it paper.
 
     Attributes:
-        threshold: Weights whose absolute value is this or less go, 0 or more.
+        threshold: Largest absolute value of a weight that is zeroed, 0 or more.
     """
 
     threshold: float = 1e-3

@@ -20,38 +20,38 @@ from graphprune.research.training import Recipe
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A network and its optimizer at one moment: weights, BatchNorm statistics, moments and step counts."""
+    """State of a network and its optimizer at one moment: weights, BatchNorm statistics, moments and step counts."""
 
     model: dict[str, Tensor]
     optimizer: dict[str, Any]
 
     @classmethod
     def of(cls, model: nn.Module, optimizer: Optimizer) -> Snapshot:
-        """A copy of what they hold now."""
+        """Returns a copy of their present state."""
         return cls(copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict()))
 
     def restore(self, model: nn.Module, optimizer: Optimizer) -> None:
-        """Puts everything back; it can be done again later."""
+        """Puts the state back; the snapshot can be used again."""
         model.load_state_dict(self.model)
-        optimizer.load_state_dict(copy.deepcopy(self.optimizer))  # it would take over the tensors themselves
+        optimizer.load_state_dict(copy.deepcopy(self.optimizer))  # the optimizer would keep the tensors themselves
 
 
 @dataclass(frozen=True)
 class ImpGlobal:
-    """Trains, zeroes the smallest weights, goes back to an early epoch with what is left, and so on.
+    """Repeatedly trains, zeroes the smallest weights, and rewinds the kept weights to an early epoch.
 
-    After `rewind_epoch` epochs everything is remembered: weights, BatchNorm statistics, optimizer state. Then, each
-    `every` epochs, the largest weights of all layers together are kept, and the network goes back to that epoch with
-    the others at zero. The events share the recipe's epochs; what is left after the last one trains the result. The
-    order of samples is not rewound.
+    After `rewind_epoch` epochs the whole state is stored: weights, BatchNorm statistics, optimizer state. Then every
+    `every` epochs comes a pruning event: the largest weights of all layers together are kept, and the network goes back
+    to the stored state with the other weights at zero. The events share the recipe's epochs; the epochs after the last
+    event train the result. The order of samples is not rewound.
 
-    Source: Frankle et al., Stabilizing the Lottery Ticket Hypothesis, 2019; schedule, rewinding epoch and interval of
-    the SNIP-it paper, appendix F (for 80 epochs).
+    Source: Frankle et al., Stabilizing the Lottery Ticket Hypothesis, 2019. Schedule, rewinding epoch and interval are
+    from appendix F of the SNIP-it paper (for 80 epochs).
 
     Attributes:
-        rewind_epoch: Epochs before the state that events go back to, 0 or more.
+        rewind_epoch: Number of epochs after which the state is stored that events go back to, 0 or more.
         every: Epochs from one event to the next, 1 or more.
-        schedule: A name in `graphprune.request.schedule`, or a function.
+        schedule: Name in `graphprune.request.schedule`, or a function.
 
     Raises:
         OptionError: a field is out of range.
@@ -71,10 +71,11 @@ class ImpGlobal:
 
     @classmethod
     def within(cls, epochs: int) -> ImpGlobal:
-        """Rewinding epoch and interval of the paper, 6 and 4 of 80, in proportion to a number of epochs from 8 on.
+        """Returns the method with the rewinding epoch and interval of the paper, 6 and 4 of 80, scaled to `epochs`.
 
-        An interval is one epoch at least, and seven events are many for few epochs: of 20 the result is trained for 13
-        (of 80 for 52), those before the rewinding epoch among them, but of 10 for 3, and of 8 for 1.
+        `epochs` has to be 8 or more. An interval is at least one epoch, so the seven events take a large part of few
+        epochs. With those before the rewinding epoch, the result is trained for 52 of 80 epochs and for 13 of 20, but
+        only for 3 of 10 and for 1 of 8.
         """
         return cls(max(1, round(epochs * 6 / 80)) if epochs > 8 else 0, max(1, round(epochs * 4 / 80)))
 
@@ -82,7 +83,7 @@ class ImpGlobal:
         """See `graphprune.research.methods.Method`.
 
         Raises:
-            OptionError: the last event would be at the end of the epochs or later.
+            OptionError: the epochs end with the last event or before it.
         """
         check_sparsity(self, target)
         sparsities = targets_of(self.schedule, target)
@@ -99,7 +100,7 @@ class ImpGlobal:
         masks: Masks = {}
         for sparsity in sparsities:
             trainer.run(self.every)
-            # dead weights are zero, so they stay among the smallest
+            # dead weights are zero, so they are among the smallest again
             weights = {name: weight.detach().abs() for name, weight in layer_weights(trainer.model).items()}
             masks = largest(weights, sparsity)
             start.restore(trainer.model, trainer.optimizer)

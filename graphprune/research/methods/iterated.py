@@ -1,4 +1,4 @@
-"""SNIP-it, SNAP-it and CNIP-it, and criteria that are used in their way: pruning before or during training."""
+"""SNIP-it, SNAP-it and CNIP-it, and other criteria applied in the same way: pruning before or during training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from graphprune.research.metrics import node_sparsity, weight_sparsity
 from graphprune.research.training import Recipe, Trainer
 
 SAMPLES = 2560
-"""Sensitivity samples of an event. Source: section 4 of the SNIP-it paper."""
+"""Number of sensitivity samples for an event. Source: section 4 of the SNIP-it paper."""
 
 _BATCH_SIZE = 256
 """Samples in a batch for scoring; the number changes nothing but the memory that scoring takes."""
@@ -30,22 +30,22 @@ _BATCH_SIZE = 256
 
 @dataclass(frozen=True)
 class Iterated:
-    """Prunes in events, each scored on a fresh set of samples, before training or every few epochs of it.
+    """Prunes in events, each scored on new samples, before training or every few epochs during training.
 
     Source: algorithm 1 of the SNIP-it paper.
 
     Attributes:
-        name: How benchmarks call it.
-        granularity: What goes.
+        name: Name of the method in benchmarks.
+        granularity: What is removed: whole channels, single weights, or both.
         every: Epochs from one event to the next; 0 for all events before training.
-        criterion: What ranks; see `graphprune.compile`.
-        accumulate: How samples add up.
-        schedule: A name in `graphprune.request.schedule`, or a function.
-        resurrect: Whether weights can come back.
-        dead_paths: Whether weights on no path stay, as in the paper, or make room for others.
-        samples: Sensitivity samples of an event.
-        published_loss: Score with the loss of the published code, which takes the negative log-likelihood of raw logits
-            as if they were log-probabilities.
+        criterion: Criterion that ranks channels and weights; see `graphprune.compile`.
+        accumulate: How samples add up; see `graphprune.compile`.
+        schedule: Name in `graphprune.request.schedule`, or a function.
+        resurrect: Whether removed weights can come back.
+        dead_paths: Whether weights on no path stay, as in the paper, or are removed so that others stay instead.
+        samples: Number of sensitivity samples for an event.
+        published_loss: Whether to score with the loss of the published code, which takes the negative log-likelihood of
+            raw logits as if they were log-probabilities.
     """
 
     name: str
@@ -61,28 +61,29 @@ class Iterated:
 
     @property
     def target(self) -> Target:
-        """What the granularity removes."""
+        """Which sparsity `train` reaches, by granularity."""
         return "node sparsity" if self.granularity == "channel" else "weight sparsity"
 
     @property
     def structured(self) -> bool:
-        """Whether only whole nodes go."""
+        """Whether the method removes whole nodes only."""
         return self.granularity == "channel"
 
     def within(self, epochs: int) -> Iterated:
-        """The paper's interval, 4 of 80, in proportion to a number of epochs; before training nothing changes.
+        """Returns the method with the paper's interval, 4 of 80 epochs, scaled to `epochs`.
 
-        An interval is one epoch at least: of 20 epochs the last event leaves 13, as 52 of 80, but 3 of 10, and 1 of 8.
+        A method that prunes before training stays as it is. An interval is at least one epoch: the last event leaves 52
+        of 80 epochs and 13 of 20, but only 3 of 10 and 1 of 8.
         """
         return replace(self, every=max(1, round(epochs * 4 / 80))) if self.every else self
 
     def as_published(self) -> Iterated:
         """Returns the method with what the published code does otherwise than the paper.
 
-        It scores with its own loss (`published_loss`), and its gates of channels come before normalisations.
+        The code scores with a loss of its own (`published_loss`), and its channel gates come before normalisations.
 
         Raises:
-            OptionError: this does not rank by elasticity.
+            OptionError: the criterion is not ``"elasticity"``.
         """
         if self.criterion != "elasticity":
             raise OptionError(f"{self.name}: what is published is a choice of methods that rank by elasticity")
@@ -125,7 +126,7 @@ class Iterated:
 
 
 def published_loss(output: Tensor, target: Tensor) -> Tensor:
-    """The published code's loss while scoring: minus the mean logit of the true class."""
+    """Returns minus the mean logit of the true class, the loss that the published code scores with."""
     return functional.nll_loss(output, target)
 
 
@@ -139,7 +140,7 @@ def _trained(model: nn.Module, trainer: Trainer, pruner: Pruner, *, structured: 
 
 
 def exponential(rounds: int) -> Schedule:
-    """So many rounds that remove the same share of what is left each, as SynFlow does in 100."""
+    """Returns a schedule in which each of `rounds` rounds removes the same share of the rest; SynFlow takes 100."""
 
     def schedule(sparsity: float) -> list[float]:
         return [1 - (1 - sparsity) ** (step / rounds) for step in range(1, rounds)] + [sparsity]
@@ -148,7 +149,7 @@ def exponential(rounds: int) -> Schedule:
 
 
 EVERY = 4
-"""Epochs between events during training, of 80. Source: section 4 of the SNIP-it paper."""
+"""Epochs between events during training, for 80 epochs. Source: section 4 of the SNIP-it paper."""
 
 for _method in (
     Iterated("snap-it", "channel"),

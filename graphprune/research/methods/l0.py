@@ -17,27 +17,27 @@ from graphprune.research.methods.method import METHODS, Target, Trained, check_p
 from graphprune.research.training import Recipe
 
 EPOCHS = 2
-"""Times the epochs of other methods. Source: appendix F of the SNIP-it paper."""
+"""How many times the recipe's epochs this method takes. Source: appendix F of the SNIP-it paper."""
 
 
 def expected_weights(gated: dict[str, GatedLayer]) -> Tensor:
-    """Expected number of weights whose node is open, of all gated layers together; a scalar."""
+    """Returns the expected number of weights whose node is open, over all gated layers; a scalar."""
     return torch.stack([layer.expected_weights() for layer in gated.values()]).sum()
 
 
 @dataclass(frozen=True)
 class L0:
-    """Trains with a gate per node and ``lambda / samples`` times the expected number of weights that are open.
+    """Trains with a gate per node and a penalty, ``lambda / samples`` times the expected number of open weights.
 
-    Takes twice the epochs of the recipe. At the end gates that are 0 at evaluation remove their node, and the others
-    are multiplied into the weights, so that the function is the same. A node that coupled layers share goes when all
-    its gates are 0; a layer keeps one node at least.
+    The method takes twice the epochs of the recipe. At the end, nodes whose gate is 0 at evaluation are removed, and
+    the other gates are multiplied into the weights, so that the function stays the same. A node that coupled layers
+    share is removed when all its gates are 0. Each layer keeps at least one node.
 
-    Source: Louizos, Welling and Kingma, ICLR 2018; per output node as in the SNIP-it paper, which counts it among the
-    structured methods. The penalty is divided by the number of training samples as in the authors' code, whose
-    lambdas are around 0.1. One draw for each batch. The gates of the paper's networks have no normalisation behind
-    them; here it follows each layer and would undo a gate, so gates are behind it. Weight decay is the recipe's, and
-    not applied to gates.
+    Source: Louizos, Welling and Kingma, ICLR 2018, with one gate per output node as in the SNIP-it paper, which counts
+    the method among the structured ones. The penalty is divided by the number of training samples as in the authors'
+    code, whose lambdas are around 0.1. Gates are drawn once for each batch. In the paper's networks no normalisation
+    follows the gates. Here one follows each layer and would undo a gate before it, so gates are behind it. Weight decay
+    is the recipe's, and is not applied to gates.
 
     Attributes:
         drop_rate: Initial drop rate, in (0, 1).

@@ -1,4 +1,4 @@
-"""Masks of single weights: made from scores, and held while the network is trained."""
+"""Masks of single weights, which are made from scores and held while the network is trained."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
 def layer_weights(module: nn.Module) -> dict[str, nn.Parameter]:
-    """The weights of convolutions and linear layers by name, each once, in the order of registration.
+    """Returns the weights of convolutions and linear layers by name, each once, in the order of registration.
 
-    First and last layer included; biases and normalisation are not among them.
+    The first and the last layer are included; biases and parameters of normalisations are not.
     """
     weights = {id(layer.weight) for layer in module.modules() if isinstance(layer, LAYERS)}
     return {name: parameter for name, parameter in module.named_parameters() if id(parameter) in weights}
 
 
 def largest(scores: Mapping[str, Tensor], sparsity: float) -> Masks:
-    """Masks that keep the highest scores of all tensors together.
+    """Returns masks that keep the highest scores of all tensors together.
 
     Args:
         scores: The scores by name; of any shapes, on one device.
         sparsity: Share to remove, in [0, 1]; met to the nearest whole number of weights.
 
     Returns:
-        True for what stays, of the shapes of the scores.
+        Masks in the shapes of the scores, True for weights that stay.
     """
     flat = torch.cat([of_one.detach().flatten() for of_one in scores.values()])
     stays = torch.zeros_like(flat, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""What a method is, and what it gives back."""
+"""The protocol of methods, the result of a method, and parts that methods share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from graphprune.research.metrics import node_sparsity, weight_sparsity
 from graphprune.research.training import Epoch, Recipe, Trainer
 
 Target = Literal["node sparsity", "weight sparsity", "lambda", "nothing"]
-"""What the number is that a method is given: the share of nodes or weights to remove, or the weight of a penalty."""
+"""Meaning of a method's target: the share of nodes or weights to remove, the weight of a penalty, or nothing."""
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,16 @@ class Trained:
     """A network that was trained and pruned.
 
     Attributes:
-        module: The network; of structured methods it is smaller, and dense where there was nothing to remove.
-        masks: Live weights by parameter of `module`, which are all others' zeros; None of structured methods.
+        module: The network. A structured method makes it smaller, or leaves it dense if there was nothing to remove.
+        masks: Masks of the live weights by parameter of `module`; all other weights are zero. None for structured
+            methods.
         weight_sparsity: Share of the weights of convolutions and linear layers that were zeroed or removed, in [0, 1].
-        node_sparsity: Share of the nodes (output channels) that went, in [0, 1], without those of input and output:
-            of structured methods of the prunable channels, of which coupled ones count once; else of the rows of
-            layers that have no live weight.
-        epochs: Cross-entropy and seconds of each epoch; pruning is not in the seconds.
-        compiled: What verifies, times, exports and saves `module`; None where nothing was removed.
+        node_sparsity: Share of the nodes (output channels) that were removed, in [0, 1], without those of input and
+            output. Where whole channels were removed, it is the share of the prunable channels, and coupled channels
+            count once. Otherwise it is the share of the layers' rows that have no live weight.
+        epochs: Cross-entropy and seconds of each epoch; the seconds do not include pruning.
+        compiled: Result of the pruner, which verifies, times, exports and saves `module`; None where nothing was
+            removed, and for methods that zero weights without a pruner.
     """
 
     module: nn.Module
@@ -52,21 +54,21 @@ class Trained:
 
 @runtime_checkable
 class Method(Protocol):
-    """Trains and prunes; its fields are its options, with those of its paper as defaults."""
+    """A way to train and prune; its fields are its options, with those of its paper as defaults."""
 
     @property
     def name(self) -> str:
-        """How benchmarks call it."""
+        """Name of the method in benchmarks."""
         ...
 
     @property
     def target(self) -> Target:
-        """What `train` is given as its target."""
+        """Meaning of the target that `train` takes."""
         ...
 
     @property
     def structured(self) -> bool:
-        """Whether it ends in a smaller network; else it ends in masks."""
+        """Whether the method ends in a smaller network; otherwise it ends in masks."""
         ...
 
     def train(self, model: nn.Module, dataset: Dataset, recipe: Recipe, target: float, seed: int) -> Trained:
@@ -86,23 +88,23 @@ class Method(Protocol):
 
 
 METHODS: Registry[Method] = Registry("method")
-"""Methods with their papers' options, by name."""
+"""Methods by name, with the options of their papers."""
 
 
 def trainer_of(model: nn.Module, dataset: Dataset, recipe: Recipe, seed: int) -> Trainer:
-    """Trains a copy of a network on the training split, mirrored as the dataset says."""
+    """Returns a trainer of a copy of a network, on the training split, with the mirroring of the dataset."""
     return Trainer(copy.deepcopy(model), dataset.train, recipe, seed, flip=dataset.flip)
 
 
 def with_masks(model: nn.Module, trainer: Trainer, masks: Masks) -> Trained:
-    """The result of an unstructured method that began with ``model``."""
+    """Returns the result of an unstructured method that began with ``model``."""
     module = trainer.model
     shares = weight_sparsity(module, model), node_sparsity(module, model)
     return Trained(module, masks, *shares, tuple(trainer.done))
 
 
 def shrunk(model: nn.Module, trainer: Trainer, pruner: Pruner | None) -> Trained:
-    """The result of a structured method that began with ``model``; without a pruner nothing was removed."""
+    """Returns the result of a structured method that began with ``model``; ``pruner`` is None if nothing went."""
     module, epochs = trainer.model, tuple(trainer.done)
     if pruner is None:
         return Trained(module, None, weight_sparsity(module, model), 0.0, epochs)
@@ -111,13 +113,13 @@ def shrunk(model: nn.Module, trainer: Trainer, pruner: Pruner | None) -> Trained
 
 
 def check_sparsity(method: Method, target: float) -> None:
-    """Raises `OptionError` for what is no share to remove."""
+    """Raises `OptionError` if the target is not a share to remove, above 0 and below 1."""
     if not 0 < target < 1:
         raise OptionError(f"{method.name}: target={target}: expected the {method.target}, above 0 and below 1")
 
 
 def check_penalty(method: Method, target: float) -> None:
-    """Raises `OptionError` for what is no weight of a penalty."""
+    """Raises `OptionError` if the target is not the weight of a penalty, 0 or more and finite."""
     if not 0 <= target < math.inf:
         raise OptionError(f"{method.name}: target={target}: expected lambda, the penalty's weight, of 0 or more")
 
@@ -130,5 +132,5 @@ Source: appendix F of the SNIP-it paper, 70 of 80 epochs; the other 10 fine-tune
 
 
 def epochs_before_pruning(epochs: int) -> int:
-    """Epochs before the prune of a method that prunes after training: seven eighths; of two or more one is left."""
+    """Returns how many epochs a method takes before it prunes: seven eighths, but one of two or more is left."""
     return min(round(epochs * PRETRAINED), max(epochs - 1, 1))

@@ -1,4 +1,4 @@
-"""What a study reports of a network: sparsity, size, work, memory, time, and spread over seeds."""
+"""Figures that a study reports about a network: sparsity, size, work, memory, time, and spread over seeds."""
 
 from graphprune.research.metrics.compute import Macs, TrainingCost, forward_macs, training_cost
 from graphprune.research.metrics.disk import DiskSize, disk_size

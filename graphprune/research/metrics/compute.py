@@ -1,4 +1,4 @@
-"""Multiply-accumulates of a forward pass, and what training with them comes to."""
+"""Multiply-accumulates of a forward pass, and the cost of training that follows from them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from graphprune.program.example import Example
 from graphprune.program.module_state import evaluating
 
 FORWARD_PASSES = 3
-"""A training step in forward passes: one forward, one for the gradient of the inputs, one for that of the weights."""
+"""Cost of a training step in forward passes: one forward, one for the inputs' gradients, one for the weights'."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Macs:
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """What a training run cost.
+    """Cost of a training run.
 
     Attributes:
         macs: Over all epochs.
@@ -50,19 +50,19 @@ class TrainingCost:
     assumption: str = "3 x the forward multiply-accumulates per sample and epoch, of the network as it was then"
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields, ready for JSON."""
+        """Returns the fields, ready for JSON."""
         return asdict(self) | {"epochs": list(self.epochs)}
 
 
 def training_cost(forward: Sequence[int], samples: int | Sequence[int]) -> TrainingCost:
-    """3 x forward multiply-accumulates x samples, summed over the epochs.
+    """Returns 3 x forward multiply-accumulates x samples, summed over the epochs.
 
     Args:
-        forward: Multiply-accumulates per sample of the network as it was in each epoch; of `forward_macs`.
-        samples: Seen in each epoch; one number where they are as many in all.
+        forward: Multiply-accumulates per sample from `forward_macs`, for the network as it was in each epoch.
+        samples: Number of samples seen in each epoch, or one number for all epochs.
 
     Raises:
-        OptionError: the two do not have the same length.
+        OptionError: `forward` and `samples` have different lengths.
     """
     counts = [samples] * len(forward) if isinstance(samples, int) else list(samples)
     if len(counts) != len(forward):
@@ -72,9 +72,9 @@ def training_cost(forward: Sequence[int], samples: int | Sequence[int]) -> Train
 
 
 def forward_macs(model: nn.Module, example_input: Any) -> Macs:
-    """Multiply-accumulates by torch's own formulas, which count groups right.
+    """Counts multiply-accumulates by torch's own formulas, which are right for grouped convolutions.
 
-    A multiplication by a weight counts as one by zero if the weight is; positions in the padding count, as in torch.
+    Products with a zero weight count as products by zero. Positions in the padding count, as in torch.
 
     Args:
         model: The network; it is run once, in evaluation mode, and not changed.
@@ -82,7 +82,7 @@ def forward_macs(model: nn.Module, example_input: Any) -> Macs:
     """
     example = Example.of(example_input)
     counter = _Counter(model)
-    # fused kernels of attention have no formula, or not on every device
+    # fused attention kernels have no formula, or not on every device
     plain = (sdpa_kernel(SDPBackend.MATH), _without_fused_encoder(), evaluating(model))
     with ExitStack() as stack:
         for context in plain:
@@ -104,7 +104,7 @@ class _Counter(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Runs an op, in parts where it is made of others."""
+        """Runs an op, or the ops that it is made of, and counts its products."""
         kwargs = kwargs or {}
         formula = flop_registry.get(func._overloadpacket)
         if formula is None:
@@ -123,14 +123,17 @@ class _Counter(TorchDispatchMode):
         return result
 
     def _without_zeros(self, macs: int, operands: Sequence[Tensor]) -> int:
-        """Every element of a weight takes part in as many products, so their share is that of the non-zero ones."""
+        """Returns the products by non-zero weights: every element of a weight takes part in equally many products."""
         for operand in operands:
             if operand.dim() >= 2 and self._is_weight(operand):
                 return macs * int(torch.count_nonzero(operand)) // operand.numel()
         return macs
 
     def _note(self, weights: Sequence[Tensor]) -> None:
-        """Notes what is stored, or made of stored tensors alone (a masked weight); held, so that its place is its."""
+        """Notes tensors that are weights: stored, or made only of stored ones (a masked weight).
+
+        The tensors are kept, so that no other tensor gets their address.
+        """
         self._weights |= {tensor.untyped_storage().data_ptr(): tensor for tensor in weights}
 
     def _is_weight(self, operand: Tensor) -> bool:

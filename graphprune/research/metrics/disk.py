@@ -1,4 +1,4 @@
-"""Bytes that a network takes on disk: dense, in compressed sparse rows, and as the paper estimated it."""
+"""Bytes that a network takes on disk: dense, in compressed sparse rows, and by the paper's estimate."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ INDEX_BITS = 32
 """Bits of a column index and of a row pointer, as scipy and torch store them."""
 
 PAPER_BITS = 34
-"""Of a non-zero in the paper: 32 for its value, 2 for its index, which addresses four columns: an estimate."""
+"""Bits of a non-zero weight in the paper's estimate: 32 for its value, 2 for its index, which reach four columns."""
 
 PAPER_ROW_BITS = 2
 
 
 @dataclass(frozen=True)
 class DiskSize:
-    """Size of a network.
+    """Size of a network on disk.
 
-    Weights of convolutions and linear layers, each as a matrix ``(rows, rest)``, output channels as rows:
+    All but `other_bytes` are for the weights of convolutions and linear layers. Each weight is a matrix
+    ``(rows, rest)`` with the output channels as rows.
 
     Attributes:
         dense_bytes: 32 bits for each weight that is there, zero or not.
@@ -47,12 +48,12 @@ class DiskSize:
     rows: int
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields, ready for JSON."""
+        """Returns the fields, ready for JSON."""
         return asdict(self)
 
 
 def disk_size(model: nn.Module, dense: nn.Module, index_bits: int = INDEX_BITS) -> DiskSize:
-    """Size of a network with zeros, or a physically smaller one, or both.
+    """Returns the size of a network that has zeros, is physically smaller, or both.
 
     Args:
         model: The network.

@@ -1,4 +1,4 @@
-"""The layers whose weights count: convolutions and linear layers."""
+"""Convolutions and linear layers, whose weights the metrics count."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch.nn.modules.conv import _ConvNd
 
 
 def layers_of(dense: nn.Module) -> dict[str, nn.Module]:
-    """Convolutions and linear layers by path, in the order of the modules; of several with one weight the first."""
+    """Returns convolutions and linear layers by path, in module order; of layers that share a weight, the first."""
     found: dict[str, nn.Module] = {}
     seen: set[int] = set()
     for name, module in dense.named_modules():
@@ -21,7 +21,7 @@ def layers_of(dense: nn.Module) -> dict[str, nn.Module]:
 
 
 def layer_weight(model: nn.Module, name: str) -> Tensor | None:
-    """The weight of a layer, as it is in a forward pass (masked, where it is parametrised); None where it is gone."""
+    """Returns a layer's weight as a forward pass sees it (masked, if parametrised); None if the layer is gone."""
     try:
         weight = getattr(model.get_submodule(name), "weight", None)
     except AttributeError:
@@ -35,12 +35,12 @@ def is_transposed(layer: nn.Module) -> bool:
 
 
 def as_matrix(layer: nn.Module, weight: Tensor) -> Tensor:
-    """The weight of a layer with its output channels as rows, ``(C_out, rest)``."""
+    """Returns the weight of a layer with its output channels as rows, ``(C_out, rest)``."""
     return weight.movedim(1 if is_transposed(layer) else 0, 0).flatten(1)
 
 
 def is_of_weight(name: str, layers: dict[str, nn.Module]) -> bool:
-    """Whether a parameter or buffer is the weight of a layer, or what its parametrisation makes it from."""
+    """Whether a parameter or buffer is the weight of a layer, or a tensor that a parametrisation makes it from."""
     path, _, rest = name.partition(".parametrizations.weight.")
     if rest:
         return path in layers

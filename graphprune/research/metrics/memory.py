@@ -1,4 +1,4 @@
-"""Peak memory around one training step, as the allocator saw it."""
+"""Peak memory around one training step, as the allocator counts it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from graphprune.research.training import Recipe
 
 @dataclass(frozen=True)
 class PeakMemory:
-    """Most memory that was allocated at one time.
+    """Largest memory that was allocated at one time.
 
     Attributes:
-        resident_bytes: Parameters, buffers and moments of the optimizer, which are there between steps too.
-        added_bytes: Above that: activations, gradients, workspace of the kernels.
-        measured_by: Which allocator told.
+        resident_bytes: Memory of parameters, buffers and moments of the optimizer, which stays between steps.
+        added_bytes: Memory above that: activations, gradients, workspace of the kernels.
+        measured_by: Name of the measure that gave the peak.
     """
 
     resident_bytes: int
@@ -32,23 +32,23 @@ class PeakMemory:
 
     @property
     def peak_bytes(self) -> int:
-        """All together; without the batch."""
+        """Resident and added memory together, without the batch."""
         return self.resident_bytes + self.added_bytes
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields and the peak, ready for JSON."""
+        """Returns the fields and the peak, ready for JSON."""
         return asdict(self) | {"peak_bytes": self.peak_bytes}
 
 
 def training_memory(model: nn.Module, batch: Batch, recipe: Recipe | None = None) -> PeakMemory:
-    """Peak memory around one training step of a copy, after one that made the moments and warmed up the kernels.
+    """Measures the peak memory around one training step of a copy of the network.
 
-    What else is in memory (another network, say) does not count. On CUDA torch's allocator tells the peak; on the CPU
-    its profiler tells every allocation, of which the peak is the highest sum; what kernels allocate by other ways than
-    torch's allocator is in neither.
+    A step before it makes the moments and warms up the kernels. Other things in memory, such as another network, do not
+    count. On CUDA torch's allocator reports the peak. On the CPU torch's profiler reports every allocation, and the
+    peak is their highest sum. Memory that kernels allocate without torch's allocator is in neither.
 
     Args:
-        model: The network; it is not changed.
+        model: Network to train; it is not changed.
         batch: Inputs ``(B, C, H, W)`` and class indices ``(B,)``; moved to the device of the network.
         recipe: Recipe of the step; the paper's by default.
 
@@ -76,7 +76,7 @@ def _added_on_cuda(run: Callable[[], None], device: torch.device) -> int:
 
 
 def added_on_cpu(run: Callable[[], object]) -> int:
-    """Highest sum of the allocations, less what was freed, while something ran; in bytes."""
+    """Returns the highest sum of allocations less what was freed, while `run` runs; in bytes."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()
     assert profiler.profiler is not None

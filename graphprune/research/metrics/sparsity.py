@@ -1,4 +1,4 @@
-"""How much of a network is gone, by weights and by nodes, against the network that it came from."""
+"""Shares of weights and of nodes that were removed from a network, compared with the dense network."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from graphprune.research.metrics.layers import as_matrix, is_transposed, layer_w
 
 @dataclass(frozen=True)
 class LayerLeft:
-    """What is left of one layer.
+    """How much one layer keeps.
 
     Attributes:
         name: Path of the layer in the dense network.
-        before: Weights or nodes of the dense layer.
-        left: Those that are there and not zero; a node is zero when all weights into it are.
+        before: Number of weights or nodes of the dense layer.
+        left: Number of those that still exist and are not zero; a node is zero when all weights into it are zero.
     """
 
     name: str
@@ -28,20 +28,20 @@ class LayerLeft:
 
     @property
     def removed(self) -> float:
-        """Share that is gone, in [0, 1]."""
+        """Share that was removed, in [0, 1]."""
         return 1 - self.left / self.before
 
 
 def weights_left(model: nn.Module, dense: nn.Module) -> list[LayerLeft]:
-    """Weights of each convolution and linear layer, in the order of the dense network; tied ones once.
+    """Counts the weights of each convolution and linear layer, in the order of the dense network; tied ones once.
 
     Args:
-        model: The network: with zeros, physically smaller, or both. Layers have their names in `dense`; one that is
-            missing is gone as a whole.
-        dense: The network before anything went.
+        model: The pruned network: with zeros, physically smaller, or both. Its layers have the same names as in
+            `dense`; a layer that it lacks was removed as a whole.
+        dense: The network before anything was removed.
 
     Raises:
-        InputError: `dense` has no such layer, or a layer of `model` is no smaller one of `dense`.
+        InputError: `dense` has no convolution or linear layer, or `model` is not a smaller form of `dense`.
     """
     return [
         LayerLeft(name, weight.numel(), 0 if left is None else int(torch.count_nonzero(left)))
@@ -50,7 +50,7 @@ def weights_left(model: nn.Module, dense: nn.Module) -> list[LayerLeft]:
 
 
 def weight_sparsity(model: nn.Module, dense: nn.Module) -> float:
-    """(zeroed + removed) / initial over the weights of convolutions and linear layers, in [0, 1].
+    """Returns (zeroed + removed) / initial over the weights of convolutions and linear layers, in [0, 1].
 
     Biases and parameters of normalisations do not count. Arguments and errors are those of `weights_left`.
     """
@@ -58,10 +58,11 @@ def weight_sparsity(model: nn.Module, dense: nn.Module) -> float:
 
 
 def nodes_left(model: nn.Module, dense: nn.Module, outputs: Sequence[str] | None = None) -> list[LayerLeft]:
-    """Nodes (output channels) of each convolution and linear layer but the output layers.
+    """Counts the nodes (output channels) of each convolution and linear layer except the output layers.
 
-    The inputs of the network are nodes of no layer, so they do not count either. Channels of coupled layers count in
-    each of them. A node whose incoming weights are all zero is gone, though its bias may still be added further on.
+    The inputs of the network are not nodes of a layer, so they do not count either. Channels of coupled layers count in
+    each of these layers. A node whose incoming weights are all zero counts as removed, although its bias may still
+    reach later layers.
 
     Args:
         model: See `weights_left`.
@@ -88,21 +89,21 @@ def nodes_left(model: nn.Module, dense: nn.Module, outputs: Sequence[str] | None
 
 
 def node_sparsity(model: nn.Module, dense: nn.Module, outputs: Sequence[str] | None = None) -> float:
-    """1 - nodes left / nodes before, in [0, 1]; 0 for a network of output layers alone. See `nodes_left`."""
+    """Returns 1 - nodes left / nodes before, in [0, 1]; 0 for a network of output layers only. See `nodes_left`."""
     return _removed(nodes_left(model, dense, outputs))
 
 
 def harmonic_mean(sparsity: float, accuracy: float) -> float:
-    """2 s a / (s + a), 0 where both are 0.
+    """Returns the harmonic mean 2 s a / (s + a) of sparsity and accuracy, or 0 if both are 0.
 
-    Source: section 5 of the paper, which picks points of its tables by it.
+    Source: section 5 of the paper, which selects the points of its tables by this mean.
 
     Args:
         sparsity: Share removed, in [0, 1].
         accuracy: Share classified right, in [0, 1].
 
     Raises:
-        OptionError: one is out of range (a percentage, say).
+        OptionError: one of the two is out of range (a percentage, for example).
     """
     if not (0 <= sparsity <= 1 and 0 <= accuracy <= 1):
         raise OptionError(f"sparsity and accuracy must be shares in [0, 1], got {sparsity} and {accuracy}")
@@ -115,7 +116,7 @@ def _removed(layers: Sequence[LayerLeft]) -> float:
 
 
 def _pairs(model: nn.Module, dense: nn.Module) -> list[tuple[str, Tensor, Tensor | None]]:
-    """Path of each layer, its weight in the dense network, and what it is in the other one."""
+    """Returns the path of each layer, its weight in the dense network, and its weight in the pruned one or None."""
     layers = layers_of(dense)
     if not layers:
         raise InputError("the dense network has no convolution or linear layer, so there are no weights to count")
@@ -138,5 +139,5 @@ def _fits(left: Tensor, weight: Tensor) -> bool:
 
 
 def _nodes_per_row(layer: nn.Module) -> int:
-    """Output channels of one row: a transposed convolution stores those of one group, which all have the same."""
+    """Output channels for one row: a transposed convolution has one row for a channel in each of its groups."""
     return int(getattr(layer, "groups", 1)) if is_transposed(layer) else 1

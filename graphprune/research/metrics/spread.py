@@ -11,7 +11,7 @@ from typing import Any
 from graphprune.errors import OptionError
 
 NORMAL_95 = 1.96
-"""Half-width, in standard errors, of the interval that a normal variable is in with 95 %; the specification's."""
+"""Half-width in standard errors of the interval that holds a normal variable with 95 %, for any number of seeds."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Spread:
     values: tuple[float, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields, ready for JSON."""
+        """Returns the fields, ready for JSON."""
         return asdict(self) | {"values": list(self.values)}
 
     def __str__(self) -> str:
@@ -38,10 +38,10 @@ class Spread:
 
 
 def spread_over_seeds(values: Sequence[float]) -> Spread:
-    """Mean and 1.96 sigma / sqrt(n).
+    """Returns the mean and the half-width 1.96 sigma / sqrt(n).
 
     Raises:
-        OptionError: there are no values, or one is not finite: a mean over the runs that worked would flatter.
+        OptionError: there are no values, or one is not finite. A mean over only the runs that worked would be too good.
     """
     if not values or not all(map(math.isfinite, values)):
         raise OptionError(f"expected one finite value or more, got {list(values)}; leave a failed seed out openly")

@@ -1,4 +1,4 @@
-"""One training step of the paper's recipe, on a copy, for whoever measures it."""
+"""One training step of a recipe, on a copy of the network, whose time or memory is to be measured."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class TrainingStep:
         return cls(own, recipe.optimizer_of(own), (batch[0].to(device), batch[1].to(device)), recipe)
 
     def __call__(self) -> None:
-        """Forward, backward, clip, step."""
+        """Runs forward and backward pass, clips the gradients and steps the optimizer."""
         self.optimizer.zero_grad(set_to_none=True)
         batch_loss(self.model, self.batch, self.recipe.precision).backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
         self.optimizer.step()
 
     def resident(self) -> list[Tensor]:
-        """What is in memory between steps but the batch: parameters, buffers, moments; gradients are dropped."""
+        """Drops the gradients and returns the tensors that stay between steps: parameters, buffers, moments."""
         self.optimizer.zero_grad(set_to_none=True)
         moments = [value for state in self.optimizer.state.values() for value in state.values()]
         tensors = (*self.model.parameters(), *self.model.buffers(), *moments)

@@ -1,4 +1,4 @@
-"""Time of training steps and of inference in torch, measured in turns, apart from each other."""
+"""Times of training steps and, separately, of inference in torch; several networks are measured in turns."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from graphprune.research.training import Recipe
 def time_training(
     models: Mapping[str, nn.Module], batch: Batch, recipe: Recipe | None = None, *, warmup: int = 3, repeats: int = 20
 ) -> dict[str, Latency]:
-    """Time of one training step: forward, backward, clipping, optimizer.
+    """Measures the time of one training step: forward, backward, clipping, optimizer.
 
     Args:
-        models: Networks by name, all on one device; they are copied, hence not changed.
+        models: Networks by name, all on one device; they are copied, so they do not change.
         batch: Inputs ``(B, C, H, W)`` and class indices ``(B,)``; moved to the device first.
         recipe: Recipe of the step; the paper's by default.
         warmup: Steps of each before the first sample, 1 or more.
         repeats: Rounds, 1 or more; each takes one sample of every network, so a change of pace hits all alike.
 
     Returns:
-        Of each network, in milliseconds for a step; on CUDA by events on the device.
+        Time of a step in milliseconds, for each network; on CUDA measured by events on the device.
 
     Raises:
         OptionError: a count is out of range, there are no networks, or they are on several devices.
@@ -43,7 +43,7 @@ def time_training(
 def time_inference(
     models: Mapping[str, nn.Module], inputs: Tensor, *, warmup: int = 3, repeats: int = 20
 ) -> dict[str, Latency]:
-    """Time of one forward pass in evaluation mode, without gradients.
+    """Measures the time of one forward pass in evaluation mode, without gradients.
 
     Args:
         models: See `time_training`.
@@ -52,7 +52,7 @@ def time_inference(
         repeats: See `time_training`.
 
     Returns:
-        As `time_training`.
+        Time of a pass in milliseconds, for each network; on CUDA measured by events on the device.
 
     Raises:
         OptionError: see `time_training`.
@@ -87,7 +87,7 @@ def _in_turns(
     runs: Mapping[str, Callable[[], None]], device: torch.device, warmup: int, repeats: int
 ) -> dict[str, Latency]:
     if device.type == "cuda":
-        torch.cuda.set_device(device)  # events are of the current device
+        torch.cuda.set_device(device)  # events are recorded on the current device
     measure = _ms_on_cuda if device.type == "cuda" else _ms
     samples: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
