@@ -197,6 +197,14 @@ IMAGES: dict[str, Callable[[], nn.Module]] = {
 }
 """Models that take ``(N, 2, 6, 6)``."""
 
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    **{name: (factory, (2, 6, 6)) for name, factory in IMAGES.items()},
+    "mlp": (Mlp, (5,)),
+    "transformer": (Transformer, (5, 4)),
+    "windows": (Windows, (4, 4, 2)),
+}
+"""Models, each with the shape of one sample."""
+
 
 def images(batch: int = 4) -> Tensor:
     """A batch for the models in `IMAGES`."""

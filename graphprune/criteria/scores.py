@@ -66,10 +66,7 @@ class WeightScores(Fact):
 @invariant(Dependencies, Scores)
 def scores_match_channels(program: Program) -> list[str]:
     """One finite importance per channel."""
-    scores, dependencies = program.get(Scores), program.get(Dependencies)
-    if scores is None or dependencies is None:
-        return []
-    importance = scores.importance
-    if len(importance) != dependencies.channels:
-        return [f"{len(importance)} scores for {dependencies.channels} channels"]
+    importance, channels = program[Scores].importance, program[Dependencies].channels
+    if len(importance) != channels:
+        return [f"{len(importance)} scores for {channels} channels"]
     return [] if bool(torch.isfinite(importance).all()) else ["scores are not finite"]

@@ -30,7 +30,7 @@ INVARIANTS: dict[Invariant, tuple[Subject, ...]] = {}
 
 
 def invariant(*subjects: Subject) -> Callable[[Invariant], Invariant]:
-    """Registers an invariant with the parts of a program that it is about."""
+    """Registers an invariant with the parts of a program that it is about; without one of them it is not checked."""
 
     def register(function: Invariant) -> Invariant:
         INVARIANTS[function] = subjects
@@ -67,8 +67,7 @@ def references_resolve(program: Program) -> list[str]:
 @invariant(Dependencies)
 def groups_partition_channels(program: Program) -> list[str]:
     """Each channel belongs to one group; groups are consecutive ranges."""
-    if (dependencies := program.get(Dependencies)) is None:
-        return []
+    dependencies = program[Dependencies]
     expected, problems = 0, []
     for group in dependencies.groups:
         if group.start != expected or group.stop <= group.start:
@@ -83,13 +82,11 @@ def groups_partition_channels(program: Program) -> list[str]:
 @invariant("module", Dependencies)
 def label_maps_fit_tensors(program: Program) -> list[str]:
     """The labelled dims of each parameter and buffer have the sizes that the tensors have."""
-    if (dependencies := program.get(Dependencies)) is None:
-        return []
     shapes = {name: tensor.shape for name, tensor in stored_tensors(program.module).items()}
     return [
         f"{owner.name} dim {owner.dim}: {owner.size} labels for "
         f"{tuple(shapes[owner.name]) if owner.name in shapes else 'no tensor'}"
-        for owner in dependencies.stored
+        for owner in program[Dependencies].stored
         if owner.name not in shapes or shapes[owner.name][owner.dim] != owner.size
     ]
 
@@ -97,12 +94,10 @@ def label_maps_fit_tensors(program: Program) -> list[str]:
 @invariant("module", Dependencies)
 def every_parameter_is_read(program: Program) -> list[str]:
     """Each parameter of an analysed program is read by a node that is not dead; see `dead_nodes`."""
-    if Dependencies not in program or references_resolve(program):
+    if references_resolve(program):
         return []
-    layers, dead = (
-        Layers(program.module),
-        set(dead_nodes(program.module, protected_tensors(program.module, program.protect))),
-    )
+    layers, protected = Layers(program.module), protected_tensors(program.module, program.protect)
+    dead = set(dead_nodes(program.module, protected))
     alive = [node for node in program.module.graph.nodes if node not in dead]
     read = {id(tensor) for node in alive for tensor in tensors_read_by(layers, node)}
     parameters = stored_parameters(program.module).items()
@@ -112,12 +107,10 @@ def every_parameter_is_read(program: Program) -> list[str]:
 @invariant("module", FirstAnalysis)
 def classes_fit_tensors(program: Program) -> list[str]:
     """Each remaining index has a class: the channel that it belonged to in the user's model."""
-    if (first := program.get(FirstAnalysis)) is None:
-        return []
     shapes = {name: tensor.shape for name, tensor in stored_tensors(program.module).items()}
     return [
         f"{name} dim {dim}: {len(classes)} classes for {tuple(shapes[name])}"
-        for (name, dim), classes in first.classes.items()
+        for (name, dim), classes in program[FirstAnalysis].classes.items()
         if name in shapes and shapes[name][dim] != classes.shape[0]
     ]
 
@@ -176,12 +169,11 @@ def violations(program: Program, since: Program | None = None) -> list[str]:
     def is_new(subject: Subject) -> bool:
         return since is None or _part(program, subject) is not _part(since, subject)
 
-    found = [
-        problem
-        for invariant, subjects in INVARIANTS.items()
-        if any(map(is_new, subjects))
-        for problem in invariant(program)
-    ]
+    def is_due(subjects: tuple[Subject, ...]) -> bool:
+        return any(map(is_new, subjects)) and all(_part(program, subject) is not None for subject in subjects)
+
+    due = [invariant for invariant, subjects in INVARIANTS.items() if is_due(subjects)]
+    found = [problem for invariant in due for problem in invariant(program)]
     return found if found or not is_new("module") else shapes_are_as_recorded(program)
 
 

@@ -57,10 +57,7 @@ def costs_under(selected: Program) -> dict[Measure, int]:
 @invariant(Dependencies, Selection)
 def selection_keeps_every_group(program: Program) -> list[str]:
     """A selection names every channel, and empties no group."""
-    selection, dependencies = program.get(Selection), program.get(Dependencies)
-    if selection is None or dependencies is None:
-        return []
-    keep = selection.keep
+    keep, dependencies = program[Selection].keep, program[Dependencies]
     if len(keep) != dependencies.channels:
         return [f"the selection has {len(keep)} channels of {dependencies.channels}"]
     return [

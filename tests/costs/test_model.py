@@ -14,13 +14,9 @@ from graphprune.labels.keep_set import KeepSet
 from graphprune.rewrite.compact import compact_module
 from tests.small_models import (
     CLASSES,
+    NETWORKS,
     Chain,
-    Dense,
-    Inverted,
-    Mlp,
     Residual,
-    Transformer,
-    Windows,
     analysed,
     images,
 )
@@ -61,13 +57,7 @@ class Attention(nn.Module):
 
 
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-    "chain": (Chain, (2, 6, 6)),
-    "residual": (Residual, (2, 6, 6)),
-    "depthwise": (Inverted, (2, 6, 6)),
-    "concat": (Dense, (2, 6, 6)),
-    "linear": (Mlp, (5,)),
-    "transformer": (Transformer, (5, 4)),
-    "windows": (Windows, (4, 4, 2)),
+    **NETWORKS,
     "matmul": (Attention, (5, 4)),
     "conv1d": (one_dimensional, (2, 8)),
     "conv3d": (three_dimensional, (2, 4, 4, 4)),

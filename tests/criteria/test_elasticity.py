@@ -30,14 +30,12 @@ from graphprune.program.example import Example
 from graphprune.program.program import Program
 from tests.small_models import (
     CLASSES,
-    IMAGES,
+    NETWORKS,
     Chain,
     Dense,
     Inverted,
     Mlp,
     Residual,
-    Transformer,
-    Windows,
     analysed,
     group_of,
     images,
@@ -150,18 +148,10 @@ def test_signed_is_the_gradient_of_the_whole_batch() -> None:
     assert apart.loss == pytest.approx(mean_loss(program, batches), rel=1e-12)
 
 
-MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-    **{name: (factory, (2, 6, 6)) for name, factory in IMAGES.items()},
-    "mlp": (Mlp, (5,)),
-    "transformer": (Transformer, (5, 4)),
-    "windows": (Windows, (4, 4, 2)),
-}
-
-
 @pytest.mark.parametrize("example_batch", [1, 3])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_per_sample_accumulation_is_a_loop_over_samples(name: str, example_batch: int) -> None:
-    factory, shape = MODELS[name]
+    factory, shape = NETWORKS[name]
     program, dependencies = prepared(factory(), torch.randn(example_batch, *shape))
     batches = [labelled(torch.randn(size, *shape, dtype=torch.float64)) for size in (3, 4, 2)]
     rows = single_sample_gradients(program, dependencies, batches)

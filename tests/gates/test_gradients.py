@@ -14,7 +14,7 @@ from torch.nn import functional
 from graphprune.gates.insertion import GatedModule
 from graphprune.program.program import Program
 from tests.ops.case import net
-from tests.passes.test_insert_gates import NETWORKS, with_gates
+from tests.passes.test_insert_gates import MODELS, with_gates
 from tests.small_models import CLASSES, Residual, Transformer, analysed, group_of, images, randomised
 
 STEP = 1e-5
@@ -99,8 +99,8 @@ def check_gradient(model: nn.Module, inputs: Tensor, places: dict[str, tuple[Sca
 
 @pytest.mark.parametrize("name", PLACES)
 def test_the_gradient_is_the_slope_of_the_loss_in_the_scale_of_a_channel(name: str) -> None:
-    factory, example = NETWORKS[name]
-    check_gradient(factory(), example(6), PLACES[name])
+    factory, shape = MODELS[name]
+    check_gradient(factory(), torch.randn(6, *shape), PLACES[name])
 
 
 def test_before_normalisation_it_is_that_of_what_is_normalised() -> None:
@@ -141,11 +141,11 @@ def test_the_gradient_of_a_recurrent_unit_is_that_of_all_its_steps() -> None:
     torch.testing.assert_close(found, torch.autograd.grad(loss, gate)[0], rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", MODELS)
 def test_gates_of_each_sample_have_the_gradient_of_that_sample(name: str) -> None:
-    factory, example = NETWORKS[name]
-    inputs, target = example(3).double(), torch.arange(3)
-    program, dependencies = analysed(randomised(factory()).double(), example(2).double())
+    factory, shape = MODELS[name]
+    inputs, target = torch.randn(3, *shape).double(), torch.arange(3)
+    program, dependencies = analysed(randomised(factory()).double(), torch.randn(2, *shape).double())
     together = gradient_in_gates(with_gates(program, per_sample=True), inputs, target)
     assert together.shape == (3, dependencies.channels)
     plain = with_gates(program)

@@ -16,20 +16,18 @@ from graphprune.labels.groups import NOT_PRUNABLE
 from graphprune.labels.keep_set import KeepSet
 from graphprune.labels.labels import LabelSpace
 from graphprune.program.tensors import Kept
-from tests.small_models import IMAGES, Chain, Transformer, Windows, analysed, group_of, images
+from tests.small_models import NETWORKS, Chain, analysed, group_of, images
 
-MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
-    **{name: (model, images) for name, model in IMAGES.items()},
-    "transformer": (Transformer, lambda: torch.randn(2, 5, 4)),
-    "windows": (Windows, lambda: torch.randn(2, 4, 4, 2)),
-    "flattened": (lambda: nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten(), nn.Linear(64, 3)), images),
+MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    **NETWORKS,
+    "flattened": (lambda: nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten(), nn.Linear(64, 3)), (2, 6, 6)),
 }
 
 
 @cache
 def dependencies_of(name: str) -> Dependencies:
-    model, example = MODELS[name]
-    return analysed(model(), example())[1]
+    factory, shape = MODELS[name]
+    return analysed(factory(), torch.randn(2, *shape))[1]
 
 
 @st.composite

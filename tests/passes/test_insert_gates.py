@@ -30,12 +30,10 @@ from graphprune.program.program import Program
 from tests.gates.test_recurrent import MODELS as RECURRENT
 from tests.scoring import batches_like, leaving_no_trace, prepared, sensitivity
 from tests.small_models import (
-    IMAGES,
+    NETWORKS,
     Chain,
-    Mlp,
     Residual,
     Transformer,
-    Windows,
     analysed,
     images,
     randomised,
@@ -43,12 +41,9 @@ from tests.small_models import (
 
 ACCUMULATIONS: tuple[Accumulate, ...] = ("signed", "absolute", "squared")
 
-NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Tensor]]] = {
-    **{name: (factory, images) for name, factory in IMAGES.items()},
-    "mlp": (Mlp, lambda samples: torch.randn(samples, 5)),
-    "transformer": (Transformer, lambda samples: torch.randn(samples, 5, 4)),
-    "windows": (Windows, lambda samples: torch.randn(samples, 4, 4, 2)),
-    **{name: (RECURRENT[name], lambda samples: torch.randn(samples, 7, 5)) for name in ("lstm", "gru", "rnn")},
+MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    **NETWORKS,
+    **{name: (RECURRENT[name], (7, 5)) for name in ("lstm", "gru", "rnn")},
 }
 
 
@@ -86,12 +81,12 @@ def test_before_normalisation() -> None:
     ]
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("per_sample", [False, True])
 def test_every_node_of_the_printed_program_has_its_type(name: str, per_sample: bool) -> None:
     """It is found by a run, which a gate of another shape than the places need would end."""
-    factory, example = NETWORKS[name]
-    nodes = [line for line in text_of(factory(), example(2), per_sample=per_sample) if line.startswith("%")]
+    factory, shape = MODELS[name]
+    nodes = [line for line in text_of(factory(), torch.randn(2, *shape), per_sample=per_sample) if line.startswith("%")]
     untyped = [line for line in nodes if " : " not in line.partition(" = ")[0]]
     assert all("getattr(" in line or "getitem(" in line or "floordiv(" in line for line in untyped), untyped
 
@@ -145,10 +140,10 @@ def test_where_all_channels_are_frozen_there_is_no_gate() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
 @pytest.mark.parametrize("options", [{}, {"before_normalisation": True}, {"per_sample": True}])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", MODELS)
 def test_gates_of_one_leave_outputs_equal(name: str, options: dict[str, bool], dtype: torch.dtype) -> None:
-    factory, example = NETWORKS[name]
-    program, _ = analysed(randomised(factory()).to(dtype), example(2).to(dtype))
+    factory, shape = MODELS[name]
+    program, _ = analysed(randomised(factory()).to(dtype), torch.randn(2, *shape).to(dtype))
     gated, inputs = with_gates(program, **options)[GatedModule], program.example.args[0]
     with evaluating(program.module), evaluating(gated.module), torch.no_grad():
         expected = program.module(inputs)
