@@ -76,8 +76,7 @@ def selecting_weights(allowed: int, *, on_paths: bool, verify: bool, seed: int) 
 
 def masking(*, resurrect: bool, verify: bool, seed: int) -> Sequence[Pass]:
     """What zeroes the weights that do not stay."""
-    proof = (VerifyPrune(seed),) if verify else ()
-    return (MaskWeights(resurrect), *proof)
+    return (MaskWeights(resurrect), *_proof(seed, verify=verify))
 
 
 def selecting_jointly(allowed: int, limits: Limits, *, on_paths: bool, verify: bool, seed: int) -> Sequence[Pass]:
@@ -88,8 +87,7 @@ def selecting_jointly(allowed: int, limits: Limits, *, on_paths: bool, verify: b
 
 def pruning_jointly(*, resurrect: bool, verify: bool, seed: int) -> Sequence[Pass]:
     """What removes the channels and zeroes the weights that do not stay."""
-    proof = (VerifyPrune(seed),) if verify else ()
-    return (MaskWeights(resurrect), PruneChannels(), *proof)
+    return (MaskWeights(resurrect), PruneChannels(), *_proof(seed, verify=verify))
 
 
 def selecting_widths(
@@ -106,8 +104,11 @@ def selecting(goal: Goal, limits: Limits) -> Sequence[Pass]:
 
 def pruning(*, verify: bool, seed: int) -> Sequence[Pass]:
     """What removes the channels that do not stay."""
-    proof = (VerifyPrune(seed),) if verify else ()
-    return (PruneChannels(), *proof)
+    return (PruneChannels(), *_proof(seed, verify=verify))
+
+
+def _proof(seed: int, *, verify: bool) -> Sequence[Pass]:
+    return (VerifyPrune(seed),) if verify else ()
 
 
 def exporting(path: Path, precision: str = "float32", calibration: Sequence[Example] = ()) -> Sequence[Pass]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from graphprune.costs.measures import MEASURES, Measure
 from graphprune.costs.model import costs_of
 from graphprune.coupling.explain import path_to_cause
 from graphprune.criteria.criterion import Criterion
 from graphprune.criteria.sensitivity import Sensitivity
-from graphprune.deploy import TimingResult
 from graphprune.errors import NothingToPruneError
 from graphprune.labels.dependencies import Dependencies
 from graphprune.passes import pipelines
@@ -38,10 +38,8 @@ class ByRank:
     limits: Limits
     verify: bool
 
-    @property
-    def timing(self) -> TimingResult | None:
-        """No latency is measured, so there is none."""
-        return None
+    timing: ClassVar[None] = None
+    """No latency is measured."""
 
     def goal(self, budget: Budget) -> Goal:
         """The costs that a budget allows."""

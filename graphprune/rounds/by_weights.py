@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -14,7 +15,6 @@ from graphprune.costs.pool import not_in_pool
 from graphprune.criteria.scores import Scores
 from graphprune.criteria.sensitivity import Sensitivity
 from graphprune.criteria.weights import WeightCriterion
-from graphprune.deploy import TimingResult
 from graphprune.errors import NothingToPruneError, OptionError
 from graphprune.labels.dependencies import Dependencies
 from graphprune.passes import pipelines
@@ -46,10 +46,8 @@ class ByWeights:
     on_paths: bool
     verify: bool
 
-    @property
-    def timing(self) -> TimingResult | None:
-        """No latency is measured, so there is none."""
-        return None
+    timing: ClassVar[None] = None
+    """No latency is measured."""
 
     def check(self, program: Program, budget: Budget) -> None:
         """Refuses a budget that cannot be met by weights; see `Rounds.check`."""
@@ -115,10 +113,8 @@ class Jointly:
     rank: ByRank
     weights: ByWeights
 
-    @property
-    def timing(self) -> TimingResult | None:
-        """No latency is measured, so there is none."""
-        return None
+    timing: ClassVar[None] = None
+    """No latency is measured."""
 
     def check(self, program: Program, budget: Budget) -> None:
         """Checks the budget as for weights alone; see `Rounds.check`."""

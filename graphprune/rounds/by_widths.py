@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from graphprune.costs.measures import Measure
 from graphprune.criteria import Sensitivity
-from graphprune.deploy import TimingResult
 from graphprune.latency.model import LatencyModel
 from graphprune.latency.profiles import Profile
 from graphprune.passes import pipelines
@@ -31,10 +31,8 @@ class ByWidths:
     budget: Budget
     profile: Profile
 
-    @property
-    def timing(self) -> TimingResult | None:
-        """No latency is measured, so there is none."""
-        return None
+    timing: ClassVar[None] = None
+    """No latency is measured."""
 
     def check(self, program: Program, budget: Budget) -> None:
         """Does what `ByRank` does."""
