@@ -85,7 +85,9 @@ def test_all_pipelines_are_here() -> None:
     found = {
         name
         for name, function in inspect.getmembers(pipelines, inspect.isfunction)
-        if function.__module__ == pipelines.__name__ and get_type_hints(function)["return"] == Sequence[Pass]
+        if function.__module__ == pipelines.__name__
+        and not name.startswith("_")
+        and get_type_hints(function)["return"] == Sequence[Pass]
     }
     assert found == PIPELINES.keys()
 
