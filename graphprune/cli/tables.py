@@ -20,8 +20,11 @@ def show(content: Table | str) -> None:
         typer.echo(content)
         return
     # asked of the output itself: rich takes a file for a terminal where FORCE_COLOR is set
-    width = None if sys.stdout.isatty() else FILE_WIDTH
-    console = Console(width=width, color_system=None, highlight=False, markup=False, emoji=False)
+    terminal = sys.stdout.isatty()
+    console = Console(
+        width=None if terminal else FILE_WIDTH, force_terminal=terminal,
+        color_system=None, highlight=False, markup=False, emoji=False,
+    )  # fmt: skip
     with console.capture() as captured:
         console.print(content)
     typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))

@@ -120,7 +120,7 @@ def test_a_file_is_continued(
         arguments = ["--networks", "lenet5", "--granularities", "weight", "--out", str(out), "--seeds", *seeds]
         monkeypatch.setattr(sys, "argv", ["ablation", *arguments])
         ablation.main()
-        return out.read_text().splitlines()
+        return out.read_text(encoding="utf-8").splitlines()
 
     first = call("0")
     second = call("0", "1")

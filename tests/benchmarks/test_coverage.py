@@ -58,7 +58,7 @@ def test_a_model_that_is_not_there_is_a_failure() -> None:
 
 def test_the_families_of_timm_are_all_in_the_list() -> None:
     timm = pytest.importorskip("timm")
-    listed = json.loads(FAMILIES.read_text())
+    listed = json.loads(FAMILIES.read_text(encoding="utf-8"))
     if timm.__version__ == listed["timm"]:
         assert set(listed["smallest"]) == set(timm.list_modules())
     assert len(listed["smallest"]) >= 95
@@ -72,9 +72,9 @@ def test_the_page_counts_outcomes_and_gives_reasons(tmp_path: Path) -> None:
          "compilations": [{"seconds": 1.0, "relative_error": 2e-7, "onnx_relative_error": 3e-7}], **origin},
         {"model": "paper:conv6", "outcome": "refused", "reason": "no\nchannels", "compilations": [], **origin},
     ]  # fmt: skip
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     write_page(tmp_path / "rows.jsonl", tmp_path / "page.md")
-    page = (tmp_path / "page.md").read_text()
+    page = (tmp_path / "page.md").read_text(encoding="utf-8")
     assert "| Networks of the SNIP-it paper | 2 | 1 | 1 | 0 | 90.0% | 2.0e-07 | 3.0e-07 |" in page
     assert "| lenet5 | pass | torch.fx | 1 | 90.0% | 2.0e-07 | 3.0e-07 | 1.0 |" in page
     assert "- paper:conv6: no channels" in page

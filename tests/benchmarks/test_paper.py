@@ -281,7 +281,7 @@ def test_the_document_has_attacks_and_layers() -> None:
 
 def test_the_document_is_that_of_the_results() -> None:
     rows = [row for study in STUDIES for row in read(command.RESULTS / f"{study}.jsonl")]
-    text = command.DOCUMENT.read_text()
+    text = command.DOCUMENT.read_text(encoding="utf-8")
     assert filled(text, rows, read(ablation.RESULTS)) == text, "run `python -m benchmarks.paper document`"
 
 

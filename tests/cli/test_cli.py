@@ -101,9 +101,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def user_code(here: Path) -> Path:
-    (here / "mynets.py").write_text(USER_CODE)
-    (here / "broken_nets.py").write_text("import torch\nimport a_module_that_nobody_has\n")
-    (here / "wrong_nets.py").write_text("1 / 0\n")
+    (here / "mynets.py").write_text(USER_CODE, encoding="utf-8")
+    (here / "broken_nets.py").write_text("import torch\nimport a_module_that_nobody_has\n", encoding="utf-8")
+    (here / "wrong_nets.py").write_text("1 / 0\n", encoding="utf-8")
     return here
 
 
@@ -319,7 +319,8 @@ def test_weights_from_a_file(here: Path) -> None:
 def test_tied_weights_are_stored_once(here: Path) -> None:
     (here / "tied_nets.py").write_text(
         "from torch import nn\ndef net():\n    a, b = nn.Linear(4, 4), nn.Linear(4, 4)\n    b.weight = a.weight\n"
-        "    return nn.Sequential(a, nn.ReLU(), b)\n"
+        "    return nn.Sequential(a, nn.ReLU(), b)\n",
+        encoding="utf-8",
     )
     state = build_model("tied_nets:net", "1,4").module.state_dict()
     save_file({name: tensor for name, tensor in state.items() if name != "2.weight"}, here / "weights.safetensors")
@@ -331,7 +332,7 @@ def test_tied_weights_are_stored_once(here: Path) -> None:
 
 def test_wrong_weights(here: Path) -> None:
     save_file(build_model("paper:mlp5").module.state_dict(), here / "other.safetensors")
-    (here / "text.safetensors").write_text("nothing")
+    (here / "text.safetensors").write_text("nothing", encoding="utf-8")
     messages = {
         "absent": "there is no file",
         "other": "does not fit 'paper:lenet5': Runtime",
@@ -348,7 +349,7 @@ def test_wrong_weights(here: Path) -> None:
 def test_compile_saves_an_artifact_that_loads(saved: Path) -> None:
     loaded = graphprune.load(saved, lenet5())
     assert sum(p.numel() for p in loaded.parameters()) < sum(p.numel() for p in lenet5().parameters())
-    costs = json.loads((saved / "report.json").read_text())["costs"]
+    costs = json.loads((saved / "report.json").read_text(encoding="utf-8"))["costs"]
     assert costs["channels"] == [226, 113]
 
 
@@ -400,16 +401,16 @@ def test_compile_prints_the_program_after_a_pass() -> None:
 def test_what_cannot_be_saved_is_refused_before_the_work(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graphprune, "compile", lambda *_, **__: pytest.fail("it worked first"))
     monkeypatch.setattr(demo_command, "run_demo", lambda *_, **__: pytest.fail("it worked first"))
-    (here / "file").write_text("words")
+    (here / "file").write_text("words", encoding="utf-8")
     for command in (["compile", "paper:lenet5"], ["demo"]):
         assert "file is a file; name a directory" in refuses(*command, "--out", here / "file")
         assert "file is a file; name a directory" in refuses(*command, "--out", here / "file" / "below")
         assert "not of an artifact" in refuses(*command, "--out", here)
-    assert (here / "file").read_text() == "words"
+    assert (here / "file").read_text(encoding="utf-8") == "words"
 
 
 def test_a_place_that_cannot_be_written_to_is_one_line(here: Path) -> None:
-    (here / "file").write_text("words")
+    (here / "file").write_text("words", encoding="utf-8")
     said = refuses("compile", "paper:mlp5", "--dump-dir", here / "file", "--schedule", "one-shot")
     assert said == f"{here / 'file'}: File exists"
 
@@ -457,7 +458,8 @@ def test_inspect_leads_to_the_cause_with_its_source_line(here: Path) -> None:
     (here / "skip_nets.py").write_text(
         "from torch import nn\n\nclass Skip(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
         "        self.a, self.b = nn.Linear(5, 5), nn.Linear(5, 2)\n    def forward(self, x):\n"
-        "        return self.b(self.a(x) + x)\n"
+        "        return self.b(self.a(x) + x)\n",
+        encoding="utf-8",
     )
     out = succeeds("inspect", "skip_nets:Skip", "--input-shape", "2,5", "--why", "a.weight")
     assert out.startswith("a.weight[0], 5 indices: frozen")
@@ -484,7 +486,7 @@ def net():
 
 
 def test_strict_fails_where_something_is_frozen_for_want_of_a_rule(here: Path) -> None:
-    (here / "unknown_nets.py").write_text(UNKNOWN_OP)
+    (here / "unknown_nets.py").write_text(UNKNOWN_OP, encoding="utf-8")
     shown = run("inspect", "unknown_nets:net", "--strict")
     assert shown.exit_code == 2 and "first member" in shown.stdout
     said = refuses("compile", "unknown_nets:net", "--strict")
@@ -498,7 +500,7 @@ def test_strict_fails_where_something_is_frozen_for_want_of_a_rule(here: Path) -
 
 
 def test_inspect_tells_which_part_is_frozen(here: Path) -> None:
-    (here / "unknown_nets.py").write_text(UNKNOWN_OP)
+    (here / "unknown_nets.py").write_text(UNKNOWN_OP, encoding="utf-8")
     out = succeeds("inspect", "unknown_nets:net", "--why", "b.weight").splitlines()
     assert out[0] == "b.weight[0], 2 of 6 indices: frozen"
     assert out[1].startswith("  b.weight[0]: output in node %output at ")
@@ -508,7 +510,7 @@ def test_inspect_tells_which_part_is_frozen(here: Path) -> None:
 
 
 def test_inspect_prints_the_report_of_a_saved_directory(saved: Path, here: Path) -> None:
-    assert succeeds("inspect", saved) == (saved / "report.txt").read_text()
+    assert succeeds("inspect", saved) == (saved / "report.txt").read_text(encoding="utf-8")
     assert "only the report is there" in refuses("inspect", saved, "--why", "x")
     assert "expected a directory written by" in refuses("inspect", here)
 

@@ -26,7 +26,7 @@ def fails():
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "sweep_batches.py").write_text(BATCHES)
+    (tmp_path / "sweep_batches.py").write_text(BATCHES, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GRAPHPRUNE_CACHE", str(tmp_path))
     monkeypatch.setattr("graphprune.latency.stopwatch.REPEATS", 3)
@@ -46,7 +46,7 @@ def test_table_and_files(here: Path) -> None:
     rows = [line.strip().split("  ")[0] for line in result.stdout.splitlines()]
     assert {"dense", "pruned -30%", "uniform -30%"} <= set(rows)
     assert "Medians of" in result.stdout and "CPUExecutionProvider, threads: 1" in result.stdout
-    stored = json.loads((here / "result" / "sweep.json").read_text())
+    stored = json.loads((here / "result" / "sweep.json").read_text(encoding="utf-8"))
     assert [point["kind"] for point in stored["points"]] == ["dense", "pruned", "uniform"]
     assert all(0 <= point["accuracy"] <= 1 for point in stored["points"])
     assert (here / "result" / "sweep.svg").exists()

@@ -44,13 +44,13 @@ def test_printed_programs(name: str) -> None:
     for step, text in texts.items():
         path = HERE / f"{name}-{step}.txt"
         if os.environ.get("GRAPHPRUNE_UPDATE_GOLDEN"):
-            path.write_text(text)
-        assert text == path.read_text(), f"{path.name} differs; see the docstring of this file"
+            path.write_text(text, encoding="utf-8")
+        assert text == path.read_text(encoding="utf-8"), f"{path.name} differs; see the docstring of this file"
 
 
 def test_printed_programs_hold_no_addresses() -> None:
     for path in HERE.glob("*.txt"):
-        assert not re.search(r"0x[0-9a-f]{6,}| at /|<", path.read_text()), path.name
+        assert not re.search(r"0x[0-9a-f]{6,}| at /|<", path.read_text(encoding="utf-8")), path.name
 
 
 def test_printing_twice_gives_the_same() -> None:

@@ -36,7 +36,7 @@ def test_each_kernel_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_cannot_be_kept_serves_all_the_same(
     monkeypatch: pytest.MonkeyPatch, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (cache / "file").write_text("")
+    (cache / "file").write_text("", encoding="utf-8")
     monkeypatch.setenv("GRAPHPRUNE_CACHE", str(cache / "file"))
     (ms,) = Profile.here("cpu").ms([KERNEL])
     assert ms > 0 and "the profile is not kept" in caplog.text and "set GRAPHPRUNE_CACHE" in caplog.text
@@ -50,9 +50,9 @@ def test_other_targets_have_files_of_their_own(cache: Path) -> None:
 
 def test_a_profile_of_another_machine_is_refused(cache: Path) -> None:
     path = Profile.here("cpu").save(cache / "mine.json")
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     content["target"]["hardware"] = "abacus, 1 of 1 cores, no GPU"
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(ArtifactError, match=r"was measured on another machine:\n.*abacus(.|\n)*run graphprune.profile"):
         Profile.load(path)
 
@@ -60,7 +60,7 @@ def test_a_profile_of_another_machine_is_refused(cache: Path) -> None:
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"format": 99}', '{"format": 1, "target": {}, "kernels": []}'])
 def test_damaged_files(cache: Path, content: str) -> None:
     path = cache / "profile.json"
-    path.write_text(content)
+    path.write_text(content, encoding="utf-8")
     with pytest.raises(ArtifactError, match="is no profile of graphprune"):
         Profile.load(path)
 

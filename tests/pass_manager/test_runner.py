@@ -141,7 +141,7 @@ def test_programs_are_dumped_and_emitted(tmp_path: Path) -> None:
     runner = Runner(dump_dir=tmp_path / "dump", print_after=frozenset({"build-dependencies"}), emit=emitted.append)
     runner.run([Custom(), BuildDependencies()], program())
     assert sorted(path.name for path in (tmp_path / "dump").iterdir()) == ["01-custom.txt", "02-build-dependencies.txt"]
-    assert emitted == [(tmp_path / "dump" / "02-build-dependencies.txt").read_text()]
+    assert emitted == [(tmp_path / "dump" / "02-build-dependencies.txt").read_text(encoding="utf-8")]
     assert emitted[0].startswith("program Chain captured by torch.fx\n")
 
 

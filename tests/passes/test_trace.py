@@ -129,7 +129,7 @@ def test_the_runner_dumps_and_emits(tmp_path: Path) -> None:
     runner = Runner(dump_dir=tmp_path / "dump", print_after=frozenset({"trace"}), emit=emitted.append)
     program = runner.start(Trace(images()), Chain())
     assert [path.name for path in (tmp_path / "dump").iterdir()] == ["01-trace.txt"]
-    assert emitted == [print_program(program)] == [(tmp_path / "dump" / "01-trace.txt").read_text()]
+    assert emitted == [print_program(program)] == [(tmp_path / "dump" / "01-trace.txt").read_text(encoding="utf-8")]
     assert emitted[0].startswith("program Chain captured by torch.fx\n%x : f32[4,2,6,6] = input\n")
 
 

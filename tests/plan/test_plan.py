@@ -187,10 +187,10 @@ def test_a_file_that_is_missing_or_no_text_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe\x80")
     with pytest.raises(ArtifactError, match=r"plan\.json cannot be read"):
         load_plan(path)
-    path.write_text("{}")
+    path.write_text("{}", encoding="utf-8")
     with pytest.raises(ArtifactError, match=r"plan\.json: not a graphprune plan"):
         load_plan(path)
-    path.write_text(mlp_plan().to_json())
+    path.write_text(mlp_plan().to_json(), encoding="utf-8")
     assert load_plan(path).to_json() == mlp_plan().to_json()
 
 

@@ -143,7 +143,7 @@ def assert_same_outputs(first: Any, second: Any, tolerance: float = 1e-4) -> Non
 
 def edit_manifest(path: Path, change: Callable[[dict[str, Any]], object], seal: bool = True) -> None:
     """Edits the manifest; ``seal`` also updates its checksums, as only someone who means to can."""
-    content = json.loads((path / "manifest.json").read_text())
+    content = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
     if seal:
         for name in FILES & set(content["files"]):
             stored = manifest.StoredFile.of(path / name)
@@ -151,4 +151,4 @@ def edit_manifest(path: Path, change: Callable[[dict[str, Any]], object], seal: 
     change(content)
     if seal:
         content["sha256"] = manifest._digest(content)
-    (path / "manifest.json").write_text(json.dumps(content))
+    (path / "manifest.json").write_text(json.dumps(content), encoding="utf-8")

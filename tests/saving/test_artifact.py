@@ -124,7 +124,7 @@ def test_saving_changes_nothing(tmp_path: Path) -> None:
 def test_the_directory_holds_the_six_files_and_the_manifest_describes_them(tmp_path: Path) -> None:
     compiled, path = saved_tied().compiled, saved_tied().unpack(tmp_path / "saved")
     assert {file.name for file in path.iterdir()} == FILES
-    content = json.loads((path / "manifest.json").read_text())
+    content = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
     assert (content["format"], content["version"]) == ("graphprune-artifact", 1)
     assert content["libraries"] == {"graphprune": graphprune.__version__, "torch": str(torch.__version__)}
     assert set(content["files"]) == FILES - {"manifest.json"}
@@ -132,9 +132,9 @@ def test_the_directory_holds_the_six_files_and_the_manifest_describes_them(tmp_p
         data = (path / name).read_bytes()
         assert file == {"sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)}
     assert content["aliases"]["head.weight"] == "embedding.weight"
-    assert (path / "plan.json").read_text() == compiled.plan.to_json()
-    assert (path / "report.txt").read_text().rstrip("\n") == str(compiled.report)
-    report = json.loads((path / "report.json").read_text())
+    assert (path / "plan.json").read_text(encoding="utf-8") == compiled.plan.to_json()
+    assert (path / "report.txt").read_text(encoding="utf-8").rstrip("\n") == str(compiled.report)
+    report = json.loads((path / "report.json").read_text(encoding="utf-8"))
     assert report["costs"]["params"] == list(compiled.report.costs["params"])
     assert report["onnx"]["batch"] == "dynamic"
     assert "path" not in report["onnx"]
@@ -168,7 +168,7 @@ def test_an_artifact_is_replaced_and_a_new_directory_is_made_with_its_parents(tm
     compiled, target = saved_tiny().compiled, tmp_path / "deep" / "down"
     assert compiled.save(str(target)) == target
     assert len({file.stat().st_mode for file in target.iterdir()}) == 1
-    (target / "report.txt").write_text("edited")
+    (target / "report.txt").write_text("edited", encoding="utf-8")
     compiled.save(target)
     assert isinstance(graphprune.load(target), OnnxModule)
     assert [entry.name for entry in target.parent.iterdir()] == ["down"]
@@ -176,7 +176,7 @@ def test_an_artifact_is_replaced_and_a_new_directory_is_made_with_its_parents(tm
 
 def write_into(target: Path, name: str) -> None:
     target.mkdir(exist_ok=True)
-    (target / name).write_text("mine")
+    (target / name).write_text("mine", encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", ["thesis.txt", "plan.json", "manifest.json", "model.onnx.mine"])
@@ -185,7 +185,7 @@ def test_a_directory_with_foreign_files_stays_as_it_is(tmp_path: Path, name: str
     write_into(target, name)
     with pytest.raises(ArtifactError, match=rf"holds files that are not of an artifact(.|\n)*{name}"):
         saved_tiny().compiled.save(target)
-    assert (target / name).read_text() == "mine"
+    assert (target / name).read_text(encoding="utf-8") == "mine"
     assert list(tmp_path.iterdir()) == [target]
 
 
@@ -199,12 +199,12 @@ def test_an_artifact_with_a_foreign_file_or_folder_stays_as_it_is(tmp_path: Path
 
 
 def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("mine")
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
     with pytest.raises(ArtifactError, match="is a file; give the name of a directory"):
         saved_tiny().compiled.save(tmp_path / "file")
     with pytest.raises(ArtifactError, match="cannot be written"):
         saved_tiny().compiled.save(tmp_path / "file" / "below")
-    assert (tmp_path / "file").read_text() == "mine"
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "mine"
 
 
 def test_an_empty_directory_and_a_link_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,7 +258,7 @@ def test_what_has_no_onnx_file_is_saved_without(tmp_path: Path, dtype: torch.dty
     path = compiled.save(tmp_path / "saved", onnx=False)
     names = {entry.name for entry in path.iterdir()}
     assert names == {*FILES} - {artifact.ONNX} | {artifact.OUTPUTS}
-    assert json.loads((path / "report.json").read_text())["onnx"] is None
+    assert json.loads((path / "report.json").read_text(encoding="utf-8"))["onnx"] is None
     loaded = graphprune.load(path, model)
     assert_same_weights(compiled.module, loaded)
     assert_same_outputs(loaded.eval()(x), compiled.module.eval()(x))

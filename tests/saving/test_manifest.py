@@ -72,7 +72,7 @@ def test_what_is_no_artifact_is_refused(load: Load, tmp_path: Path) -> None:
         load(tmp_path / "nothing")
     with pytest.raises(ArtifactError, match=r"has no manifest\.json; expected a directory written by"):
         load(tmp_path)
-    (tmp_path / "file").write_text("mine")
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
     with pytest.raises(ArtifactError, match="file is no directory; expected a directory written by"):
         load(tmp_path / "file")
 
@@ -82,7 +82,7 @@ def test_what_is_no_artifact_is_refused(load: Load, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["{}", "[]", "null", '{"format": "onnx"}', '"graphprune-artifact"'])
 def test_a_foreign_manifest_is_refused(load: Load, damaged: Path, text: str) -> None:
-    (damaged / "manifest.json").write_text(text)
+    (damaged / "manifest.json").write_text(text, encoding="utf-8")
     assert not is_artifact(damaged)
     with pytest.raises(ArtifactError, match=r"is not from graphprune: format is .*, expected 'graphprune-artifact'"):
         load(damaged)
