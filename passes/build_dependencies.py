@@ -32,20 +32,20 @@ Pins = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class BuildDependencies(Pass):
-    """Runs the program on labels.
+    """Runs the program on labels, which shows the channels and the groups.
 
-    The first time it also tries out a prune: where a node cannot follow (a size hidden in Python, say), its labels are
-    frozen and the reason is kept.
+    The first time, it also tries out a prune: if a node cannot follow (because a size is hidden in Python, say), its
+    labels are frozen and the reason is kept.
 
     Attributes:
-        choices: What op rules decide, by node, where they shall not decide by themselves.
+        choices: Decisions of op rules, by name of the node, for nodes at which the rules must not decide by themselves.
     """
 
     choices: Mapping[str, bool] = field(default_factory=dict)
     provides: ClassVar[frozenset[type[Fact]]] = frozenset({Dependencies, FirstAnalysis, RecordedShapes})
 
     def run(self, program: Program) -> PassResult:
-        """Fills in dependencies, recorded shapes, and the nodes that cannot be rewritten."""
+        """Adds the dependencies, the recorded shapes, and the nodes that cannot be rewritten to the program's facts."""
         if (first := program.get(FirstAnalysis)) is None:
             program, dependencies, pins = _first_analysis(program, self.choices)
             classes, choices = dependencies.classes(), dependencies.choices
@@ -59,9 +59,10 @@ class BuildDependencies(Pass):
 
 
 def _first_analysis(program: Program, choices: Mapping[str, bool]) -> tuple[Program, Dependencies, Pins]:
-    """The program with two samples as its example, for a batch dim of size 1 could not be told from any other.
+    """Analyses the program on two samples, because a batch dim of size 1 could be any other dim of size 1.
 
-    Where the model takes the example's batch size only, its example stays.
+    If the model accepts only the example's batch size, it is analysed on its example. The program is returned with the
+    example of the analysis.
     """
     small = replace(program, example=program.example.resized(2))
     try:
@@ -72,10 +73,10 @@ def _first_analysis(program: Program, choices: Mapping[str, bool]) -> tuple[Prog
 
 
 def _check_positions(example: Example, small: Program) -> None:
-    """Runs the program where inputs may be positions among the samples (edges of a graph): shapes cannot tell.
+    """Runs the program if its inputs may be positions among the samples (edges of a graph), which shapes do not show.
 
     Raises:
-        InputError: a position lies outside of the small example.
+        InputError: the program fails, because a position lies outside of the small example.
     """
     positions = [tensor for tensor in example.tensors() if not tensor.is_floating_point() and tensor.dim() > 0]
     if all(map(example.is_batched, positions)):
@@ -87,7 +88,7 @@ def _check_positions(example: Example, small: Program) -> None:
 
 
 def _with_pins_for_what_cannot_follow(program: Program, choices: Mapping[str, bool]) -> tuple[Dependencies, Pins]:
-    """Analyses until a trial prune of every group gives the shapes that were foretold."""
+    """Analyses, and freezes nodes that cannot follow, until a trial prune of all groups gives the predicted shapes."""
     pins: Pins = ()
     while True:
         dependencies = analyse(program, can_resize, pins, choices)
@@ -96,12 +97,12 @@ def _with_pins_for_what_cannot_follow(program: Program, choices: Mapping[str, bo
             return dependencies, pins
         (name, reason), nodes = found[0], program.module.graph.nodes
         in_vain = sum(earlier == name for earlier, _ in pins) > len(nodes).bit_length()
-        # all that leads to the node is frozen and it still does not fit, so nothing is left to be sure of
+        # all that leads to the node is frozen and it still does not fit: nothing is certain, so every node is frozen
         pins += tuple((node.name, reason) for node in nodes) if in_vain else found
 
 
 def _trial(program: Program, dependencies: Dependencies) -> Pins:
-    """Prunes half of every group and runs the result on shapes; names the first node that does not fit."""
+    """Prunes half of every group and runs the result on shapes; returns the first node that does not fit, if any."""
     layers = Layers(program.module)
     if not dependencies.groups or all(
         is_sizeless(layers, node) or _returns_its_argument(node, dependencies) for node in program.module.graph.nodes
@@ -120,7 +121,7 @@ def _trial(program: Program, dependencies: Dependencies) -> Pins:
 
 
 def _returns_its_argument(node: fx.Node, dependencies: Dependencies) -> bool:
-    """Whether a layer does nothing in evaluation mode (stochastic depth)."""
+    """Whether a node is a layer that does nothing in evaluation mode (stochastic depth)."""
     sources = [dependencies.values.get(source.name) for source in node.all_input_nodes]
     result = dependencies.values.get(node.name)
     if node.op != "call_module" or node.name not in dependencies.views or len(sources) != 1:

@@ -1,4 +1,4 @@
-"""Removes what the program computes and nobody uses."""
+"""Removes what the program computes but does not use."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from graphprune.program.tensors import stored_parameters, submodules
 class DropDeadNodes(Pass):
     """Removes nodes on whose result nothing depends, and the layers and tensors that only they read.
 
-    A layer whose result is used by nobody would count towards the sparsity that is asked for, and pruning it would
-    change nothing. What is protected stays, dead or not. Where nothing is dead but reads of sizes, which many models
-    leave behind and which cost nothing, the program stays as it is. Random numbers that a dead node would draw are not
-    drawn, so from one seed the draws after them differ from those of the user's model.
+    A layer whose result is not used would count towards the requested sparsity, although pruning it changes nothing.
+    What is protected stays, dead or not. If the only dead nodes read sizes, which many models leave behind and which
+    cost nothing, the program stays as it is. Random numbers that a dead node would draw are not drawn, so with the same
+    seed later draws differ from those of the user's model.
     """
 
     def run(self, program: Program) -> PassResult:
-        """Gives a program without dead nodes; nothing changes where there are none.
+        """Returns a program without dead nodes; nothing changes if there are none.
 
         Raises:
             NothingToPruneError: no parameter is left.
@@ -53,9 +53,9 @@ class DropDeadNodes(Pass):
         return PassResult(program.with_module(module), True, remarks)
 
     def ensures(self, before: Program, result: PassResult) -> list[str]:
-        """No dead node is left, and the outputs on the example are those of before."""
+        """No dead node is left, and the outputs on the example are the same as before."""
         left = [f"%{node.name} is dead and still there" for node in _dead(result.program)]
-        # without a dead draw, later draws are others and cannot be compared
+        # without the random numbers of a dead node, later ones differ, so outputs cannot be compared
         if not result.modified or any(draws_random_numbers(node) for node in _dead(before)):
             return left
         difference = Reference.of(before.module, before.example).difference(result.program.module)
@@ -66,14 +66,14 @@ _READS_OF_SIZES = frozenset({"dim", "getattr", "getitem", "size"})
 
 
 def _dead(program: Program) -> list[fx.Node]:
-    """Dead nodes, but for those that read what is protected; none where all of them only read sizes."""
+    """Dead nodes, except those that read what is protected; none if all of them only read sizes."""
     dead = dead_nodes(program.module, protected_tensors(program.module, program.protect))
     only_sizes = all(node.op not in ("call_module", "get_attr") and op_name(node) in _READS_OF_SIZES for node in dead)
     return [] if only_sizes else dead
 
 
 def _drop_unread(module: fx.GraphModule) -> None:
-    """Takes out layers and tensors that no node names any more."""
+    """Removes the layers and tensors that no node refers to any more."""
     module.delete_all_unused_submodules()
     read = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
     called = [str(node.target) for node in module.graph.nodes if node.op == "call_module"]

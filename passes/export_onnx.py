@@ -19,7 +19,7 @@ class ExportOnnx(Pass):
     """Exports the program with a free batch size, runs the checker, and compares the file with torch.
 
     Attributes:
-        path: The file.
+        path: The file to write.
         precision: Precision of weights and activations inside: ``"float32"``, ``"float16"`` or ``"int8"``.
         calibration: Inputs that INT8 is calibrated on.
     """
@@ -30,11 +30,11 @@ class ExportOnnx(Pass):
     provides: ClassVar[frozenset[type[Fact]]] = frozenset({ExportResult})
 
     def run(self, program: Program) -> PassResult:
-        """Writes the file, and notes what was measured on it.
+        """Writes the file, and adds what was measured on it to the program's facts.
 
         Raises:
             ExportError: the file would not be valid or would not compute the same; nothing is written then.
-            OptionError: the precision is unknown, or there is no directory for the file.
+            OptionError: the precision is unknown, or the directory of the file does not exist.
         """
         example = program.example
         exported = export_onnx(
@@ -45,7 +45,7 @@ class ExportOnnx(Pass):
         return PassResult(program.knowing(exported), True, (f"{size}, batch {exported.batch}, {error}",))
 
     def ensures(self, before: Program, result: PassResult) -> list[str]:
-        """The file is there, and as close to torch as it has to be."""
+        """The file exists, and its outputs agree with torch's within the tolerance."""
         exported = result.program[ExportResult]
         problems = [] if exported.path.is_file() else [f"{exported.path} was not written"]
         if not exported.max_rel_error <= exported.tolerance:

@@ -17,14 +17,14 @@ from graphprune.rewrite.channel_sizes import with_fixed_channel_sizes
 class FixChannelSizes(Pass):
     """Replaces ``x.shape[1]`` by its value where dim 1 holds channels.
 
-    What is computed from it (the width of a head, a scale) then stays what it was when channels go; sizes that have to
-    shrink are rewritten from the labels. Batch and spatial sizes stay dynamic.
+    What is computed from it (the width of a head, a scale) then keeps its value when channels are removed; sizes that
+    have to shrink are rewritten from the labels. Batch and spatial sizes stay dynamic.
     """
 
     needs: ClassVar[frozenset[type[Fact]]] = frozenset({Dependencies})
 
     def run(self, program: Program) -> PassResult:
-        """Rewrites size reads, and folds arithmetic on the literals."""
+        """Replaces the size reads by literals, and folds arithmetic on them."""
         module, fixed = with_fixed_channel_sizes(program.module, program[Dependencies])
         if not fixed:
             return PassResult(program, False, ("no channel sizes read",))

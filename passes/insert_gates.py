@@ -1,4 +1,4 @@
-"""Puts a gate on each channel, where those that read it see it."""
+"""Puts a gate on each channel, at a place where all nodes that read the channel read the product."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from graphprune.program.program import Program
 
 @dataclass(frozen=True)
 class InsertGates(Pass):
-    """Multiplies the pre-activations of each channel by a gate, which is one.
+    """Multiplies the pre-activations of each channel by a gate of value one.
 
-    How much the loss depends on a channel is the gradient of the loss in its gate: over the loss, the channel's
-    elasticity. The program itself stays as it is, for it goes on without gates; what it is with them is a fact about
-    it, which is printed in its place.
+    The gradient of the loss with respect to the gate says how much the loss depends on the channel; divided by the
+    loss, it is the channel's elasticity. The program itself stays as it is, because later passes need it without gates;
+    the module with gates is a fact about the program, and is printed in its place.
     """
 
     gating: Gating = field(default_factory=Gating)
@@ -27,12 +27,12 @@ class InsertGates(Pass):
     provides: ClassVar[frozenset[type[Fact]]] = frozenset({GatedModule})
 
     def run(self, program: Program) -> PassResult:
-        """Finds the sites of all channels, and puts products there."""
+        """Finds the sites of all channels, and inserts a product at each of them."""
         gated = gated_module(program, self.gating)
         return PassResult(program.knowing(gated), True, (f"{gated.channels} gates at {len(gated.sites)} places",))
 
     def ensures(self, before: Program, result: PassResult) -> list[str]:
-        """Every place has gates of channels that there are, and each of its users reads the product."""
+        """Every site has gates of existing channels, and each of its users reads the product."""
         gated = result.program[GatedModule]
         nodes = {node.name: node for node in gated.module.graph.nodes}
         highest = max((int(site.channels.max()) for site in gated.sites), default=0)

@@ -1,4 +1,4 @@
-"""Makes the weights zero that a selection does not keep."""
+"""Sets the weights that a selection does not keep to zero."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from graphprune.selection.record import Selection
 
 @dataclass(frozen=True)
 class MaskWeights(Pass):
-    """Gives parameters zeros for dead weights, and their former values to those that come back.
+    """Sets dead weights to zero, and gives weights that come back their former values.
 
     Attributes:
-        resurrect: Whether values of dead weights are remembered, so that they can come back.
+        resurrect: Whether the values of dead weights are kept, so that the weights can come back.
     """
 
     resurrect: bool = False
@@ -28,13 +28,13 @@ class MaskWeights(Pass):
     provides: ClassVar[frozenset[type[Fact]]] = frozenset({Origin})
 
     def run(self, program: Program) -> PassResult:
-        """Gives a program whose module has zeros in place of dead weights; other tensors are shared."""
+        """Returns a program whose module has zeros in place of dead weights; other tensors are shared."""
         masks, full = dict(program[Selection].masks), full_weights(program)
         touched = masks.keys() | program.history.masks.keys()
         if not touched:
             return PassResult(program, False)
         module = copy_sharing_tensors(program.module)
-        # a copy that is filled keeps the memory format, channels last say; one that is made by the mask does not
+        # filling a clone keeps the memory format, such as channels last; multiplying by the mask would not
         values = {
             name: full[name].clone().masked_fill_(~masks[name], 0) if name in masks else full[name] for name in touched
         }
@@ -46,12 +46,12 @@ class MaskWeights(Pass):
         return PassResult(masked, True, (f"{zeros} weights are zero",))
 
     def ensures(self, before: Program, result: PassResult) -> list[str]:
-        """Dead weights are zero, and live ones that were live before are what they were."""
+        """Dead weights are zero, and weights that stay live have not changed."""
         now, then = stored_parameters(result.program.module), stored_parameters(before.module)
         problems = []
         for name, mask in result.program.history.masks.items():
             same = mask & before.history.masks[name] if name in before.history.masks else mask
-            # comparisons, not indexing: that would copy most of a large parameter
+            # comparisons, because indexing would copy most of a large parameter
             if bool(((now[name] != 0) & ~mask).any()) or bool(((now[name] != then[name]) & same).any()):
                 problems.append(f"{name}: dead weights are not zero, or live ones changed")
         return problems

@@ -1,4 +1,4 @@
-"""Pipelines: passes in the order that one job needs."""
+"""Pipelines: the passes of each job, in the order in which they run."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from graphprune.selection.goal import Goal
 
 
 def analysis(choices: Mapping[str, bool] | None = None) -> Sequence[Pass]:
-    """What precedes the first round.
+    """Passes before the first round.
 
     Args:
         choices: See `BuildDependencies`.
@@ -47,63 +47,63 @@ def analysis(choices: Mapping[str, bool] | None = None) -> Sequence[Pass]:
 
 
 def reanalysis() -> Sequence[Pass]:
-    """What follows a change of shapes."""
+    """Passes after a change of shapes."""
     return (BuildDependencies(),)
 
 
 def scoring(criterion: Criterion, sensitivity: Sensitivity) -> Sequence[Pass]:
-    """The first half of a round; gates come first where the criterion reads them."""
+    """Passes of the first half of a round; gates are inserted first if the criterion reads them."""
     gating = gating_of(criterion, sensitivity)
     gates = () if gating is None else (InsertGates(gating),)
     return (*gates, ScoreChannels(criterion, sensitivity))
 
 
 def gating() -> Sequence[Pass]:
-    """What shows a program with its gates."""
+    """Passes that insert gates, to show the program with them."""
     return (InsertGates(),)
 
 
 def scoring_weights(criterion: WeightCriterion, sensitivity: Sensitivity) -> Sequence[Pass]:
-    """The first half of a round that zeroes weights."""
+    """Passes of the first half of a round that zeroes weights."""
     return (ScoreWeights(criterion, sensitivity),)
 
 
 def selecting_weights(allowed: int, *, on_paths: bool, verify: bool, seed: int) -> Sequence[Pass]:
-    """What chooses the weights that stay."""
+    """Passes that choose the weights that stay."""
     removal = (RemoveDeadPaths(None, verify, seed),) if on_paths else ()
     return (SelectWeights(allowed, on_paths), *removal)
 
 
 def masking(*, resurrect: bool, verify: bool, seed: int) -> Sequence[Pass]:
-    """What zeroes the weights that do not stay."""
+    """Passes that zero the weights that do not stay."""
     return (MaskWeights(resurrect), *_proof(seed, verify=verify))
 
 
 def selecting_jointly(allowed: int, limits: Limits, *, on_paths: bool, verify: bool, seed: int) -> Sequence[Pass]:
-    """What chooses the channels and weights that stay."""
+    """Passes that choose the channels and weights that stay."""
     removal = (RemoveDeadPaths(limits, verify, seed),) if on_paths else ()
     return (SelectJointly(allowed, limits, on_paths), *removal)
 
 
 def pruning_jointly(*, resurrect: bool, verify: bool, seed: int) -> Sequence[Pass]:
-    """What removes the channels and zeroes the weights that do not stay."""
+    """Passes that remove the channels and zero the weights that do not stay."""
     return (MaskWeights(resurrect), PruneChannels(), *_proof(seed, verify=verify))
 
 
 def selecting_widths(
     goal: Goal, limits: Limits, model: LatencyModel, limit_ms: float, *, at_least: bool = True
 ) -> Sequence[Pass]:
-    """What chooses the widths that gain most latency for what is lost."""
+    """Passes that choose the widths that save the most latency for the importance they lose."""
     return (SelectWidths(goal, limits, model, limit_ms, at_least),)
 
 
 def selecting(goal: Goal, limits: Limits) -> Sequence[Pass]:
-    """What chooses the channels that stay."""
+    """Passes that choose the channels that stay."""
     return (SelectChannels(goal, limits),)
 
 
 def pruning(*, verify: bool, seed: int) -> Sequence[Pass]:
-    """What removes the channels that do not stay."""
+    """Passes that remove the channels that do not stay."""
     return (PruneChannels(), *_proof(seed, verify=verify))
 
 
@@ -112,12 +112,12 @@ def _proof(seed: int, *, verify: bool) -> Sequence[Pass]:
 
 
 def exporting(path: Path, precision: str = "float32", calibration: Sequence[Example] = ()) -> Sequence[Pass]:
-    """What writes a program as an ONNX file."""
+    """Passes that write a program as an ONNX file."""
     return (ExportOnnx(path, precision, calibration),)
 
 
 def timing(dense: Path, batch: int, provider: str, threads: int, repeats: int) -> Sequence[Pass]:
-    """What measures an exported program beside the dense one."""
+    """Passes that time an exported program beside the dense one."""
     return (TimeOnnx(dense, batch, provider, threads, repeats),)
 
 
@@ -125,6 +125,6 @@ def analysed(
     model: nn.Module, example_input: Any, protect: tuple[str, ...] = (), attention: Attention = "heads", *,
     verify: bool = True, runner: Runner | None = None,
 ) -> Program:  # fmt: skip
-    """From a model to its analysed program; see `Trace` for the options."""
+    """Captures and analyses a model; see `Trace` for the options."""
     runner = runner or Runner()
     return runner.run(analysis(), runner.start(Trace(example_input, protect, attention, verify), model))

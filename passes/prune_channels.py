@@ -1,4 +1,4 @@
-"""Removes channels for real."""
+"""Removes the channels that a selection does not keep from the module."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from graphprune.selection.record import Selection, keep_set_of
 
 @dataclass(frozen=True)
 class PruneChannels(Pass):
-    """Makes parameters, buffers, module attributes and literal sizes smaller as the selection says."""
+    """Shrinks parameters, buffers, module attributes and literal sizes to the channels of the selection."""
 
     needs: ClassVar[frozenset[type[Fact]]] = frozenset({Dependencies, Selection})
     provides: ClassVar[frozenset[type[Fact]]] = frozenset({Origin, RecordedShapes})
     drops: ClassVar[frozenset[type[Fact]]] = frozenset({Dependencies, Scores, WeightScores, Selection})
 
     def run(self, program: Program) -> PassResult:
-        """Gives the compact program; nothing changes where the selection keeps everything."""
+        """Returns the compact program; nothing changes in the module if the selection keeps everything."""
         keep = keep_set_of(program)
         compact = program.pruned(compact_module(program, keep), keep.indices, keep.removed)
         compact = compact.knowing(RecordedShapes(foretold_shapes(keep)), program.get(Origin) or Origin(program))
         return PassResult(compact, True, (f"{keep.removed} channels removed",))
 
     def ensures(self, before: Program, result: PassResult) -> list[str]:
-        """Parameters are as many as the cost model foretold."""
+        """The number of parameters is the one that the cost model predicts."""
         foretold = costs_of(before).params(keep_set_of(before))
         found = count_parameters(result.program.module)
         return [] if found == foretold else [f"{found} parameters, foretold {foretold}"]

@@ -1,4 +1,4 @@
-"""Takes out of a selection what would be left and do nothing."""
+"""Removes from a selection the weights and channels that would do nothing."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from graphprune.verification.equivalence import MaskedProgram
 class RemoveDeadPaths(Pass):
     """Removes weights and channels that lie on no path from an input to an output.
 
-    What no output depends on goes without a trace, which is tried out. What depends on no input is a constant: it goes
-    like anything that is pruned, and what biases and normalisations made of it is lost.
+    Removing what no output depends on changes no output, and this is verified. What depends on no input is a constant;
+    it is removed like anything that is pruned, so what biases and normalisations add to the outputs there is lost.
 
     Attributes:
-        limits: Limits of the channels; None where channels stay and only weights go.
-        verify: Whether it is tried out that what no output depends on changes nothing.
-        seed: Seed of the inputs for that.
+        limits: Limits of the channels; None if channels stay and only weights are removed.
+        verify: Whether to verify that removing what no output depends on changes no output.
+        seed: Seed of the inputs for that check.
     """
 
     limits: Limits | None = None
@@ -44,11 +44,11 @@ class RemoveDeadPaths(Pass):
     provides: ClassVar[frozenset[type[Fact]]] = frozenset({Selection})
 
     def requires(self, program: Program) -> list[str]:
-        """Channels are scored where floors may have to choose among dead ones."""
+        """Channels are scored if they have limits, because a floor may have to choose among dead channels."""
         return ["channels are not scored"] if self.limits is not None and Scores not in program else []
 
     def run(self, program: Program) -> PassResult:
-        """Gives a selection without dead paths; nothing changes where there are none."""
+        """Adds a selection without dead paths to the program's facts; nothing changes if there are none."""
         selection = program[Selection]
         dead, live = dead_paths_of(program), without_dead_paths(program, self.limits)
         channels = int((selection.keep & ~live.keep).sum())
@@ -58,7 +58,7 @@ class RemoveDeadPaths(Pass):
         return PassResult(program.knowing(live), True, (remark,))
 
     def ensures(self, before: Program, result: PassResult) -> list[str]:
-        """No live weight is on no path, and outputs are the same without what they do not depend on."""
+        """Every live weight is on a path, and the outputs do not change without what they do not depend on."""
         left = dead_paths_of(result.program).weights
         problems = [f"{left} live weights are on no path"] if left else []
         if result.modified and self.verify:
@@ -66,14 +66,14 @@ class RemoveDeadPaths(Pass):
         return problems
 
     def _changes_of_outputs(self, before: Program, after: Program) -> list[str]:
-        """Compares the masked program with the one without what no output depends on, on a fresh input."""
+        """Compares, on a fresh input, the masked program with and without what no output depends on."""
         selection = before[Selection]
         masked = before.masked(selection.masks)
         keep = selection.keep & (connectivity_of(masked).useful | after[Selection].keep)
         useful = Selection(keep, masks=useful_masks(masked))
         for expected, found in zip(self._outputs(before, selection), self._outputs(before, useful), strict=True):
             error, scale = difference(expected, found), scale_of(expected)
-            # the same sums with some zeros more; what is summed in another order differs by roundings
+            # the sums are the same but for terms that are zero; another order of the terms changes the rounding
             if not error <= TOLERANCES.get(expected.dtype, 0.0) * scale:
                 return [f"what no output should depend on changes one by {error:.3g} at scale {scale:.3g}"]
         return []

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ScoreChannels(Pass):
-    """Runs a criterion."""
+    """Runs a criterion, which scores every channel."""
 
     criterion: Criterion
     sensitivity: Sensitivity
@@ -29,7 +29,7 @@ class ScoreChannels(Pass):
     drops: ClassVar[frozenset[type[Fact]]] = frozenset({GatedModule})
 
     def run(self, program: Program) -> PassResult:
-        """Fills in scores.
+        """Adds the scores to the program's facts.
 
         Raises:
             OptionError: the criterion does not give one finite number per channel.

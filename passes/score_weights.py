@@ -16,7 +16,7 @@ from graphprune.program.program import Program
 
 @dataclass(frozen=True)
 class ScoreWeights(Pass):
-    """Runs a criterion for weights."""
+    """Runs a criterion for weights, which scores every weight."""
 
     criterion: WeightCriterion
     sensitivity: Sensitivity
@@ -24,7 +24,7 @@ class ScoreWeights(Pass):
     provides: ClassVar[frozenset[type[Fact]]] = frozenset({WeightScores})
 
     def run(self, program: Program) -> PassResult:
-        """Fills in the scores of weights.
+        """Adds the scores of the weights to the program's facts.
 
         Raises:
             OptionError: the criterion does not give one finite number per weight.

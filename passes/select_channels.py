@@ -27,7 +27,7 @@ class SelectChannels(Pass):
     provides: ClassVar[frozenset[type[Fact]]] = frozenset({Selection})
 
     def run(self, program: Program) -> PassResult:
-        """Fills in the selection.
+        """Adds the selection to the program's facts.
 
         Raises:
             BudgetError: the goal cannot be met under the limits.

@@ -23,12 +23,12 @@ from graphprune.selection.weights import select_jointly
 
 @dataclass(frozen=True)
 class SelectJointly(Pass):
-    """Ranks channels and weights together, until exactly as many weights are left as are allowed.
+    """Ranks channels and weights together, and removes the lowest until exactly the allowed number of weights is left.
 
     Attributes:
-        allowed: Weights that may stay, of the whole pool.
+        allowed: Number of weights of the whole pool that stay.
         limits: Floors and alignment of the channels.
-        on_paths: Whether weights on no path are kept besides and do not count, because they will be removed.
+        on_paths: Whether weights on no path are kept in addition and not counted, because a later pass removes them.
     """
 
     allowed: int
@@ -38,7 +38,7 @@ class SelectJointly(Pass):
     provides: ClassVar[frozenset[type[Fact]]] = frozenset({Selection})
 
     def run(self, program: Program) -> PassResult:
-        """Fills in the selection."""
+        """Adds the selection to the program's facts."""
         choose = partial(select_jointly, program, limits=self.limits)
         selection = select_on_paths(program, self.allowed, choose) if self.on_paths else choose(self.allowed)
         selected = program.knowing(selection)
@@ -47,7 +47,7 @@ class SelectJointly(Pass):
         return PassResult(selected, True, (remark,))
 
     def ensures(self, before: Program, result: PassResult) -> list[str]:
-        """As many weights are left as should be, on paths no more than that; every group respects its limits."""
+        """The number of weights left is the allowed one (at most that with ``on_paths``); limits are respected."""
         program = result.program
         wrong = wrong_number(program, self.allowed, on_paths=self.on_paths)
         return wrong + violations(costs_of(program), program[Selection].keep, Goal({}), self.limits)

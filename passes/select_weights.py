@@ -19,11 +19,11 @@ from graphprune.selection.weights import select_weights
 
 @dataclass(frozen=True)
 class SelectWeights(Pass):
-    """Keeps exactly as many weights as are allowed, the most important ones.
+    """Keeps the most important weights, exactly as many as are allowed.
 
     Attributes:
-        allowed: Weights that may stay, of the whole pool.
-        on_paths: Whether those on no path are kept besides and do not count, because they will be removed.
+        allowed: Number of weights of the whole pool that stay.
+        on_paths: Whether weights on no path are kept in addition and not counted, because a later pass removes them.
     """
 
     allowed: int
@@ -32,12 +32,12 @@ class SelectWeights(Pass):
     provides: ClassVar[frozenset[type[Fact]]] = frozenset({Selection})
 
     def run(self, program: Program) -> PassResult:
-        """Fills in the selection."""
+        """Adds the selection to the program's facts."""
         choose = partial(select_weights, program)
         selection = select_on_paths(program, self.allowed, choose) if self.on_paths else choose(self.allowed)
         selected = program.knowing(selection)
         return PassResult(selected, True, (f"{weights_left(selected)} weights stay",))
 
     def ensures(self, before: Program, result: PassResult) -> list[str]:
-        """As many weights are left as should be, or no more than that on paths."""
+        """The number of weights left is the allowed one; if only those on paths count, it is at most that."""
         return wrong_number(result.program, self.allowed, on_paths=self.on_paths)

@@ -1,4 +1,4 @@
-"""Chooses the widths of the next prune by what each gains in latency."""
+"""Chooses the widths of the next prune by the latency that each saves."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from graphprune.selection.record import Selection
 
 @dataclass(frozen=True)
 class SelectWidths(Pass):
-    """Narrows what loses the least importance for the latency gained, until goal and latency are met.
+    """Narrows the groups that lose the least importance for the latency saved, until goal and latency limit are met.
 
-    With ``at_least=False`` it stops before, where the next step would go beyond: steps can be large, and a round on the
-    way must not take what the last one cannot give back.
+    With ``at_least=False`` it stops before the step that would meet them: steps can be large, and the last round cannot
+    give back what an earlier one has removed.
     """
 
     goal: Goal
@@ -42,10 +42,10 @@ class SelectWidths(Pass):
     provides: ClassVar[frozenset[type[Fact]]] = frozenset({Selection})
 
     def run(self, program: Program) -> PassResult:
-        """Fills in the selection.
+        """Adds the selection to the program's facts.
 
         Raises:
-            BudgetError: latency or goal cannot be met under the limits.
+            BudgetError: the latency or the goal cannot be met under the limits.
         """
         importance, groups = program[Scores].importance, program[Dependencies].groups
         keeping, costs = Keeping.of(groups, importance), costs_of(program)
@@ -64,7 +64,7 @@ class SelectWidths(Pass):
                 "for less, lower min_channels or align, or protect less"
             )
         keep = keeping.keep(counts)
-        # where latency has nothing more to gain, the ranking goes on; what went ranks lowest
+        # once no narrower width saves latency, the ranking chooses the rest; what is removed already ranks lowest
         selection = Selection(keep)
         if self.at_least:
             found = select(costs, torch.where(keep, importance, float("-inf")), self.goal, self.limits)
@@ -85,4 +85,4 @@ class SelectWidths(Pass):
 
 
 _ROUNDING = 1e-9
-"""Sums of latencies in another order differ by less."""
+"""Relative tolerance: sums of the same latencies in another order differ by less."""

@@ -1,4 +1,4 @@
-"""Measures how fast the compact program is."""
+"""Measures the latency of the compact program."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class TimeOnnx(Pass):
 
     Attributes:
         dense: The ONNX file of the dense program.
-        batch: Samples in a run.
+        batch: Number of samples in a run.
         provider: ``"auto"`` (CUDA where there is a device), ``"cpu"`` or ``"cuda"``.
-        threads: Threads within an operator.
-        repeats: Samples of each latency.
+        threads: Number of threads within an operator.
+        repeats: Number of measurements of each latency.
     """
 
     dense: Path
@@ -33,10 +33,10 @@ class TimeOnnx(Pass):
     provides: ClassVar[frozenset[type[Fact]]] = frozenset({TimingResult})
 
     def run(self, program: Program) -> PassResult:
-        """Notes the latencies of ``"dense"`` and ``"compact"``.
+        """Adds the latencies of ``"dense"`` and ``"compact"`` to the program's facts.
 
         Raises:
-            OptionError: the provider cannot run here.
+            OptionError: the provider is not available on this machine.
         """
         feeds = onnx_feeds(program.module, program.example.resized(self.batch))
         paths = {"dense": self.dense, "compact": program[ExportResult].path}

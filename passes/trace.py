@@ -1,4 +1,4 @@
-"""From the user's model to the program that all other passes transform."""
+"""Makes the program that all other passes transform from the user's model."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from graphprune.program.program import Attention
 
 @dataclass(frozen=True)
 class Trace(FrontEnd):
-    """Captures a model as one graph, by the first front end that gives one which computes the same.
+    """Captures a model as one graph, by the first front end whose graph computes what the model computes.
 
     Attributes:
         example_input: A tensor, a tuple of arguments, or a dict of keyword arguments.
         protect: Name patterns of what must stay.
-        attention: What goes of attention.
-        verify: Whether the model is run, and a graph is taken only if it computes the same.
+        attention: What is removed from attention.
+        verify: Whether the model is run, and a graph is accepted only if it computes the same.
     """
 
     example_input: Any
@@ -29,7 +29,7 @@ class Trace(FrontEnd):
     verify: bool = True
 
     def run(self, model: nn.Module) -> PassResult:
-        """Gives the program; the model is not changed.
+        """Returns the program; the model is not changed.
 
         Raises:
             InputError: the example holds no tensor, or the model is not ready to run.

@@ -1,4 +1,4 @@
-"""Proves the last prune: compact equals masked."""
+"""Verifies the last prune: the compact program computes what the masked one computes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from graphprune.verification.record import Verification
 
 @dataclass(frozen=True)
 class VerifyPrune(Pass):
-    """Compares the program with the masked program that it came from, then lets that one go."""
+    """Compares the program with the masked program that it was made from, and then drops that one."""
 
     seed: int = 0
     needs: ClassVar[frozenset[type[Fact]]] = frozenset({Origin})
@@ -23,7 +23,7 @@ class VerifyPrune(Pass):
     drops: ClassVar[frozenset[type[Fact]]] = frozenset({Origin})
 
     def run(self, program: Program) -> PassResult:
-        """Verifies.
+        """Adds the result of the comparison to the program's facts.
 
         Raises:
             VerificationError: the programs differ.

@@ -1,4 +1,4 @@
-"""From an nn.Module to a `Program`: by torch.fx, by torch.fx with known sizes, or by torch.export."""
+"""Captures an nn.Module as a `Program`: by torch.fx, by torch.fx with known sizes, or by torch.export."""
 
 from graphprune.capture.capture import capture
 from graphprune.capture.frozen_modes import kept_in_evaluation

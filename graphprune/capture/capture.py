@@ -1,4 +1,4 @@
-"""The entry: a copy of the user's model, as a program."""
+"""Entry point of capture: turns a copy of the user's model into a program."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ def capture(
     Args:
         model: Any nn.Module.
         example_input: A tensor, a tuple of arguments, or a dict of keyword arguments.
-        protect: Name patterns kept for the analysis.
-        attention: What goes of attention, kept for the analysis.
-        verify: Run the model, and take a graph only if it computes the same. Without it a graph runs at most once
+        protect: Name patterns of what must not be pruned; stored in the program for the analysis.
+        attention: What is removed from attention; stored in the program for the analysis.
+        verify: Run the model, and accept a graph only if it computes the same. Without it, a graph runs at most once
             in each mode, to see what it writes to. A model with hooks of its own is compared in any case. On the meta
             device there is nothing to compare.
 
     Raises:
         InputError: the example holds no tensor, or the model is not ready to run.
-        CaptureError: no front end could capture the model, the message has the reason of each; or it writes to tensors
-            that are views of each other, or to its parameters.
+        CaptureError: no front end could capture the model (the message gives the reason of each), or the model writes
+            to its parameters or to tensors that are views of each other.
     """
     model, example = unwrapped(model), Example.of(example_input)
     check_inputs(model, example, example_input)
@@ -79,12 +79,12 @@ def capture(
 def _compared(
     traced: Traced, program: Program, reference: Reference | None, *, run: bool
 ) -> tuple[Difference | None, Program]:
-    """How a graph differs from the model, None where it does not, and the program with what is to be said of it.
+    """Compares a graph with the model; returns the difference, or None, and the program with remarks on its capture.
 
     Args:
         traced: The graph.
         program: The graph as a program.
-        reference: What the model computes; None where nothing is compared.
+        reference: What the model computes; None if the graph is not compared.
         run: Whether a graph that is not compared is run, to see what it writes to.
     """
     if reference is None:
@@ -105,12 +105,12 @@ def _refusal(model: nn.Module, reasons: list[str]) -> CaptureError:
 
 
 def _has_hooks(model: nn.Module) -> bool:
-    """Whether something is called with the model as a whole; it is not traced, and only a run tells what it changes."""
+    """Whether the model as a whole has hooks; they are not traced, and only a run shows what they change."""
     return bool(model._forward_hooks or model._forward_pre_hooks)
 
 
 def _fixed(program: Program, reasons: str) -> Program:
-    """A program that is right at the example's batch size only, and refuses others."""
+    """Makes a program that is right only at the example's batch size refuse all others."""
     batch_size = program.example.batch_size
     require_sizes(program.module.graph, program.inputs(), first=0)
     program.module.recompile()

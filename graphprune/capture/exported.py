@@ -1,4 +1,4 @@
-"""Capture by torch.export: slower, covers dynamic Python; its graph is raised to the form that torch.fx gives."""
+"""Capture by torch.export, which is slower but covers dynamic Python; the graph is raised to the form of torch.fx."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def export(model: nn.Module, example: Example) -> fx.Graph:
         return {0: Dim.AUTO} if batched else None
 
     shapes = Example(*tree_map(dynamic, (example.args, example.kwargs)))
-    # torch.export takes one tensor in two places for one input
+    # torch.export would treat a tensor that is given in two places as one input
     example = example.mapped(torch.clone)
     with _visible_switches(model), functions_refused(), warnings.catch_warnings(), _silent():
-        # torch warns about its own deprecated spellings while it exports; nothing a user could act on
+        # torch warns about deprecated calls in its own code while it exports; a user can do nothing about them
         warnings.simplefilter("ignore")
         exported = torch.export.export(
             model,
@@ -67,20 +67,20 @@ def export(model: nn.Module, example: Example) -> fx.Graph:
 
 
 def _refuse_replaced_data(graph: fx.Graph) -> None:
-    """Older releases of torch leave of ``tensor.data = other`` the question whether it can be, and not that it was."""
+    """Refuses ``tensor.data = other``: older torch releases record only the check before it, not the replacement."""
     for node in graph.find_nodes(op="call_function", target=torch.ops.aten._has_compatible_shallow_copy_type.default):
         raise TraceError(f"%{node.args[0]}.data is replaced, which a graph does not show")
 
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Torch prints the whole of a graph that it gives up, besides raising why."""
+    """Silences torch, which prints the whole graph of a failed export besides raising the reason."""
     with only_errors("torch.fx.experimental"), redirect_stderr(io.StringIO()):
         yield
 
 
 def _largest_batch(graph: fx.Graph, exported: torch.export.ExportedProgram) -> int | None:
-    """Up to which batch size torch.export found the code to take the same path; None where there is no limit."""
+    """The largest batch size at which, as torch.export found, the code takes the same path; None without a limit."""
     first = next(iter(graph.find_nodes(op="placeholder"))).meta.get("val")
     size: Any = first.shape[0] if isinstance(first, torch.Tensor) and first.dim() > 0 else None
     bounds = exported.range_constraints.get(size.node.expr) if isinstance(size, torch.SymInt) else None
@@ -88,7 +88,7 @@ def _largest_batch(graph: fx.Graph, exported: torch.export.ExportedProgram) -> i
 
 
 def _user_line(trace: str) -> str:
-    """``file:line`` of the innermost frame of a printed stack trace that lies outside of torch."""
+    """``file:line`` of the innermost frame outside of torch in a printed stack trace."""
     frames = [line.strip() for line in trace.splitlines() if line.strip().startswith("File ")]
     own = [frame for frame in frames if "/torch/" not in frame] or frames
     if not own:
@@ -98,7 +98,7 @@ def _user_line(trace: str) -> str:
 
 
 def _adopt_constants(graph: fx.Graph, exported: nn.Module, model: nn.Module) -> None:
-    """Gives the model the tensors that torch.export lifted out of the code, as buffers outside of its state dict."""
+    """Gives the model the constants that torch.export lifted out of its code, as buffers outside of the state dict."""
     for node in graph.find_nodes(op="get_attr"):
         prefix, _, name = node.target.rpartition(".")
         home = model.get_submodule(prefix)
@@ -121,7 +121,7 @@ def _visible_switches(model: nn.Module) -> Iterator[None]:
 
 
 def _by_parameter(model: nn.Module, shapes: Example) -> dict[str, Any]:
-    """Arguments by the names of forward's parameters; ``*args`` are a tuple of their own."""
+    """Maps the names of forward's parameters to their arguments; those of ``*args`` are one tuple."""
     signature = inspect.signature(model.forward)
     bound: dict[str, Any] = dict(signature.bind(*shapes.args, **shapes.kwargs).arguments)
     for name in list(bound):
@@ -131,9 +131,9 @@ def _by_parameter(model: nn.Module, shapes: Example) -> dict[str, Any]:
 
 
 def _strip_guards(graph: fx.Graph) -> None:
-    """Drops the input checks that torch.export adds; they fix a batch size that the example had by chance.
+    """Drops the input checks that torch.export adds; they would fix the batch size that the example happens to have.
 
-    What the graph relies on is checked by `graphprune.capture.requirements` and by a comparison with the model.
+    What the graph relies on is checked by `graphprune.capture.requirements` and by comparison with the model.
     """
     for node in list(graph.nodes):
         if node.op == "call_module" and node.target == "_guards_fn" and not node.users:
@@ -170,7 +170,7 @@ def raise_modules(graph: fx.Graph, model: nn.Module) -> None:
 
 
 def _takes_one_input(leaf: nn.Module) -> bool:
-    """Whether one argument is enough: the graph alone cannot tell, for a bilinear layer may get one tensor twice."""
+    """Whether forward needs just one argument; the graph cannot tell, as a bilinear layer may get one tensor twice."""
     parameters = inspect.signature(leaf.forward).parameters.values()
     return sum(parameter.default is inspect.Parameter.empty for parameter in parameters) == 1
 

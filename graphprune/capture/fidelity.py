@@ -1,8 +1,8 @@
-"""Whether a captured program computes what the user's model computes.
+"""Checks that a captured program computes what the user's model computes.
 
-Tracing follows one path through Python code. Where the code decides by something that tracing answers wrongly (the type
-of a tensor, the size of the batch, what a cache holds), the graph is another program. So the model itself is run, on a
-copy, and the graph beside it.
+Tracing follows one path through Python code. Where the code branches on something that differs while tracing (the type
+of a tensor, the size of the batch, the content of a cache), the graph is a different program. So a copy of the model
+is run, and the graph's outputs are compared with its outputs.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from graphprune.program.program import CapturedBy, Program
 from graphprune.verification.comparison import TOLERANCES, difference, scale_of
 
 _BATCH_SIZES = (1, 2, 3)
-"""Tried besides the example's own and one more than that: a loop over the samples stops at the example's."""
+"""Tried besides the example's batch size and one more, at which a loop that was traced over the samples stops short."""
 
 _MORE = 10
-"""Times `TOLERANCES` is permitted: fused and decomposed ops add up in other orders, layer after layer."""
+"""Factor on `TOLERANCES`: fused and decomposed ops add in other orders, and the errors grow from layer to layer."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Where a program differs from the model, and how."""
+    """The batch size at which a program differs from the model, and how it differs."""
 
     batch_size: int
     what: str
@@ -47,8 +47,8 @@ class Reference:
 
     Attributes:
         model: A copy of the user's model, in evaluation mode.
-        examples: Inputs at every batch size that the model takes.
-        outputs: Its tensors for each of them.
+        examples: Inputs at every batch size that was tried and that the model accepts, the example's own first.
+        outputs: The model's output tensors for each of the examples.
     """
 
     model: nn.Module
@@ -57,11 +57,11 @@ class Reference:
 
     @classmethod
     def of(cls, model: nn.Module, example: Example) -> Reference:
-        """Runs a model, which must not be used any more.
+        """Runs a model and keeps it; the caller must not use the model any more.
 
         Raises:
             InputError: the model fails on its own example.
-            CaptureError: it writes to its parameters.
+            CaptureError: the model writes to its parameters.
         """
         with in_own_memory(model) as parameters:
             return cls._of(model, example, parameters)
@@ -82,7 +82,7 @@ class Reference:
             resized = example.resized(batch_size)
             try:
                 found.append((resized, run(model, resized)))
-            except Exception as error:  # a model may take its own batch size only
+            except Exception as error:  # a model may accept only the batch size of its example
                 if is_out_of_memory(error):
                     raise
         _refuse_writes(model, parameters)
@@ -90,7 +90,7 @@ class Reference:
         return cls(model, examples, outputs)
 
     def difference(self, program: nn.Module) -> Difference | None:
-        """The first difference between a program and the model, the example's own batch size first; None for none."""
+        """Returns the first difference between a program and the model, or None; the example's batch size is first."""
         with in_own_memory(program):
             for example, expected in zip(self.examples, self.outputs, strict=True):
                 what = _difference(program, example, expected)
@@ -99,12 +99,12 @@ class Reference:
         return None
 
     def remarked(self, program: Program) -> CapturedBy:
-        """How a program was captured, with a remark if it differs from the model in training mode."""
+        """Returns how a program was captured, with a remark if it differs from the model in training mode."""
         example = self.examples[0].resized(max(2, self.examples[0].batch_size))  # statistics need two samples
         try:
             with in_own_memory(self.model):
                 expected = run(self.model, example, training=True)
-        except Exception:  # a model may not train as it is
+        except Exception:  # a model may not be able to run in training mode
             return program.captured_by
         with in_own_memory(program.module):
             difference = _difference(program.module, example, expected, training=True)
@@ -118,7 +118,7 @@ def _refuse_writes(model: nn.Module, parameters: Sequence[Lent]) -> None:
     """Refuses a model that has written to its parameters in evaluation mode.
 
     Raises:
-        CaptureError: with what to do instead.
+        CaptureError: a parameter has changed; the message says what to do instead.
     """
     for each in parameters:
         if not is_same(each.parameter, each.data):
@@ -149,7 +149,7 @@ def _difference(program: nn.Module, example: Example, expected: list[Tensor], *,
 
 
 def run(model: nn.Module, example: Example, *, training: bool = False) -> list[Tensor]:
-    """Copies of the tensors that a model gives, in evaluation mode or, throughout, in training mode."""
+    """Runs a model, all of it in evaluation or in training mode, and returns copies of its output tensors."""
     with in_mode(model, training=training), keeping_buffers(model), private_random_state(0):
         output = example.mapped(torch.clone).given_to(model)  # code may write to its input
         return [leaf.detach().clone() for leaf in _tensors(output)]

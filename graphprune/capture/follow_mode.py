@@ -1,4 +1,4 @@
-"""Functional ops with a training flag follow the mode of the whole module."""
+"""Makes functional ops that have a training flag follow the mode of the whole module."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _FLAGS = ("training", "train")
 
 
 def follow_mode(graph: fx.Graph) -> None:
-    """Replaces each literal training flag that is off by the module's own ``training``.
+    """Replaces each literal training flag that is False by the module's own ``training``.
 
-    The graph was captured in evaluation mode, so a flag that is off came from ``self.training``; one that is on was
-    written so (dropout that is always active) and stays.
+    The graph was captured in evaluation mode, so a False flag came from ``self.training``; a True one was written in
+    the code (dropout that is always active) and stays.
     """
     for node in list(graph.nodes):
         if node.op != "call_function":

@@ -1,4 +1,4 @@
-"""What a model's own ``train()`` keeps in evaluation mode, such as batch statistics that are frozen."""
+"""Finds the layers that a model's own ``train()`` keeps in evaluation mode, as for frozen batch statistics."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ log = logging.getLogger(__name__)
 
 
 def kept_in_evaluation(model: nn.Module, module: fx.GraphModule) -> tuple[str, ...]:
-    """Submodules that ``train()`` leaves in evaluation mode in a model, and not in a graph module of it.
+    """Paths of the submodules that ``train()`` leaves in evaluation mode in a model, but not in its graph module.
 
-    Methods of modules that the graph does not call as a whole are not part of the graph module.
+    A graph module lacks the methods, ``train()`` among them, of modules that the graph does not call as a whole.
 
     Args:
-        model: The user's; not changed.
-        module: Captured from it.
+        model: The user's model; it is not changed.
+        module: The graph module captured from it.
     """
     if not has_own_train(model):
         return ()
@@ -28,7 +28,7 @@ def kept_in_evaluation(model: nn.Module, module: fx.GraphModule) -> tuple[str, .
     own = copy_sharing_tensors(module)
     try:
         copied.train()
-        with in_own_memory(own):  # it shares the program's
+        with in_own_memory(own):  # its parameters use the memory of the program's
             own.train()
     except Exception as error:
         log.warning("train() of a copy of %s: %s; its modes are not compared", type(model).__name__, error)

@@ -1,4 +1,4 @@
-"""Functions that stay whole in a graph: custom autograd functions, which would lose their backward, and conversions."""
+"""Keeps functions whole in a graph: custom autograd functions, which would lose their backward, and conversions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Function = type[torch.autograd.Function]
 
 @contextmanager
 def functions_as_nodes() -> Iterator[None]:
-    """While torch.fx traces, a custom function that meets a proxy becomes one node that calls it."""
+    """While torch.fx traces, turns the call of a custom autograd function on a proxy into one node that calls it."""
 
     def trace(function: Function, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         proxies = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, fx.Proxy)]
@@ -30,7 +30,7 @@ def functions_as_nodes() -> Iterator[None]:
 
 @contextmanager
 def conversions_as_nodes() -> Iterator[None]:
-    """While torch.fx traces, functions that read the memory of what they are given leave a node for a proxy."""
+    """While torch.fx traces, turns conversions of a proxy into nodes; the functions would read the proxy's memory."""
     originals = {name: getattr(torch, name) for name in ("as_tensor", "asarray", "tensor")}
 
     def leaving_a_node(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -52,7 +52,7 @@ def conversions_as_nodes() -> Iterator[None]:
 
 @contextmanager
 def functions_refused() -> Iterator[None]:
-    """While torch.export traces, which would keep the forward of a custom function alone, one is refused."""
+    """While torch.export traces, refuses custom autograd functions, of which it would keep only the forward."""
 
     def refuse(function: Function, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if function.__module__.split(".")[0] != "torch":
@@ -79,7 +79,7 @@ def _applied_by(apply: Callable[[Function, Callable[..., Any], Any, Any], Any]) 
 
 @cache
 def _as_plain_function(function: Function) -> Callable[..., Any]:
-    """A function of its own name for each class: fx tells functions apart by name."""
+    """Makes a plain function with the name of an autograd function, because torch.fx tells functions apart by name."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         return function.apply(*args, **kwargs)
@@ -89,13 +89,13 @@ def _as_plain_function(function: Function) -> Callable[..., Any]:
 
 
 def is_transform(target: Any) -> bool:
-    """Whether a function is a part of torch.func, which runs code under an interpreter of its own."""
+    """Whether a function is part of torch.func, which runs code under an interpreter of its own."""
     return "_functorch" in (getattr(target, "__module__", None) or "")
 
 
 @contextmanager
 def transforms_left() -> Iterator[None]:
-    """Leaves the interpreters of torch.func that failing code has entered; the whole process would stay in them."""
+    """Leaves the interpreters of torch.func that failed code has entered, in which the process would stay otherwise."""
     depth = torch._C._functorch.get_dynamic_layer_stack_depth()
     try:
         yield

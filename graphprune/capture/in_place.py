@@ -1,6 +1,6 @@
-"""Augmented assignments (``y += 1``) in traced code: they write to the memory of a tensor, and all that shares it sees.
+"""Augmented assignments (``y += 1``) in traced code, which write to the memory that a tensor shares with its views.
 
-torch.fx by itself takes ``y += 1`` for ``y = y + 1``.
+By itself, torch.fx traces ``y += 1`` as ``y = y + 1``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from graphprune.program.tensors import Layers
 
 
 class ModelProxy(fx.Proxy):
-    """A proxy whose augmented assignments leave nodes of their own, and whose data is not replaced unnoticed."""
+    """A proxy that records augmented assignments as nodes of their own, and refuses to have its data replaced."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "data":
@@ -37,7 +37,7 @@ for _operator in IN_PLACE_OPERATORS:
 
 
 def assign_instead_of_writing(graph: fx.Graph, model: nn.Module) -> None:
-    """Turns ``y += x`` into ``y = y + x`` where nothing else can see the memory of ``y``, or where it is a number."""
+    """Turns ``y += x`` into ``y = y + x`` where nothing else uses the memory of ``y``, or where ``y`` is a number."""
     layers = Layers(model)
     for node in graph.nodes:
         if node.op != "call_function" or node.target not in IN_PLACE_OPERATORS or not isinstance(node.args[0], fx.Node):
@@ -49,7 +49,7 @@ def assign_instead_of_writing(graph: fx.Graph, model: nn.Module) -> None:
 
 
 def _is_size(node: fx.Node) -> bool:
-    """Whether a node's result is a size, or computed from sizes: a number, which nobody can write to."""
+    """Whether a node's result is a size or is computed from sizes; it is a number, which cannot be written to."""
     if node.op == "call_method" and node.target == "size":
         return True
     if node.op != "call_function":

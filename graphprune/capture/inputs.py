@@ -1,4 +1,4 @@
-"""What a user may give to be captured."""
+"""Checks the model and the example input that a user gives to be captured."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _OF_GRAPH_MODULES = frozenset({*dir(fx.GraphModule), "meta"} - {*dir(nn.Module)}
 
 
 def check_inputs(model: nn.Module, example: Example, example_input: Any) -> None:
-    """Refuses what cannot be captured whatever its code is.
+    """Refuses a model or an example input that no front end could capture, whatever the code of the model.
 
     Raises:
-        InputError: with what to give instead.
+        InputError: one of them cannot be captured; the message says what to give instead.
     """
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         raise InputError(f"{type(model).__name__} only wraps the model; give model.module")

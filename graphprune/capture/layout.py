@@ -1,4 +1,4 @@
-"""Ops that rely on the layout of memory, in a form that does not: what is removed changes strides."""
+"""Rewrites ops that rely on the memory layout of their inputs, because removing channels changes strides."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ aten = torch.ops.aten
 
 
 def free_of_layout(graph: fx.Graph) -> None:
-    """Lets views copy where they have to, and gives pairs that are taken for complex numbers memory of their own."""
+    """Lets views copy where they have to, and makes pairs contiguous before they are viewed as complex numbers."""
     for node in graph.find_nodes(op="call_function", target=aten.view.default):
         node.target = aten.reshape.default
     for target in (torch.view_as_complex, aten.view_as_complex.default):

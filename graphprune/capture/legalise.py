@@ -1,4 +1,4 @@
-"""Fused modules of torch.nn whose inner width is tied to the embedding width, in a form that can be pruned."""
+"""Rewrites fused attention of torch.nn, whose inner width is tied to the embedding width, so that it can be pruned."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class LegalAttention(nn.Module):
         self.training = fused.training
         self.num_heads, self.head_dim, self.embed_dim = fused.num_heads, fused.head_dim, fused.embed_dim
         self.batch_first = fused.batch_first
-        self._qkv_same_embed_dim = fused._qkv_same_embed_dim  # nn.TransformerEncoderLayer asks for it
+        self._qkv_same_embed_dim = fused._qkv_same_embed_dim  # nn.TransformerEncoderLayer reads it
         for name, parameter in fused.named_parameters(recurse=False):
             self.register_parameter(name, parameter)
         self.out_proj = fused.out_proj
@@ -97,7 +97,10 @@ def _thirds(tensor: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _combined_mask(query: Tensor, attn_mask: Tensor | None, key_padding_mask: Tensor | None) -> Tensor | None:
-    """Both masks as one to add to the scores, shape ``(N, heads, L, S)``; True in a boolean mask means hidden."""
+    """Combines both masks into one that is added to the scores and broadcasts to their shape ``(N, heads, L, S)``.
+
+    True in a boolean mask means hidden.
+    """
     masks = []
     if attn_mask is not None:
         masks.append(_additive(query, attn_mask))
@@ -110,19 +113,19 @@ def _combined_mask(query: Tensor, attn_mask: Tensor | None, key_padding_mask: Te
 
 @fx.wrap
 def _additive(query: Tensor, mask: Tensor) -> Tensor:
-    """A mask that is added to the scores; one node of the graph, for it looks at the type of the mask."""
+    """Turns a mask into one that is added to the scores; one node of the graph, because it branches on the dtype."""
     if mask.dtype != torch.bool:
         return mask
     return query.new_zeros(mask.shape).masked_fill(mask, float("-inf"))
 
 
 def can_legalise(module: nn.Module) -> bool:
-    """True for attention that the legal form covers: batched, without extra key and value rows."""
+    """True for attention without extra key and value rows; the legal form covers it for batched inputs."""
     return type(module) is nn.MultiheadAttention and module.bias_k is None and not module.add_zero_attn
 
 
 def legalise(model: nn.Module) -> nn.Module:
-    """Replaces fused modules of a model by their legal forms, in place; returns the model or what replaces it."""
+    """Replaces the fused modules of a model by their legal forms, in place; returns the model or its replacement."""
     if can_legalise(model):
         return LegalAttention(cast(nn.MultiheadAttention, model))
     for name, module in submodules(model).items():

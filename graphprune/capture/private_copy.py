@@ -1,4 +1,4 @@
-"""A copy of the user's model to work on, which shares the memory of the parameters until it needs its own."""
+"""Makes a copy of the user's model to work on, whose parameters share the model's memory until they need their own."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _TABLES = (dict, OrderedDict, set)
 
 
 def private_copy(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
-    """A copy whose own parameters still use the model's memory, see `unshare` and `in_own_memory`.
+    """Copies a model; the parameters of the copy still use the model's memory, see `unshare` and `in_own_memory`.
 
     Args:
         model: The model.
-        memo: Is given the copy of each part, by identity, as `copy.deepcopy` does it.
+        memo: Receives the copy of each part by the part's id, as the memo of `copy.deepcopy` does.
 
     Raises:
         CaptureError: something in the model cannot be copied.
@@ -40,7 +40,7 @@ def private_copy(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Mod
     plain = [module for module in modules if type(module) in plain_kinds]
     memo |= {id(module): type(module).__new__(type(module)) for module in plain}
     try:
-        # copy.deepcopy would copy these modules as well, at five times the price
+        # copy.deepcopy could copy these modules too, but takes five times as long
         for module in plain:
             own = memo[id(module)].__dict__
             for name, value in nn.Module.__getstate__(module).items():
@@ -54,7 +54,7 @@ def private_copy(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Mod
 
 
 def _is_plain(kind: type[nn.Module]) -> bool:
-    """Whether copying takes the state of a module as torch has it, and adds nothing."""
+    """Whether a class has no copying of its own, so that copying the module's attributes is enough."""
     return (
         not hasattr(kind, "__deepcopy__")
         and kind.__new__ is object.__new__
@@ -67,7 +67,7 @@ def _is_plain(kind: type[nn.Module]) -> bool:
 
 
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
-    """An attribute of a module; what was copied before is found in the memo."""
+    """Copies an attribute of a module; what was copied before is taken from the memo."""
     if id(value) in memo:
         return memo[id(value)]
     if type(value) is tuple and all(type(entry) in _ATOMS for entry in value):
@@ -79,13 +79,13 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
         own.update({key: entry if type(entry) in _ATOMS else _copied(entry, memo) for key, entry in value.items()})
         return own
     if isinstance(value, torch.Tensor) and not value.is_leaf:
-        # weights that a hook computes before each call, cached activations: torch refuses to copy what has a history
+        # torch refuses to copy a tensor with a history, such as a weight that a hook computes or a cached activation
         return memo.setdefault(id(value), value.detach().clone())
     return copy.deepcopy(value, memo)
 
 
 def has_own_train(model: nn.Module) -> bool:
-    """Whether a part of a model has a ``train()`` of its own, which may do anything: some merge weights there."""
+    """Whether a part of a model has its own ``train()``, which may do anything; some merge weights in it."""
     return any(
         "train" in vars(kind)
         for kind in {kind for module in submodules(model).values() for kind in type(module).__mro__}
@@ -110,7 +110,7 @@ def unshare(module: nn.Module, model: nn.Module) -> None:
 
 
 def _can_share(parameter: nn.Parameter) -> bool:
-    """Whether another parameter can have its memory; sparse tensors and subclasses have theirs in ways of their own."""
+    """Whether another parameter can use its memory; sparse tensors and subclasses store their data differently."""
     return type(parameter.data) is torch.Tensor and parameter.layout == torch.strided and not parameter.is_inference()
 
 
@@ -119,9 +119,9 @@ class Lent:
     """A parameter that has memory of its own for a while.
 
     Attributes:
-        name: Its name.
+        name: Name of the parameter.
         parameter: The parameter.
-        data: What it had before, and gets back.
+        data: The data that it had before and gets back.
     """
 
     name: str
@@ -131,7 +131,7 @@ class Lent:
 
 @contextmanager
 def in_own_memory(module: nn.Module) -> Iterator[list[Lent]]:
-    """Gives the parameters memory of their own while it lasts: what is written to them is gone afterwards."""
+    """Gives the parameters memory of their own within the context; what is written to them is discarded afterwards."""
     lent = _sharing(module)
     for each, own in zip(lent, _copies(lent), strict=True):
         each.parameter.data = own
@@ -143,13 +143,13 @@ def in_own_memory(module: nn.Module) -> Iterator[list[Lent]]:
 
 
 def _sharing(module: nn.Module) -> list[Lent]:
-    """The parameters whose memory may be another module's too."""
+    """The parameters whose memory another module may use too."""
     parameters = stored_parameters(module).items()
     return [Lent(name, each, each.data) for name, each in parameters if _can_share(each) and not each.is_meta]
 
 
 def _copies(parameters: Sequence[Lent]) -> list[torch.Tensor]:
-    """Copies of their data; those that are one memory stay so."""
+    """Copies the data of parameters; those that share memory share it in the copies too."""
     own: dict[tuple[object, ...], torch.Tensor] = {}
     for each in parameters:
         if (place := _place(each.data)) not in own:

@@ -1,4 +1,4 @@
-"""Recurrent layers in a graph of torch.export: one op with its weights, its states and its several results."""
+"""Raises recurrent layers in a graph of torch.export: one op that takes the weights and gives several results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ aten = torch.ops.aten
 
 
 def raise_recurrent(graph: fx.Graph, path: str, nodes: Sequence[fx.Node]) -> None:
-    """Turns the nodes of one call of a recurrent layer back into a call of the module, so that it holds its sizes.
+    """Turns the nodes of one call of a recurrent layer back into a call of the module, which holds the sizes itself.
 
     A call on an unbatched or a packed sequence stays as it is.
     """
@@ -39,7 +39,7 @@ def raise_recurrent(graph: fx.Graph, path: str, nodes: Sequence[fx.Node]) -> Non
 
 
 def _replace_results(graph: fx.Graph, items: Sequence[fx.Node], call: fx.Node, *, nested: bool) -> None:
-    """Lets the users of the op's results use the module's, which gives the states of an LSTM as one result."""
+    """Lets the users of the op's results use the module's; an LSTM module gives its two states as one result."""
     for item in items:
         index: Any = item.args[1]
         with graph.inserting_before(item):

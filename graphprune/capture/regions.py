@@ -1,4 +1,4 @@
-"""Regions that torch.export wraps in a graph of their own (no_grad, autocast switched off), put back in place."""
+"""Inlines the regions that torch.export wraps in a graph of their own (no_grad, autocast switched off)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ higher_order = torch.ops.higher_order
 def inline_regions(graph: fx.Graph, module: nn.Module) -> None:
     """Replaces each call of a wrapped region by the nodes of the region.
 
-    What a region computed without gradients is detached.
+    The results of a region without gradients are detached.
 
     Raises:
-        NotImplementedError: a region casts types by itself, or is of a kind that is not known (a loop, a branch).
+        NotImplementedError: a region runs under autocast, or is of an unknown kind (a loop, a branch).
     """
     for node in list(graph.nodes):
         if node.op == "call_function" and isinstance(node.target, torch._ops.HigherOrderOperator):
@@ -38,7 +38,7 @@ def _inline(graph: fx.Graph, module: nn.Module, node: fx.Node) -> None:
     inline_regions(region.graph, region)
     placeholders = region.graph.find_nodes(op="placeholder")
     with graph.inserting_before(node):
-        # arguments may be numbers too, which a copy of a graph takes as they are
+        # arguments may be numbers too, which graph_copy takes as they are
         known: dict[fx.Node, Any] = dict(zip(placeholders, arguments, strict=True))
         results = graph.graph_copy(region.graph, known)
         if detached:

@@ -1,4 +1,4 @@
-"""Checks in a graph that was made for certain sizes: with others it would compute something else than the model."""
+"""Adds checks to a graph that was made for certain sizes; at others it would not compute what the model computes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor, fx
 
 
 def require_sizes(graph: fx.Graph, inputs: Sequence[Any], *, first: int = 1) -> None:
-    """Makes a graph insist on the sizes of its inputs, and on arguments that are plain numbers.
+    """Makes a graph check the sizes of its input tensors, and the values of arguments that are numbers or strings.
 
     Args:
         graph: The graph.
-        inputs: What it was made with, in the order of its placeholders.
-        first: The dim to begin with; 1 leaves the batch free.
+        inputs: The inputs that it was made with, in the order of its placeholders.
+        first: The first dim to check; 1 leaves the batch size free.
     """
     placeholders = graph.find_nodes(op="placeholder")
     if not placeholders or len(placeholders) != len(inputs):
@@ -38,7 +38,7 @@ def _require(graph: fx.Graph, found: fx.Node, expected: Any, what: str) -> None:
 
 
 def require_at_most(graph: fx.Graph, batch_size: int) -> None:
-    """Makes a graph insist on batches that are no larger, counted along dim 0 of its first input."""
+    """Makes a graph refuse larger batches; the batch size is that of dim 0 of its first input."""
     source = graph.find_nodes(op="placeholder")[0]
     with graph.inserting_before(graph.find_nodes(op="placeholder")[-1].next):
         shape = graph.call_function(getattr, (source, "shape"))

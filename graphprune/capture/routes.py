@@ -13,11 +13,11 @@ from graphprune.capture.symbolic import trace
 from graphprune.program.example import Example
 
 Route = Callable[[nn.Module, Example], fx.Graph]
-"""Makes a graph of a module in evaluation mode, which it may leave in any state; raises whatever tracing raises."""
+"""Traces a module in evaluation mode, and may leave it in any state; raises whatever tracing raises."""
 
 
 def exported(root: nn.Module, example: Example) -> fx.Graph:
-    """Captures by torch.export, from two samples or more if the model takes them: torch makes constants of 0 and 1."""
+    """Captures by torch.export, with at least two samples if the model takes them: torch fixes sizes 0 and 1."""
     sample = example.resized(2) if example.batch_size == 1 else example
     with _gradients_required(root):
         try:
@@ -29,12 +29,12 @@ def exported(root: nn.Module, example: Example) -> fx.Graph:
 
 
 ROUTES: dict[str, Route] = {"torch.fx": trace, "torch.fx with sizes": trace_with_sizes, "torch.export": exported}
-"""Fast ones first; each covers what the ones before cannot follow, or follow wrongly."""
+"""Fast routes first; each covers models that the ones before it cannot follow, or follow wrongly."""
 
 
 @contextmanager
 def _gradients_required(root: nn.Module) -> Iterator[None]:
-    """Makes every floating parameter require a gradient for a while, which keeps fused inference out of the graph."""
+    """Makes all floating-point parameters require gradients for a while, so that no fused inference op is traced."""
     frozen = [p for p in root.parameters() if not p.requires_grad and p.is_floating_point()]
     for parameter in frozen:
         parameter.requires_grad_(True)

@@ -1,8 +1,8 @@
-"""Capture by torch.fx with sizes that are known: Python code that decides by them can be followed.
+"""Capture by torch.fx with known sizes, which can follow Python code that branches on them.
 
-Every node is run on shapes as soon as it is traced, at two batch sizes. What comes out the same is a plain number from
-then on; what does not depends on the batch and stays in the graph. A decision that depends on the batch cannot be
-followed.
+Every node is run on shapes as soon as it is traced, at two batch sizes. A number that is the same at both is a plain
+number from then on; one that differs depends on the batch size and stays in the graph. A branch that depends on the
+batch size cannot be followed.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from graphprune.labels.labels import LabelSpace
 from graphprune.program.example import Example
 
 _BATCH_SIZES = (2, 1021)
-"""Far apart, and one of them a large prime: few conditions on the batch come out the same under both."""
+"""Far apart, and one of them a large prime, so that few conditions on the batch size have the same result at both."""
 
 
 def trace_with_sizes(model: nn.Module, example: Example) -> fx.Graph:
     """Traces a model in its present mode.
 
     Raises:
-        Exception: whatever tracing raised; `TraceError` where the code decides by values, or by the size of the batch.
+        Exception: whatever tracing raised; `TraceError` if the code branches on values, or on the size of the batch.
     """
     with _foreign_functions_open(), _proxies_kept_out_of_tensors():
         graph = trace(model, example, _SizedTracer)
     given = _inputs(model, example, example.batch_size)
     require_sizes(graph, [given.get(str(node.target)) for node in graph.find_nodes(op="placeholder")])
-    for node in reversed(graph.nodes):  # sizes and parts of tuples that were not asked for
+    for node in reversed(graph.nodes):  # sizes and items of tuples that nothing uses
         if not node.users and node.target in (getattr, operator.getitem):
             graph.erase_node(node)
     return graph
@@ -50,7 +50,7 @@ def trace_with_sizes(model: nn.Module, example: Example) -> fx.Graph:
 
 @contextmanager
 def _foreign_functions_open() -> Iterator[None]:
-    """Lets functions that were given to `fx.wrap`, because torch.fx could not follow them, be traced like any other."""
+    """Lets the user's functions that were registered with `fx.wrap`, to stay whole, be traced like any other."""
     closed = {key: names for key, names in _wrapped_fns_to_patch.items() if is_foreign(names.get(key[1]))}
     for key in closed:
         del _wrapped_fns_to_patch[key]
@@ -62,8 +62,8 @@ def _foreign_functions_open() -> Iterator[None]:
 
 @contextmanager
 def _proxies_kept_out_of_tensors() -> Iterator[None]:
-    """Lets ``tensor.data = proxy`` fail: torch takes it for a tensor, as it says it is one, and the process dies."""
-    if "data" in vars(Tensor):  # a trace that this one is part of, or another thread's, does it
+    """Makes ``tensor.data = proxy`` raise; torch would take the proxy for a tensor, and the process would die."""
+    if "data" in vars(Tensor):  # a trace around this one, or one in another thread, does it already
         yield
         return
     inherited = torch._C.TensorBase.data
@@ -81,7 +81,7 @@ def _proxies_kept_out_of_tensors() -> Iterator[None]:
 
 
 class _SizedTracer(ModelTracer):
-    """Knows the shape of every proxy, and what depends on the batch."""
+    """Knows the shape of every proxy, and which numbers depend on the batch size."""
 
     def __init__(self, model: nn.Module, example: Example) -> None:
         super().__init__(model, example)
@@ -94,11 +94,11 @@ class _SizedTracer(ModelTracer):
         self.running = False
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        """A proxy that knows its shape."""
+        """Makes a proxy that knows its shape."""
         return _SizedProxy(node, self)
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **options: Any) -> Any:
-        """A proxy, or what it would stand for where that is known."""
+        """Makes a proxy, or returns the value that it would stand for if that is known."""
         node = super().create_proxy(kind, target, args, kwargs, *rest, **options).node
         self.values[node] = self._run(node)
         return self._known(node)
@@ -109,7 +109,7 @@ class _SizedTracer(ModelTracer):
             return [inputs[str(node.target)] for inputs in self.inputs]
         self.running = True
         try:
-            if node.op == "get_attr":  # what can change must not decide
+            if node.op == "get_attr":  # without values: these can change, so no branch may depend on them
                 tensor = attrgetter(str(node.target))(self.root)
                 return [torch.empty(tensor.shape, dtype=tensor.dtype, device="meta") for _ in _BATCH_SIZES]
             with torch.no_grad():
@@ -126,7 +126,7 @@ class _SizedTracer(ModelTracer):
         return self.values[node]
 
     def _known(self, node: fx.Node) -> Any:
-        """What is known of a node's result; a node that is not needed for it is taken back."""
+        """The result of a node as far as it is known, else a proxy; the node is erased if nothing needs it."""
         first, second = self.values[node]
         if isinstance(first, bool) and self._depends_on_batch(node):
             return self.proxy(node)
@@ -143,9 +143,9 @@ class _SizedTracer(ModelTracer):
         return found
 
     def _depends_on_batch(self, node: fx.Node) -> bool:
-        """Whether a comparison of the size of the batch may come out differently at other sizes.
+        """Whether a comparison may have another result at other batch sizes.
 
-        Two expressions that are equal at both sizes are taken to be equal at all.
+        Two expressions that are equal at both batch sizes are taken to be equal at all.
         """
         compared = any(not isinstance(self.values[source][0], Tensor) for source in node.all_input_nodes)
         always = True if node.target is operator.eq else False if node.target is operator.ne else None
@@ -161,37 +161,41 @@ class _SizedTracer(ModelTracer):
         return type(first)(entries)
 
     def entry(self, node: fx.Node, index: int) -> Any:
-        """A part of a node's result."""
+        """Returns one item of a node's result."""
         return self.create_proxy("call_function", operator.getitem, (self.proxy(node), index), {})
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
-        """Layers that run on shapes see their tensors."""
+        """Gives a layer that runs on shapes its tensors, not proxies."""
         return attr_val if self.running else super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """Layers that run on shapes call their parts."""
+        """Lets a layer that runs on shapes call its submodules without leaving nodes."""
         return forward(*args, **kwargs) if self.running else super().call_module(m, forward, args, kwargs)
 
     def create_arg(self, a: Any) -> Any:
-        """Proxies first, for these pass for tensors."""
+        """Converts proxies first, because these pass for tensors."""
         return a.node if issubclass(type(a), fx.Proxy) else super().create_arg(a)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
-        """Refuses."""
+        """Refuses a branch that depends on a proxy.
+
+        Raises:
+            TraceError: always.
+        """
         what = "the values" if isinstance(self.values[obj.node][0], Tensor) else "the size of the batch"
         raise TraceError(f"a decision depends on {what} of {obj}")
 
 
 class _SizedProxy(ModelProxy):
-    """Passes for what it stands for: a tensor, or a number that depends on the batch."""
+    """Passes for what it stands for: a tensor, or a number that depends on the batch size."""
 
     tracer: _SizedTracer
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:
-        """Code asks whether something is a tensor, a parameter, a number."""
+        """The type of what the proxy stands for, because code asks whether something is a tensor or a number."""
         if self.node.op == "get_attr":
             return type(attrgetter(str(self.node.target))(self.tracer.root))
         return type(self._value)
@@ -228,12 +232,12 @@ _PLAIN = (NoneType, bool, int, float, complex, str, torch.dtype, torch.device, t
 
 
 def _agree(first: Any, second: Any) -> bool:
-    """Whether two values are the same number, type or the like."""
+    """Whether two values are equal, and are plain: numbers, strings, dtypes and the like."""
     return isinstance(first, _PLAIN) and type(first) is type(second) and first == second
 
 
 def _inputs(model: nn.Module, example: Example, batch_size: int) -> dict[str, Any]:
-    """The example at another batch size, without values, by the parameters of forward."""
+    """Arguments by the names of forward's parameters: the example at another batch size, on the meta device."""
 
     def resized(tensor: Tensor) -> Tensor:
         shape = (batch_size, *tensor.shape[1:]) if example.is_batched(tensor) else tensor.shape

@@ -1,4 +1,4 @@
-"""Capture by torch.fx: quick, keeps modules whole and sizes dynamic."""
+"""Capture by torch.fx, which is fast, and keeps modules whole and sizes dynamic."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class ModelTracer(fx.Tracer):
         self.regions = _regions()
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        """A proxy that writes in place where the code does."""
+        """Makes a proxy that writes in place where the code does."""
         return ModelProxy(node, self)
 
     def create_proxy(self, kind: str, target: Any, *args: Any, **kwargs: Any) -> fx.Proxy:
-        """A proxy whose node knows where it comes from."""
+        """Makes a proxy whose node has its source line."""
         proxy: fx.Proxy = super().create_proxy(kind, target, *args, **kwargs)
         self.note_source(proxy.node)
         return proxy
@@ -57,7 +57,7 @@ class ModelTracer(fx.Tracer):
         node.meta["source"] = _calling_line()
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
-        """Reads of parameters and buffers are nodes; a buffer would else be folded into a constant."""
+        """Turns reads of parameters and buffers into nodes; a buffer would otherwise be folded into a constant."""
         name = self.names.get(id(attr_val)) if isinstance(attr_val, Tensor) else None
         if name is None:
             return attr_val
@@ -68,12 +68,12 @@ class ModelTracer(fx.Tracer):
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """Keeps leaves whole, without torch's record of the modules that a node is in."""
+        """Keeps leaf modules whole, without torch's record of the modules that a node is in."""
         if not is_leaf(m):
             return forward(*args, **kwargs)
         if kwargs or not all(type(argument) is fx.Proxy for argument in args):
             return self.create_proxy("call_module", self.path_of_module(m), args, kwargs)
-        # the usual case, in which there is nothing to be converted
+        # the usual case, in which no argument has to be converted
         node = self.graph.create_node("call_module", self.path_of_module(m), tuple(proxy.node for proxy in args))
         self.note_source(node)
         return self.proxy(node)
@@ -93,10 +93,11 @@ class ModelTracer(fx.Tracer):
 
 
 def _given(model: nn.Module, example: Example) -> set[str]:
-    """The parameters of a model's forward that an example gives.
+    """Names of the parameters of a model's forward that an example gives.
 
     Raises:
-        OpaqueCall: some arguments are containers, which a graph could not take apart.
+        OpaqueCall: forward takes ``*args`` or ``**kwargs``, or an argument is a container, which a graph cannot take
+            apart.
     """
     signature = inspect.signature(model.forward)
     bound = signature.bind(*example.args, **example.kwargs).arguments
@@ -116,7 +117,7 @@ def trace(model: nn.Module, example: Example, tracer: type[ModelTracer] = ModelT
     """Traces a model in its present mode.
 
     Raises:
-        Exception: whatever tracing raised; `OpaqueCall` for a graph that hides sizes inside a foreign function.
+        Exception: whatever tracing raised; `OpaqueCall` if the graph gives sizes or parameters to a foreign function.
     """
     with functions_as_nodes(), conversions_as_nodes(), _buffers_in_place(model):
         graph = tracer(model, example).trace(model)
@@ -132,10 +133,10 @@ def trace(model: nn.Module, example: Example, tracer: type[ModelTracer] = ModelT
 
 @contextmanager
 def _buffers_in_place(model: nn.Module) -> Iterator[None]:
-    """Puts buffers back that the traced code assigned to; the assignment itself is not in the graph.
+    """Restores the buffers that the traced code assigned to; the graph does not show such an assignment.
 
     Raises:
-        OpaqueCall: there was one.
+        OpaqueCall: the code assigned to a buffer.
     """
     before = [(module, dict(module._buffers)) for module in submodules(model).values() if module._buffers]
     assigned = []
@@ -153,12 +154,12 @@ def _buffers_in_place(model: nn.Module) -> Iterator[None]:
 
 
 def _regions() -> tuple[bool, ...]:
-    """Whether gradients are on, and autocast on each kind of device that has it."""
+    """Whether gradients are enabled, and whether autocast is on the CPU and on CUDA devices."""
     return torch.is_grad_enabled(), *(torch.is_autocast_enabled(device) for device in ("cpu", "cuda"))
 
 
 def _calling_line() -> str:
-    """``file:line`` of the innermost frame of the model that is not in torch or graphprune."""
+    """``file:line`` of the innermost frame outside of torch and graphprune, or an empty string."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("torch", "graphprune"):
         frame = None if frame.f_code is trace.__code__ else frame.f_back
@@ -166,7 +167,7 @@ def _calling_line() -> str:
 
 
 def _adopt_constants(graph: fx.Graph, model: nn.Module) -> None:
-    """Makes plain tensor attributes, and those that tracing adds for constants, buffers outside of the state dict."""
+    """Turns plain tensor attributes, and those that tracing adds for constants, into buffers not in the state dict."""
     for node in graph.find_nodes(op="get_attr"):
         prefix, _, name = str(node.target).rpartition(".")
         home = model.get_submodule(prefix)
@@ -177,13 +178,13 @@ def _adopt_constants(graph: fx.Graph, model: nn.Module) -> None:
 
 
 def is_foreign(function: Any) -> bool:
-    """Whether a function is the user's or a third package's; nothing is known about its inside."""
+    """Whether a function is the user's or another package's, so that nothing is known about what it does."""
     module = getattr(function, "__module__", None) or "torch"
     return module.split(".")[0] not in _TRANSPARENT
 
 
 def _takes_sizes(node: fx.Node) -> bool:
-    """Whether a node's function is given whole numbers or parameters."""
+    """Whether a node's arguments hold integers, parameters or buffers."""
     return any(
         (isinstance(leaf, int) and not isinstance(leaf, bool)) or (isinstance(leaf, fx.Node) and leaf.op == "get_attr")
         for leaf in tree_leaves((node.args, node.kwargs))
@@ -206,11 +207,11 @@ _COMPOSITE = (
 def is_leaf(module: nn.Module) -> bool:
     """True for layers of torch.nn, and for modules without parameters that switch with the mode (DropPath).
 
-    A subclass counts as the layer where it inherits ``forward``, and in any case where it is a normalisation: its
-    running statistics follow its own mode, which a graph of functions could not.
+    A subclass counts as the layer if it inherits ``forward``. A subclass of a normalisation always does: its running
+    statistics follow its own mode, which a graph of functions could not express.
     """
     kind = type(module)
-    if "forward" in vars(module):  # replaced on this one, by code that may do anything
+    if "forward" in vars(module):  # replaced on this instance, by code that may do anything
         return False
     if kind.__module__.startswith("torch.nn"):
         return not isinstance(module, _COMPOSITE)

@@ -1,4 +1,4 @@
-"""All tensors that a module keeps, wherever it keeps them, and where they are in memory."""
+"""Finds all tensors that a module keeps, wherever it keeps them, and where they are in memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TABLES = ("_parameters", "_buffers")
 
 
 def kept_tensors(root: nn.Module) -> dict[str, Tensor]:
-    """All tensors that a module keeps, each once, by path; also those in containers and in objects of its own."""
+    """All tensors that a module keeps, each once, by path; also those in containers and in attributes of objects."""
     found, seen = dict[str, Tensor](), dict[int, Any]()
     left: list[tuple[str, Any]] = [(path, vars(module)) for path, module in submodules(root).items()]
     while left:
@@ -35,7 +35,7 @@ def kept_tensors(root: nn.Module) -> dict[str, Tensor]:
 
 
 def _holds_nothing(item: Any) -> bool:
-    """Whether there is no tensor in it: most of what a module keeps are numbers and empty tables of hooks."""
+    """Whether a value can hold no tensor: most values in a module are numbers and empty tables of hooks."""
     return isinstance(item, _LEAVES) or (isinstance(item, _CONTAINERS) and not item)
 
 
@@ -46,7 +46,7 @@ def _joined(path: str, key: Any) -> str:
 
 
 def _entries(item: Any) -> Iterator[tuple[Any, Any]]:
-    """What a container, or an object, holds."""
+    """Yields the entries of a container, or the attributes of an object, with their keys."""
     if isinstance(item, Mapping):
         yield from item.items()
     elif isinstance(item, (list, tuple, set, frozenset, deque)):
@@ -63,17 +63,17 @@ def _slots(kind: type) -> Iterable[str]:
 
 
 def memory(tensor: Tensor) -> int:
-    """Names the memory of a tensor, which its views share."""
-    return tensor.untyped_storage()._cdata if tensor.layout == torch.strided else id(tensor)  # sparse ones have none
+    """Identifies the memory of a tensor; its views have the same."""
+    return tensor.untyped_storage()._cdata if tensor.layout == torch.strided else id(tensor)  # sparse: no storage
 
 
 def memory_of(root: nn.Module) -> frozenset[int]:
-    """Memory of all tensors that a module keeps."""
+    """The memory of all tensors that a module keeps; see `memory`."""
     return frozenset(map(memory, kept_tensors(root).values()))
 
 
 def overlap(first: Tensor, second: Tensor) -> bool:
-    """Whether two strided tensors have a byte of memory in common; halves of the columns of a tensor do not."""
+    """Whether two strided tensors have a byte in common; the left and right half of a matrix do not."""
     if memory(first) != memory(second):
         return False
     (start, stop), (other_start, other_stop) = _bytes(first), _bytes(second)
@@ -83,20 +83,20 @@ def overlap(first: Tensor, second: Tensor) -> bool:
     taken = torch.zeros(max(stop, other_stop) - start, dtype=torch.bool)
     try:
         _view(taken, first, start).fill_(True)
-    except RuntimeError:  # elements of the first lie on each other, as those of unfold() do
+    except RuntimeError:  # elements of the first overlap each other, as those of unfold() do
         return True
     return bool(_view(taken, second, start).any())
 
 
 def _bytes(tensor: Tensor) -> tuple[int, int]:
-    """Its first byte and the one behind its last."""
+    """Offset of a tensor's first byte in its storage, and of the byte after its last."""
     reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     start, size = int(tensor.storage_offset()), tensor.element_size()
     return start * size, (start + int(reach) + 1) * size
 
 
 def _view(taken: Tensor, tensor: Tensor, start: int) -> Tensor:
-    """Its bytes among those from a start on; what is expanded counts once."""
+    """A view of the bytes of a tensor in ``taken``, which begins at byte ``start``; expanded dims count once."""
     size = tensor.element_size()
     sizes = [1 if stride == 0 else count for count, stride in zip(tensor.shape, tensor.stride(), strict=True)]
     strides = [stride * size for stride in tensor.stride()]

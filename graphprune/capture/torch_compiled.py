@@ -1,4 +1,4 @@
-"""Models that torch.compile gave."""
+"""Models that torch.compile has wrapped."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from graphprune.program.tensors import submodules
 
 
 def unwrapped(model: Any) -> Any:
-    """The model that `torch.compile` wraps, which has the same parameters under their own names; others as they are."""
+    """The model inside the wrapper of `torch.compile`, with the parameters' own names; any other model as it is."""
     return model._orig_mod if _is_wrapper(model) else model
 
 
 def compiled_parts(model: nn.Module) -> list[str]:
-    """Paths of the modules inside that `torch.compile` wraps."""
+    """Paths of the submodules that `torch.compile` has wrapped."""
     return [path for path, module in submodules(model).items() if path and _is_wrapper(module)]
 
 
 def _is_wrapper(model: object) -> bool:
-    # importing it takes a second, and who has compiled a model has it
+    # not imported here, which would take a second; whoever has compiled a model has imported it
     dynamo = sys.modules.get("torch._dynamo.eval_frame")
     return dynamo is not None and isinstance(model, dynamo.OptimizedModule)

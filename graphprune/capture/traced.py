@@ -1,4 +1,4 @@
-"""One trace of a model: a graph module of a copy of it, and what that must not write to."""
+"""One trace of a model: a graph module of a copy of it, and the tensors that this must not write to."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from graphprune.program.example import Example
 from graphprune.program.tensors import submodules
 
 _SEED = 1
-"""While tracing: not that of the comparison, or numbers that tracing draws once and for all would pass for new ones."""
+"""Seed while tracing; not that of the comparison, or random numbers that tracing made constant would go unnoticed."""
 
 
 @dataclass(frozen=True)
 class Traced:
-    """A graph module, and what it must not write to.
+    """A graph module, and the tensors that it must not write to.
 
     Attributes:
         module: The graph module.
-        constants: What tracing made.
-        shared: What shares memory in the user's model.
+        constants: Tensors that tracing has made.
+        shared: Tensors that share memory in the user's model.
     """
 
     module: fx.GraphModule
@@ -44,18 +44,22 @@ class Traced:
     def run(self, example: Example) -> None:
         """Runs the graph in both modes, if there is anything that it must not write to."""
         for training in (False, True) if len(self.constants) or len(self.shared) else ():
-            with suppress(Exception), in_own_memory(self.module):  # where a graph cannot run, analysis says
+            with suppress(Exception), in_own_memory(self.module):  # the analysis reports a graph that cannot run
                 run(self.module, example, training=training)
 
 
 def trace(model: nn.Module, example: Example, route: Route, sharing: Mapping[str, Tensor]) -> Traced:
-    """A graph module of a copy of the model, in the modes of the model.
+    """Traces a copy of the model; the modules of the graph module have the modes that they have in the model.
 
     Args:
         model: The model.
         example: Its inputs.
         route: How it is traced.
         sharing: Tensors of the model that share memory, see `sharing_memory`.
+
+    Raises:
+        OpaqueCall: the graph calls torch.func, or uses no parameter.
+        Exception: whatever tracing raised.
     """
     copies = dict[int, Any]()
     root = private_copy(model, copies)  # one for each route: a trace that failed may leave anything in it
@@ -87,14 +91,14 @@ def _restore_modes(module: fx.GraphModule, modes: dict[str, bool]) -> None:
 
 
 def _without_quoted_types(graph: fx.Graph) -> None:
-    """Annotations that are strings keep torch before 2.12 from pickling the module."""
+    """Drops type annotations that are strings, because torch before 2.12 cannot pickle a module that has them."""
     for node in graph.nodes:
         if isinstance(node.type, str):
             node.type = None
 
 
 def _restore_persistence(module: fx.GraphModule, root: nn.Module) -> None:
-    """Torch before 2.12 saves buffers of a graph module, and of its copies, that the model does not save."""
+    """Keeps non-persistent buffers out of the state dict; torch before 2.12 would save them in graph modules."""
     originals = submodules(root)
     for name, submodule in submodules(module).items():
         if name in originals:
@@ -105,7 +109,7 @@ def _restore_persistence(module: fx.GraphModule, root: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class _NotSaved:
-    """Called with each deep copy of a graph module: buffers of its own that are not saved."""
+    """Called with each deep copy of a graph module; marks the named buffers as non-persistent in the copy."""
 
     names: frozenset[str]
 

@@ -1,8 +1,8 @@
-"""Tensors that a graph must not write to, because its memory is not laid out as the model's is.
+"""Tensors that a graph must not write to, because its tensors do not share memory as the model's do.
 
-Of what a model makes anew in each call tracing makes a constant, once: what one call writes is there in the next one,
-gradients with it, and of views of one tensor each is a constant. Tensors of the model that are views of each other are
-copied one by one, and pruned one by one.
+A tensor that the model makes anew in each call is a constant of the graph: what one call writes to it, with gradients,
+would be there in the next call, and views of one such tensor would be separate constants. Tensors of the model that
+are views of each other are copied and pruned separately.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from graphprune.program.tensors import stored_tensors
 
 
 class Versions:
-    """How often tensors had been written to; those of inference mode, which nobody counts, are left out."""
+    """Notes how often tensors have been written to; those of inference mode have no such count and are left out."""
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
         self._noted = [(tensor, tensor._version) for tensor in tensors if not tensor.is_inference()]
@@ -38,13 +38,13 @@ def made_by_tracing(module: nn.Module, own: frozenset[int]) -> Versions:
 
     Args:
         module: The graph module.
-        own: Memory of what it was made of, see `memory_of`.
+        own: Memory of the tensors of the traced module, see `memory_of`.
     """
     return Versions(tensor for tensor in stored_tensors(module).values() if memory(tensor) not in own)
 
 
 def sharing_memory(model: nn.Module) -> dict[str, Tensor]:
-    """Tensors that a model keeps and whose memory another one that it keeps has too, by path."""
+    """Tensors of a model that share memory with another of its tensors, by path."""
     strided = {path: tensor for path, tensor in kept_tensors(model).items() if _is_strided(tensor) and tensor.numel()}
     count = Counter(map(memory, strided.values()))
     return {path: tensor for path, tensor in strided.items() if count[memory(tensor)] > 1}
@@ -55,14 +55,14 @@ def _is_strided(tensor: Tensor) -> bool:
 
 
 class SharedMemory:
-    """Watches the tensors of a model that share memory; made before it is traced."""
+    """Watches the tensors of a model that share memory; made before the model is traced."""
 
     def __init__(self, sharing: Mapping[str, Tensor], copies: Mapping[int, Any]) -> None:
         """Begins to watch.
 
         Args:
             sharing: The tensors of the user's model, see `sharing_memory`.
-            copies: What became of each in the copy that is traced, by identity.
+            copies: The copy of each in the model that is traced, by the id of the original.
         """
         self._sharing = {path: tensor for path, tensor in sharing.items() if id(tensor) in copies}
         self._copies: dict[str, Tensor] = {path: copies[id(tensor)] for path, tensor in self._sharing.items()}
@@ -73,15 +73,18 @@ class SharedMemory:
         return len(self._sharing)
 
     def watch(self, module: nn.Module) -> None:
-        """Watches what the graph module has of them as well, which was made of the copy."""
+        """Watches the tensors of the graph module too, which was made from the copy."""
         self._in_graph = list(stored_tensors(module).values())
         self._of_graph = Versions(self._in_graph)
 
     def check(self, who: str) -> None:
-        """Refuses writes to what shares memory with something that the graph reads.
+        """Refuses writes to a tensor that shares memory with another one that the graph reads.
+
+        Args:
+            who: Name of the model for the message.
 
         Raises:
-            CaptureError: there was one; it names who it was, and both.
+            CaptureError: there was such a write; the message names both tensors.
         """
         written = self._paths_of([*self._before.written(), *self._of_graph.written()])
         read = self._paths_of(self._in_graph) if written else []
@@ -94,7 +97,7 @@ class SharedMemory:
                     )
 
     def _paths_of(self, tensors: Sequence[Tensor]) -> list[str]:
-        """Where the model keeps some tensors of the copy, or what tracing has made of them."""
+        """Paths in the model of tensors of the copy, or of tensors that tracing has derived from them."""
         known = set(map(id, self._copies.values()))
         same, made = set(map(id, tensors)), {memory(tensor) for tensor in tensors if id(tensor) not in known}
         return [path for path, copy in self._copies.items() if id(copy) in same or memory(copy) in made]

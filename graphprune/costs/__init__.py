@@ -1,1 +1,1 @@
-"""What a program costs: what can be counted, how it follows from what is kept, and which weights count."""
+"""Costs of a program: the measures, how each follows from what is kept, and which weights count."""

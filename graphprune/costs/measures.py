@@ -1,4 +1,4 @@
-"""What a budget can count."""
+"""The measures that a budget can limit."""
 
 from __future__ import annotations
 

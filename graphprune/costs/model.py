@@ -32,7 +32,7 @@ class CostModel:
 
     @cached_property
     def _dims_of_parameters(self) -> dict[str, list[int]]:
-        """For each parameter with labels, the places of its dims among the stored ones."""
+        """For each parameter with labels, the places of its dims in ``dependencies.stored``."""
         places: dict[str, list[int]] = {name: [] for name in stored_parameters(self.program.module)}
         for place, owner in enumerate(self.dependencies.stored):
             if owner.name in places:
@@ -41,14 +41,15 @@ class CostModel:
 
     @cached_property
     def _fixed_parameters(self) -> int:
-        """Parameters of tensors without labels (not floating)."""
+        """Number of parameters in tensors without labels (those that are not floating-point)."""
         labelled = {owner.name for owner in self.dependencies.stored}
         return sum(p.numel() for name, p in stored_parameters(self.program.module).items() if name not in labelled)
 
     def channels(self, keep: KeepSet) -> int:
-        """Channels left of those that were prunable at first.
+        """Number of channels left of those that were prunable at first.
 
-        A group of one channel is not labelled any more, so what went is subtracted rather than what stays counted.
+        A group with one channel left has no labels any more, so removed channels are subtracted rather than kept ones
+        counted.
         """
         return self.program[FirstAnalysis].channels_left - keep.removed
 
@@ -63,7 +64,7 @@ class CostModel:
         }
 
     def params(self, keep: KeepSet) -> int:
-        """Parameters left."""
+        """Number of parameters left."""
         sizes: list[int] = keep.sizes.tolist()
         return self._fixed_parameters + sum(
             prod([sizes[place] for place in dims]) for dims in self._dims_of_parameters.values()
@@ -74,7 +75,7 @@ class CostModel:
         return pool_of(self.program)
 
     def weights(self, keep: KeepSet) -> int:
-        """Weights of the pool that are left and live."""
+        """Number of weights of the pool that are left and live."""
         sizes: list[int] = keep.sizes.tolist()
         cuts = cuts_of(keep.indices) if self.program.history.masks else {}
         total = 0
@@ -93,14 +94,14 @@ class CostModel:
         left = iter(kept.index_select(0, ends - 1).diff(prepend=torch.zeros(1, dtype=torch.long)).tolist())
         total = 0
         for macs, sizes in self._loops:
-            for size in sizes:  # exact in integers: each plane divides the loops it varies along
+            for size in sizes:  # exact: the size of a plane is the product of the loops along which it varies
                 macs = macs * next(left) // size
             total += macs
         return total // self.program.example.batch_size
 
     @cached_property
     def _loops(self) -> list[tuple[int, list[int]]]:
-        """Multiply-accumulates of each contraction, and the labels that each of its planes has."""
+        """Multiply-accumulates of each contraction, and the number of labels of each of its planes."""
         return [
             (contraction.macs, [squash(plane).numel() for plane in channel_planes(contraction.planes)])
             for contraction in self.dependencies.contractions
@@ -108,7 +109,7 @@ class CostModel:
 
     @cached_property
     def _labels_of_loops(self) -> tuple[Tensor, Tensor]:
-        """The labels of all planes of `_loops` in one row, and where each plane ends."""
+        """The labels of all planes of `_loops` in one row, and the place in it where each plane ends."""
         planes = [
             squash(plane).reshape(-1)
             for contraction in self.dependencies.contractions
@@ -119,11 +120,11 @@ class CostModel:
 
 
 def costs_of(program: Program) -> CostModel:
-    """The cost model of an analysed program, the same one as long as the program's module is the same."""
+    """Returns the cost model of an analysed program; the same object as long as the program's module is the same."""
     remembered = vars(program[Dependencies])
     known: CostModel | None = remembered.get("_costs")
     if known is None or known.program.module is not program.module:
-        # what is remembered lives as long as the dependencies; scores of weights take more memory than the weights
+        # the cost model lives as long as the dependencies, so it must not hold the scores of weights, which are large
         alone = program.with_module(program.module).knowing(program[Dependencies], program[FirstAnalysis])
         alone = replace(alone, history=replace(alone.history, dormant={}))
         known = remembered["_costs"] = CostModel(alone, program[Dependencies])
@@ -131,12 +132,12 @@ def costs_of(program: Program) -> CostModel:
 
 
 def count_parameters(module: torch.nn.Module) -> int:
-    """Parameters of a module, tied ones once."""
+    """Number of parameters of a module; tied ones count once."""
     return sum(parameter.numel() for parameter in stored_parameters(module).values())
 
 
 def count_macs(module: fx.GraphModule, inputs: list[object], batch_size: int) -> int:
-    """Multiply-accumulates per sample as torch's own flop counter sees them, by a run on the meta device."""
+    """Multiply-accumulates per sample as torch's own flop counter finds them in a run on the meta device."""
     meta = {name: tensor.detach().to("meta") for name, tensor in stored_tensors(module).items()}
     inputs = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), inputs)
     counter = FlopCounterMode(display=False)

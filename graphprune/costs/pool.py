@@ -17,9 +17,9 @@ from graphprune.program.tensors import Layers, stored_parameters
 def pool_of(program: Program) -> dict[str, nn.Parameter]:
     """Parameters by name, in the order of the module, each once.
 
-    Biases and normalisation parameters are not among them, nor is what ``protect`` names. Of a weight that is computed
-    from others there are those that a zero of the weight goes back to: the direction of a weight norm, not its length;
-    the original of a spectral norm; none of other parametrizations.
+    Biases, normalisation parameters and protected parameters are not in the pool. Of a weight that is computed from
+    other parameters, the pool has those whose zeros are zeros of the weight: the direction of a weight norm but not
+    its magnitude, the original of a spectral norm, and none of any other parametrization.
     """
     read = {id(parameter) for _, parameters in weights_by_node(program) for parameter in parameters}
     protected = {name for name, _ in protected_dims(program.module, program.protect)}
@@ -41,7 +41,7 @@ def not_in_pool(program: Program) -> dict[str, nn.Parameter]:
 
 
 def weights_by_node(program: Program) -> Iterator[tuple[fx.Node, list[nn.Parameter]]]:
-    """Nodes that contract, in the order of the graph, with the weights of the layer, or those that a function takes."""
+    """Yields the nodes that contract, in the order of the graph, with the weights of the layer or of the function."""
     names = {contraction.node for contraction in program[Dependencies].contractions}
     layers = Layers(program.module)
     for node in program.module.graph.nodes:
@@ -52,7 +52,7 @@ def weights_by_node(program: Program) -> Iterator[tuple[fx.Node, list[nn.Paramet
 
 
 def _read_by(module: nn.Module, source: fx.Node) -> list[nn.Parameter]:
-    """The parameter that a node is, or is a part or another view of; empty where it is something else."""
+    """The parameter that a node reads, or views or slices; empty if it computes something else."""
     while Kind.MOVES in kind_of(source):
         if len(source.all_input_nodes) != 1:
             return []
@@ -70,12 +70,12 @@ def _weights_of_layer(layer: nn.Module) -> list[nn.Parameter]:
         if isinstance(module, nn.utils.parametrize.ParametrizationList):
             unsuited |= _unsuited(module)
         if "weight_g" in module._parameters and "weight_v" in module._parameters:
-            unsuited.add(id(module._parameters["weight_g"]))  # torch.nn.utils.weight_norm, the older one
+            unsuited.add(id(module._parameters["weight_g"]))  # the magnitude of the older torch.nn.utils.weight_norm
     return [parameter for parameter in layer.parameters() if id(parameter) not in unsuited]
 
 
 def _unsuited(parametrized: nn.utils.parametrize.ParametrizationList) -> set[int]:
-    """Finds, among the parameters that a weight is computed from, those whose zeros are not zeros of the weight."""
+    """Ids of the parameters that a weight is computed from and whose zeros are not zeros of the weight."""
     kinds = {type(each).__name__ for each in parametrized}
     if kinds == {"_SpectralNorm"}:
         return set()
@@ -85,13 +85,13 @@ def _unsuited(parametrized: nn.utils.parametrize.ParametrizationList) -> set[int
 
 
 def live_of(program: Program, name: str, weight: Tensor) -> Tensor:
-    """Which of a parameter's weights are live, bool, of its shape."""
+    """Which weights of a parameter are live: bool, of the parameter's shape."""
     mask = program.history.masks.get(name)
     return torch.ones_like(weight, dtype=torch.bool) if mask is None else mask.to(weight.device)
 
 
 def full_weights(program: Program) -> dict[str, Tensor]:
-    """The pool's values; where weights can come back, dead ones with the value that they had when they went."""
+    """Values of the pool; dead weights that can come back have the value that they had when they were zeroed."""
     return {
         name: torch.where(live_of(program, name, weight), weight.detach(), program.history.dormant[name].to(weight))
         if name in program.history.dormant

@@ -1,4 +1,4 @@
-"""Sizes as functions of how many channels each group keeps: what cost models are made of."""
+"""Sizes as functions of the number of channels that each group keeps, for models of costs."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from graphprune.labels.dependencies import Dependencies
 from graphprune.labels.planes import Planes, channel_planes, squash, thin, varying
 
 Counts = NDArray[np.int64]
-"""Channels kept of each group, shape ``(groups,)`` or ``(candidates, groups)``."""
+"""Number of channels that each group keeps, shape ``(groups,)`` or ``(candidates, groups)``."""
 
 
 @dataclass
 class Widths:
-    """All widths of a program: each is what is frozen of it plus a multiple of the channels of each group."""
+    """All widths of a program: each is a frozen part plus a multiple of the number of channels of each group."""
 
     dependencies: Dependencies
     _places: dict[tuple[Any, ...], int | None] = field(default_factory=dict)
@@ -28,7 +28,7 @@ class Widths:
     _per_channel: list[NDArray[np.int64]] = field(default_factory=list)
 
     def place(self, plane: Tensor, dim: int) -> int | None:
-        """Where the size that a plane has along a dim is among `sizes`; None where it cannot shrink."""
+        """The place in `sizes` of the size that a plane has along a dim; None if it cannot shrink."""
         key = (plane.data_ptr(), plane.shape, plane.stride(), dim)
         if key not in self._places:
             self._places[key] = self._entered(plane, dim)
@@ -37,7 +37,7 @@ class Widths:
     def _entered(self, plane: Tensor, dim: int) -> int | None:
         channels = self.dependencies.channel_of[squash(plane)]
         along = thin(channels, [other for other in range(channels.dim()) if other != dim])
-        if bool((along == along.flatten()[0]).all()):  # the indices go together, hence along another dim
+        if bool((along == along.flatten()[0]).all()):  # all have the same channel, so another dim shrinks
             return None
         groups = self._group_of_channel[along.flatten()]
         counted = torch.bincount(groups, minlength=len(self.dependencies.groups) + 1).numpy()
@@ -52,7 +52,7 @@ class Widths:
         return torch.arange(len(sizes)).repeat_interleave(sizes)  # NOT_PRUNABLE, -1, is the last entry
 
     def places(self, planes: Planes, rank: int) -> tuple[int | None, ...]:
-        """`place` of each dim of a tensor."""
+        """`place` of each dim of a tensor; None for a dim that cannot shrink."""
         found: list[int | None] = [None] * rank
         for plane in channel_planes(planes):
             for dim in varying(plane):
@@ -60,7 +60,7 @@ class Widths:
         return tuple(found)
 
     def sizes(self, counts: Counts) -> NDArray[np.int64]:
-        """Every width that was asked for, shape ``(..., widths)``."""
+        """Every width that has a `place`, shape ``(..., widths)``."""
         if not self._fixed:
             return np.zeros((*counts.shape[:-1], 0), dtype=np.int64)
         found: NDArray[np.int64] = counts @ np.stack(self._per_channel, axis=1) + np.array(self._fixed)
@@ -71,5 +71,5 @@ class Widths:
         return [int(group) for group in self._per_channel[place].nonzero()[0]]
 
     def per_channel(self, place: int, group: int) -> int:
-        """Indices of a width that go with one channel of a group."""
+        """Number of indices of a width that are removed with one channel of a group."""
         return int(self._per_channel[place][group])

@@ -1,4 +1,4 @@
-"""Criteria: how important each channel is. One file for each, entered in `CRITERIA` by name."""
+"""Criteria, which say how important each channel is: one file for each, registered in `CRITERIA` by name."""
 
 from graphprune.criteria import elasticity, norm, random, taylor
 from graphprune.criteria.as_given import Given, criterion_of

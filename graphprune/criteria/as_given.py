@@ -1,4 +1,4 @@
-"""What a user may give as ``criterion``, and what becomes of it."""
+"""Makes a criterion of what a user gives as ``criterion``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ def criterion_of(given: object) -> Criterion:
     - A name stands for what is registered under it in `CRITERIA`.
     - An importance of torch-pruning is wrapped in `TorchPruning`.
     - A function of one argument is called with the weights of each group, see `ByGroup`.
-    - A function ``(program, sensitivity)`` gives importances of shape ``(channels,)`` at once, see `Criterion`.
+    - A function ``(program, sensitivity)`` returns the importance of all channels, shape ``(channels,)``, see
+      `Criterion`.
 
     Raises:
         OptionError: the name is unknown, or the object is none of these.
@@ -42,13 +43,13 @@ def criterion_of(given: object) -> Criterion:
 
 
 def _is_of_torch_pruning(given: object) -> bool:
-    """Whether it is an importance object; if it is one, then torch-pruning has been imported already."""
+    """Whether an object is an importance of torch-pruning; if it is, torch-pruning has been imported already."""
     library: Any = sys.modules.get("torch_pruning")
     return library is not None and isinstance(given, library.importance.Importance)
 
 
 def _required_arguments(given: Callable[..., Any]) -> int:
-    """Positional arguments that have no default; 2 where a callable does not tell."""
+    """Number of positional arguments without a default; 2 if the callable has no signature."""
     try:
         parameters = inspect.signature(given).parameters.values()
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Scales of batch norms: network slimming."""
+"""The criterion of network slimming: scales of batch norms."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ class BatchNormGamma:
     """|gamma| of the batch norm that a channel goes through.
 
     A channel that goes through several batch norms (a residual stream that each block writes to, a channel that dense
-    blocks read again) gets the mean of their |gamma|. Groups that go through none rank behind all others, with a
-    warning: network slimming leaves such layers alone.
+    blocks read again) gets the mean of their |gamma|. Groups that go through none are removed last, with a warning,
+    because network slimming leaves such layers alone.
 
-    Source: Liu et al. 2017, Learning Efficient Convolutional Networks through Network Slimming: a global threshold on
-        |gamma|. There gammas are trained with an L1 penalty; in a new model they are all 1, and their ranking is
+    Source: Liu et al. 2017, Learning Efficient Convolutional Networks through Network Slimming, with a global threshold
+        on |gamma|. The paper trains gammas with an L1 penalty; in a new model they are all 1, and their ranking is
         arbitrary.
     """
 
     __name__: ClassVar[str] = "bn-gamma"
 
     def __call__(self, program: Program, sensitivity: Sensitivity) -> Scores:
-        """Scores the channels; needs no data, and the program is not changed.
+        """Scores the channels; needs no data, and does not change the program.
 
         Raises:
             OptionError: no group goes through a batch norm with scales.
@@ -77,7 +77,7 @@ def _gammas(program: Program) -> Iterator[nn.Parameter]:
 
 
 def _given_to(module: nn.Module, node: fx.Node) -> Any:
-    place = 3 if node.target is functional.batch_norm else 1  # behind the statistics, or before them as in ATen
+    place = 3 if node.target is functional.batch_norm else 1  # after the statistics, or before them as in ATen
     given = node.kwargs.get("weight", node.args[place] if len(node.args) > place else None)
     if not isinstance(given, fx.Node) or given.op != "get_attr":
         return None

@@ -1,4 +1,4 @@
-"""A plain function of the weights of one group as a criterion."""
+"""Turns a plain function of the weights of one group into a criterion."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from graphprune.program.program import Program
 from graphprune.program.tensors import stored_tensors
 
 Weights = dict[str, Tensor]
-"""``{"conv1.weight[0]": ...}``: of each coupled dim the values that go with each channel, ``(channels, values)``."""
+"""``{"conv1.weight[0]": ...}``: for each coupled dim, the values of each channel, shape ``(channels, values)``."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class ByGroup:
     """Calls a function with the weights of each group.
 
     Attributes:
-        function: From the `Weights` of a group to the importance of its channels, shape ``(channels,)``.
+        function: Function from the `Weights` of a group to the importance of its channels, shape ``(channels,)``.
     """
 
     function: Callable[[Weights], Any]
@@ -42,7 +42,7 @@ class ByGroup:
         """Scores group by group; the program is not changed.
 
         Raises:
-            OptionError: the function gives something else than a number per channel.
+            OptionError: the function fails, or does not return one number per channel.
         """
         dependencies = program[Dependencies]
         tensors = stored_tensors(program.module)
@@ -76,6 +76,6 @@ class ByGroup:
 
 
 def _values(tensor: Tensor, dim: int, indices: Tensor) -> Tensor:
-    """A copy of what lies at the indices of each channel, shape ``(channels, values)``."""
+    """Copies the values at the indices of each channel, shape ``(channels, values)``."""
     rows = tensor.detach().movedim(dim, 0)[indices.to(tensor.device)]
     return rows.flatten(1)

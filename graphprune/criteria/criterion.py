@@ -1,4 +1,4 @@
-"""The protocol of a criterion, what it may look at, and the check of what it gives."""
+"""The protocol of a criterion, the registry of criteria, and the check of a criterion's result."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Criterion(Protocol):
     """Scores the channels of a program that has its dependencies."""
 
     def __call__(self, program: Program, sensitivity: Sensitivity) -> Scores | Tensor:
-        """Importance of each channel, alone as a tensor of shape ``(channels,)``; the program is not changed."""
+        """Returns scores, or only the importances as a tensor of shape ``(channels,)``; does not change the program."""
         ...
 
 
@@ -30,7 +30,7 @@ class ReadsGates(Protocol):
     """A criterion that reads gates, which a pass inserts before it."""
 
     def gating(self, sensitivity: Sensitivity) -> Gating | None:
-        """The gates that it reads; None where it reads none after all."""
+        """The gates that it reads; None if it reads none after all."""
         ...
 
 
@@ -40,14 +40,14 @@ def gating_of(criterion: object, sensitivity: Sensitivity) -> Gating | None:
 
 
 CRITERIA: Registry[Any] = Registry("criterion")
-"""Criteria by name; what `graphprune.criteria.as_given.criterion_of` takes may be registered."""
+"""Criteria by name; anything that `graphprune.criteria.as_given.criterion_of` takes may be registered."""
 
 
 def scores_of(criterion: Criterion, program: Program, sensitivity: Sensitivity) -> Scores:
-    """What a criterion gives, checked.
+    """Runs a criterion, and checks its result.
 
     Raises:
-        OptionError: it is not one finite number per channel.
+        OptionError: the result is not one finite number per channel.
     """
     found = criterion(program, sensitivity)
     expected = (program[Dependencies].channels,)
@@ -80,6 +80,6 @@ def _check_finite(scores: Scores, dependencies: Dependencies) -> None:
 
 
 def name_of(criterion: object) -> str:
-    """What a criterion is called in reports."""
+    """The name of a criterion in reports."""
     name = getattr(criterion, "__name__", type(criterion).__name__)
     return str(name)

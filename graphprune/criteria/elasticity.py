@@ -1,4 +1,4 @@
-"""Elasticity of the loss in each channel, by gates in the graph."""
+"""Elasticity of the loss with respect to each channel, by gates in the graph."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ ACCUMULATE: dict[Accumulate, Callable[[Tensor], Tensor]] = {
     "absolute": torch.abs,
     "squared": torch.square,
 }
-"""What becomes of a sample's gradient before it is added up."""
+"""Function of a sample's gradient before it is added up."""
 
 
 @dataclass(frozen=True)
 class Elasticity:
     """|dL/dc| / L for a gate c on the channel's pre-activation.
 
-    Source: formula 4 of the SNIP-it paper for ``accumulate="signed"``: the gradient of the mean loss, one absolute
-        value at the end. ``"absolute"`` and ``"squared"`` take the absolute value or the square of each sample's
-        gradient first (of squares the root of the mean is taken at the end): on a trained model signed gradients of
-        samples cancel. The paper has activations that are zero at zero; behind others (sigmoid) the gate acts on the
+    Source: formula 4 of the SNIP-it paper for ``accumulate="signed"``: the absolute value of the gradient of the mean
+        loss. ``"absolute"`` and ``"squared"`` take the absolute value or the square of each sample's gradient before
+        the mean (and the root of the mean of squares), because on a trained model the signed gradients of samples
+        cancel. The paper has activations that are zero at zero; after others (sigmoid) the gate acts on the
         activation, see `graphprune.gates.placement`.
 
     Attributes:
-        training: Score with batch statistics and dropout, as in training; in evaluation mode by default.
-        before_normalisation: Gates come before normalisations instead of after them, as in the published code; in
-            training mode a normalisation by the batch undoes them, and no gradient is left.
+        training: Score with batch statistics and dropout, as in training; by default in evaluation mode.
+        before_normalisation: Place gates before normalisations instead of after them, as in the published code. In
+            training mode a normalisation by batch statistics undoes them, and no gradient is left.
     """
 
     training: bool = False
     before_normalisation: bool = False
 
     def gating(self, sensitivity: Sensitivity) -> Gating:
-        """Gates of all samples together where their gradients add up as they are, else of each by itself."""
+        """One set of gates for all samples if signed gradients add up, otherwise one for each sample."""
         return Gating(self.before_normalisation, per_sample=sensitivity.accumulate != "signed")
 
     def __call__(self, program: Program, sensitivity: Sensitivity) -> Scores:
@@ -76,17 +76,17 @@ CRITERIA.register("elasticity")(Elasticity())
 def mean_gate_gradient(
     program: Program, sensitivity: Sensitivity, gating: Gating, *, training: bool = False
 ) -> tuple[Tensor, float, int]:
-    """Draws the samples; leaves no trace on the program or the random state.
+    """Draws samples and averages their gate gradients; leaves no trace on the program or the random state.
 
     Args:
-        program: The program, with its dependencies, and with its gates where the pass that inserts them has run.
+        program: The program, with its dependencies, and with its gates if the pass that inserts them has run.
         sensitivity: Data, and how samples add up.
         gating: The gates that are needed.
         training: Score with batch statistics and dropout, as in training.
 
     Returns:
-        Mean over samples of the accumulated gradients of the loss in the gates, float64, on the CPU, shape
-        ``(channels,)``; mean loss; samples.
+        Mean over samples of the accumulated gradients of the loss with respect to the gates, float64, on the CPU, shape
+        ``(channels,)``; the mean loss; and the number of samples.
 
     Raises:
         InputError: the data is empty or does not fit the model.
@@ -97,8 +97,8 @@ def mean_gate_gradient(
         gated = gated_module(program, gating)
     batches = sensitivity.stream.draw(sensitivity.samples, device_of(program))
     if gating.per_sample and not gated.per_sample:
-        batches = (sample for batch in batches for sample in batch.parts(1))  # they cannot have gates of their own
-    # the channels that are left tell the rounds apart: each draws other random numbers
+        batches = (sample for batch in batches for sample in batch.parts(1))  # samples cannot have their own gates
+    # the number of channels left differs from round to round, so each round draws other random numbers
     seed = sensitivity.seed + gated.channels
     with private_random_state(seed), _untouched(gated.module, training=training):
         total, loss, count = _accumulate(gated, batches, sensitivity)
@@ -106,14 +106,14 @@ def mean_gate_gradient(
 
 
 def _accumulate(gated: GatedModule, batches: Iterable[Batch], sensitivity: Sensitivity) -> tuple[Tensor, float, int]:
-    """Sum over samples of the accumulated gate gradients, float64, shape ``(channels,)``; mean loss; samples."""
+    """Sum over samples of the accumulated gate gradients, float64, ``(channels,)``; mean loss; number of samples."""
     accumulate = ACCUMULATE[sensitivity.accumulate]
     device = next(gated.module.parameters()).device
     total = torch.zeros(gated.channels, dtype=torch.float64, device=device)
     loss_sum, count = 0.0, 0
     for batch in batches:
         gradient, loss = gate_gradient(gated, batch, sensitivity.loss)
-        # the loss is a mean over the batch, so a sample's own gradient is the batch size times its share
+        # the loss is a mean over the batch, so a sample's own gradient is the batch size times its part of the gradient
         per_sample = gradient.double() * batch.size
         total += accumulate(per_sample).sum(0) if per_sample.dim() == 2 else accumulate(per_sample)
         loss_sum += loss * batch.size
@@ -122,7 +122,7 @@ def _accumulate(gated: GatedModule, batches: Iterable[Batch], sensitivity: Sensi
 
 
 def gate_gradient(gated: GatedModule, batch: Batch, loss: Callable[[Any, Any], Any]) -> tuple[Tensor, float]:
-    """Gradient of a batch's mean loss in the gates, shape ``(channels,)`` or ``(N, channels)``, and the loss.
+    """Gradient of a batch's mean loss with respect to the gates, ``(channels,)`` or ``(N, channels)``, and the loss.
 
     Raises:
         LossError: the loss or its gradient is not finite, or the loss does not depend on the model.
@@ -161,7 +161,7 @@ def _gradient(value: Tensor, gate: Tensor) -> Tensor | None:
 
 @contextmanager
 def _untouched(module: nn.Module, *, training: bool) -> Iterator[None]:
-    """Sets the mode for scoring; modes, buffers and ``requires_grad`` come back afterwards."""
+    """Sets the mode for scoring, and restores modes, buffers and ``requires_grad`` afterwards."""
     modes = [(submodule, submodule.training) for submodule in module.modules()]
     needed = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]

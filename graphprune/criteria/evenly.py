@@ -1,4 +1,4 @@
-"""Takes the same share of every group: channels are ranked within their own group, by any criterion."""
+"""Removes the same share of every group: channels are ranked within their own group, by any criterion."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from graphprune.program.program import Program
 class Evenly:
     """Ranks each channel by its place in its own group, so that all groups lose the same share.
 
-    This is what tools with one ratio for all layers do. A budget in latency, or ``align="auto"``, weighs the places by
-    what each group gains.
+    This is what tools with one ratio for all layers do. With a budget in latency or with ``align="auto"``, shares
+    differ, because these places are weighed against what each group saves.
 
     Attributes:
         by: What `graphprune.compile` takes as ``criterion``.
@@ -34,11 +34,11 @@ class Evenly:
         object.__setattr__(self, "__name__", f"{name}, evenly")
 
     def gating(self, sensitivity: Sensitivity) -> Gating | None:
-        """Those of the criterion that it goes by."""
+        """The gates of the criterion that it ranks by."""
         return gating_of(criterion_of(self.by), sensitivity)
 
     def __call__(self, program: Program, sensitivity: Sensitivity) -> Tensor:
-        """Importances in (0, 1], float64, shape ``(channels,)``."""
+        """Returns the place of each channel in its group as a share in (0, 1], float64, shape ``(channels,)``."""
         importance = scores_of(criterion_of(self.by), program, sensitivity).importance
         places = torch.empty_like(importance, dtype=torch.float64)
         for group in program[Dependencies].groups:

@@ -1,4 +1,4 @@
-"""From what single weights are worth to what channels are worth."""
+"""Computes scores of channels from scores of single weights."""
 
 from __future__ import annotations
 
@@ -24,14 +24,13 @@ log = logging.getLogger(__name__)
 def channel_scores(program: Program, of_weights: Mapping[str, Tensor], criterion: str, warned: set[str]) -> Tensor:
     """Sum of the scores of the weights that make a channel: its rows in every weight of its group.
 
-    A group whose channels no weight makes (an embedding, a parameter that is added) ranks behind all others, with a
-    warning.
+    A group whose channels no weight makes (an embedding, a parameter that is added) is removed last, with a warning.
 
     Args:
         program: The program, with its dependencies.
-        of_weights: Score of each weight by the parameter's name, of its shape.
-        criterion: Its name, for messages.
-        warned: What was warned of before.
+        of_weights: Scores of the weights by name of the parameter, of its shape.
+        criterion: Name of the criterion, for messages.
+        warned: Warnings that have been given before.
 
     Returns:
         Float64, shape ``(channels,)``.
@@ -56,9 +55,9 @@ def channel_scores(program: Program, of_weights: Mapping[str, Tensor], criterion
 
 
 def making_dims(program: Program) -> dict[str, set[int]]:
-    """Returns, by weight, the dims along which the channels lie that it makes; its other dims are summed over.
+    """Returns, by name of the weight, the dims of the channels that it makes; its other dims are summed over.
 
-    Where the same channels are made and summed over (a layer whose result is added to its input) the layer's type says
+    If the same channels are made and summed over (a layer whose result is added to its input), the layer's type says
     which dim is which.
     """
     dependencies = program[Dependencies]
@@ -105,21 +104,21 @@ def _made_planes(contraction: Contraction) -> Planes:
 def _mark(mask: Tensor, dependencies: Dependencies, planes: Planes) -> None:
     for plane in channel_planes(planes):
         mask[dependencies.channel_of[squash(plane)].flatten()] = True
-    mask[-1] = False  # frozen labels, which are no channels
+    mask[-1] = False  # frozen labels, which are not channels
 
 
 def put_last(
     importance: Tensor, unrated: Sequence[Group], groups: Sequence[Group], criterion: str, why: str, warned: set[str]
 ) -> None:
-    """Ranks groups without a rating behind the others, in place.
+    """Makes groups without a rating the most important, in place, so that they are removed last.
 
     Args:
         importance: Importance of each channel, shape ``(channels,)``.
         unrated: Groups without a rating.
         groups: All groups.
-        criterion: Its name, for messages.
-        why: What the groups lack, for messages: "they have no ...".
-        warned: What was warned of before; a later round does not repeat it.
+        criterion: Name of the criterion, for messages.
+        why: Why the groups have no rating, for messages: "they have no ...".
+        warned: Warnings that have been given before; a later round does not repeat them.
 
     Raises:
         OptionError: no group has a rating.

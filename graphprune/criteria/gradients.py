@@ -1,4 +1,4 @@
-"""Gradients of the loss in the weights, on a private copy of the program's module."""
+"""Gradients of the loss with respect to the weights, on a private copy of the program's module."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Differentiated:
 
     Attributes:
         module: The module, in evaluation mode; its parameters use the program's memory, its buffers are its own.
-        loss: Mean loss over the samples; None where no data was drawn.
+        loss: Mean loss over the samples; None if no data was drawn.
         samples: Number of samples.
     """
 
@@ -39,14 +39,14 @@ class Differentiated:
 
 
 def private_copy(module: fx.GraphModule) -> fx.GraphModule:
-    """A copy in evaluation mode, with its own modules, parameter objects and buffers; ties stay ties."""
+    """Makes a copy in evaluation mode, with its own modules, parameter objects and buffers; ties stay ties."""
     copied = copy_sharing_tensors(module)
     fresh: dict[int, Any] = {}
     for submodule in copied.modules():
         for name, parameter in submodule._parameters.items():
             if parameter is not None:
                 own = nn.Parameter(parameter.detach(), requires_grad=parameter.is_floating_point())
-                setattr(submodule, name, fresh.setdefault(id(parameter), own))  # RNNs keep a list besides
+                setattr(submodule, name, fresh.setdefault(id(parameter), own))  # by setattr, as RNNs also keep a list
         for name, buffer in submodule._buffers.items():
             if buffer is not None:
                 submodule._buffers[name] = fresh.setdefault(id(buffer), buffer.detach().clone())
@@ -59,8 +59,9 @@ def differentiate(program: Program, sensitivity: Sensitivity, *, squared: bool) 
     Args:
         program: The program.
         sensitivity: Samples and loss.
-        squared: ``.grad`` is the mean over samples of the squared gradient of each, the diagonal of the empirical
-            Fisher matrix; the gradient of the mean loss otherwise. Takes a backward pass per sample.
+        squared: Whether ``.grad`` is the mean over samples of the squared gradient of each, the diagonal of the
+            empirical Fisher matrix, which takes a backward pass per sample; otherwise it is the gradient of the mean
+            loss.
 
     Raises:
         LossError: the loss or its gradient is not finite, or the loss does not depend on the weights.
@@ -77,18 +78,18 @@ def differentiate(program: Program, sensitivity: Sensitivity, *, squared: bool) 
 def mean_gradients(
     module: nn.Module, parameters: list[nn.Parameter], sensitivity: Sensitivity
 ) -> tuple[list[Tensor], float, int]:
-    """Means over samples of the gradients of a module, and of the loss; and the number of samples.
+    """Means over samples of the gradients of a module and of its loss, and the number of samples.
 
     Args:
         module: The module, in evaluation mode.
-        parameters: Those of its parameters of which gradients are taken.
-        sensitivity: Samples and loss; how gradients add up, and of how many samples together, with a backward pass for
-            each. Signed ones take batches as they come.
+        parameters: Parameters of the module with respect to which gradients are taken.
+        sensitivity: Samples and loss; how gradients add up, and how many samples share a backward pass. Signed
+            gradients are taken for whole batches.
 
     Raises:
         LossError: the loss or its gradient is not finite, or the loss does not depend on the weights.
     """
-    # in half precision thousands of small terms would not add up
+    # summed in float32 at least: in half precision thousands of small terms would be lost
     totals = [torch.zeros_like(each, dtype=torch.promote_types(each.dtype, torch.float32)) for each in parameters]
     loss_sum, count = 0.0, 0
     batches: Iterable[Batch] = sensitivity.stream.draw(sensitivity.samples, next(module.parameters()).device)
@@ -103,7 +104,7 @@ def mean_gradients(
 
 
 def _in_parts(module: nn.Module, batches: Iterable[Batch], sensitivity: Sensitivity) -> Iterator[Batch]:
-    """Batches in parts of so many samples as count together, or whole if the model takes no other batch size."""
+    """Yields batches in parts of `Sensitivity.together` samples, or whole if the model takes no other batch size."""
     size = sensitivity.together
     for index, batch in enumerate(batches):
         if index == 0 and size < batch.size and (reason := _refusal(module, next(batch.parts(size)), sensitivity)):
@@ -116,9 +117,9 @@ def _in_parts(module: nn.Module, batches: Iterable[Batch], sensitivity: Sensitiv
 
 
 def _refusal(module: nn.Module, batch: Batch, sensitivity: Sensitivity) -> str:
-    """Why a batch does not work; empty if it does."""
+    """The reason why the model cannot take a batch; empty if it can."""
     try:
-        with torch.no_grad(), redirect_stderr(io.StringIO()):  # where torch.fx prints the code that fails
+        with torch.no_grad(), redirect_stderr(io.StringIO()):  # torch.fx prints the code that fails there
             evaluate_loss(sensitivity.loss, module, batch)
     except (InputError, LossError) as error:
         return str(error).partition("\n")[0]
@@ -128,7 +129,12 @@ def _refusal(module: nn.Module, batch: Batch, sensitivity: Sensitivity) -> str:
 def gradients_of(
     module: nn.Module, parameters: list[nn.Parameter], batch: Batch, loss: Callable[[Any, Any], Any]
 ) -> tuple[tuple[Tensor | None, ...], float]:
-    """Gradient of a batch's mean loss in each parameter, None in those that it does not depend on, and the loss."""
+    """Gradient of a batch's mean loss with respect to each parameter, None if it does not depend on it, and the loss.
+
+    Raises:
+        InputError: the model cannot take the batch.
+        LossError: the loss or its gradient is not finite, or the loss does not depend on the weights.
+    """
     with torch.enable_grad():
         value = evaluate_loss(loss, module, batch)
         if not value.requires_grad:

@@ -1,4 +1,4 @@
-"""GraSP of channels: what their weights contribute to the gradient flow."""
+"""GraSP of channels: the contribution of their weights to the gradient flow."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from graphprune.program.program import Program
 class GraspOfChannels:
     """Sum of w * (H g) over the weights that make a channel, see `graphprune.criteria.weights.grasp.Grasp`.
 
-    The sum is the change of the gradient flow, to first order and by half, when all of them go at once. It may be
-    negative: such a channel hinders the gradient flow, and goes first. A channel that no weight makes goes last.
+    The sum is half of what the gradient flow |g|^2 loses, to first order, if all of these weights are removed at once.
+    It may be negative: such a channel hinders the gradient flow, and is removed first. A channel that no weight makes
+    is removed last.
 
     Source: Wang et al. 2020, with the change -w of all weights of a channel.
 

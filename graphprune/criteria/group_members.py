@@ -1,4 +1,4 @@
-"""What each channel of a group consists of: its indices in every member."""
+"""Finds what each channel of a group consists of: its indices in every member."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from graphprune.labels.dependencies import Dependencies
 from graphprune.labels.groups import Group
 
 Indices = dict[tuple[str, int], Tensor]
-"""Of each (parameter or buffer name, dim) the indices of each channel, ascending, ``(channels, per_channel)``."""
+"""By (name of parameter or buffer, dim): the indices of each channel, ascending, shape ``(channels, per_channel)``."""
 
 
 def member_indices(dependencies: Dependencies) -> list[Indices]:
-    """The members of each group, in the order of ``dependencies.groups``."""
+    """Indices of the channels of each group in its members, in the order of ``dependencies.groups``."""
     owners = {(owner.name, owner.dim): owner for owner in dependencies.stored}
     found = []
     for group in dependencies.groups:
@@ -27,6 +27,6 @@ def member_indices(dependencies: Dependencies) -> list[Indices]:
 
 
 def _by_channel(channels: Tensor, group: Group) -> Tensor:
-    """Indices whose channel is in the group, channel by channel."""
+    """Indices whose channel is in the group, ordered by channel."""
     of_group = ((channels >= group.start) & (channels < group.stop)).nonzero().flatten()
     return of_group[torch.argsort(channels[of_group], stable=True)]

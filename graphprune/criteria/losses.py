@@ -1,4 +1,4 @@
-"""Losses of batches, checked."""
+"""Computes and checks the losses of batches."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from graphprune.errors import InputError, LossError, is_out_of_memory
 
 
 def cross_entropy(output: Any, target: Any) -> Tensor:
-    """Mean cross-entropy of logits ``(N, K, ...)``; against the model's own prediction where there is no target.
+    """Mean cross-entropy of logits ``(N, K, ...)``; without a target, against the model's own prediction.
 
-    Targets of -100 do not count, as in torch; where none counts the loss is 0.
+    Targets of -100 do not count, as in torch; if no target counts, the loss is 0.
 
     Raises:
-        LossError: the output is no tensor of logits, or a target is no class of it.
+        LossError: the output is not a tensor of logits, or a target is not one of its classes.
     """
     if not isinstance(output, Tensor):
         raise LossError(
@@ -37,16 +37,20 @@ def cross_entropy(output: Any, target: Any) -> Tensor:
     if isinstance(target, Tensor) and target.dtype == torch.long and target.numel():
         _check_classes(target, output.shape[1])
         if bool((target == _IGNORED).all()):
-            return output.sum() * 0.0  # such samples say nothing; their mean would be NaN
+            return output.sum() * 0.0  # no target counts; the mean over none would be NaN
     return functional.cross_entropy(output, target)
 
 
 _IGNORED = -100
-"""Target that `torch.nn.functional.cross_entropy` leaves out."""
+"""Target that `torch.nn.functional.cross_entropy` ignores."""
 
 
 def _check_classes(target: Tensor, classes: int) -> None:
-    """Before the loss does: on CUDA it would end the process's use of the device."""
+    """Refuses wrong targets before the loss does, which on CUDA would end the process's use of the device.
+
+    Raises:
+        LossError: a target is not a class.
+    """
     wrong = ((target < 0) | (target >= classes)) & (target != _IGNORED)
     if bool(wrong.any()):
         raise LossError(
@@ -56,7 +60,7 @@ def _check_classes(target: Tensor, classes: int) -> None:
 
 
 def describe(value: Any) -> str:
-    """What a value is, for a message: shape and type of tensors, for what is no tensor how many it has."""
+    """Describes a value for a message: shape and dtype of a tensor, type and number of tensors of a container."""
     if isinstance(value, Tensor):
         return f"{tuple(value.shape)} of {value.dtype}"
     leaves = [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
@@ -64,11 +68,11 @@ def describe(value: Any) -> str:
 
 
 def evaluate_loss(loss: Callable[[Any, Any], Any], module: nn.Module, batch: Batch) -> Tensor:
-    """The loss of a batch, checked.
+    """Computes the loss of a batch, and checks it.
 
     Raises:
         InputError: the model cannot take the batch.
-        LossError: the loss cannot be computed, is no scalar tensor, or is not finite.
+        LossError: the loss cannot be computed, is not a scalar tensor, or is not finite.
     """
     output = _run(module, batch)
     value = _loss_of(loss, output, batch.target)

@@ -15,7 +15,7 @@ from graphprune.program.program import Program
 class Norm:
     """Norm over all weights that make a channel, its rows in all coupled layers together.
 
-    A channel that no weight makes goes last.
+    A channel that no weight makes is removed last.
 
     Source: Li et al., Pruning Filters for Efficient ConvNets, summed over coupled layers and ranked globally.
 

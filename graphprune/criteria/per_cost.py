@@ -1,4 +1,4 @@
-"""Importance for what it costs: channels that save much go before those that save little."""
+"""Importance relative to cost: of equally important channels, those that save most are removed first."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class PerCost:
     """Divides the importance of each channel by what removing one channel of its group saves.
 
     Savings are those in the present program, counted anew in each round: the multiply-accumulates per sample, or the
-    parameters, of the layers that make the channel and of those that read it. Suits a budget of the same measure:
-    `Budget(macs=)` with ``measure="macs"``. Channels that save nothing go last, with a warning.
+    parameters, of the layers that make the channel and of those that read it. The criterion suits a budget of the same
+    measure, as `Budget(macs=)` suits ``measure="macs"``. Channels that save nothing are removed last, with a warning.
 
-    Source: the greedy rule for a knapsack; for MACs as the regulariser of Molchanov et al. 2017 (Pruning Convolutional
-        Neural Networks for Resource Efficient Inference), which subtracts the cost, here as a quotient that needs no
+    Source: the greedy rule for a knapsack. For MACs it resembles the regulariser of Molchanov et al. 2017 (Pruning
+        Convolutional Neural Networks for Resource Efficient Inference), which subtracts the cost; a quotient needs no
         factor.
 
     Attributes:
@@ -52,11 +52,11 @@ class PerCost:
         object.__setattr__(self, "__name__", f"{name}-per-{_UNITS[self.measure]}")
 
     def gating(self, sensitivity: Sensitivity) -> Gating | None:
-        """Those of the criterion that it goes by."""
+        """The gates of the criterion whose importances it divides."""
         return gating_of(criterion_of(self.by), sensitivity)
 
     def __call__(self, program: Program, sensitivity: Sensitivity) -> Scores:
-        """Importances per multiply-accumulate or parameter, float64, shape ``(channels,)``.
+        """Scores the channels: importance per multiply-accumulate or parameter, float64, shape ``(channels,)``.
 
         Raises:
             OptionError: an importance is negative, or no group saves anything.
@@ -80,7 +80,7 @@ class PerCost:
 
 
 def savings_of(program: Program, measure: Measure) -> list[int]:
-    """What the program saves when one channel of a group goes, for each group: MACs per sample, or parameters."""
+    """MACs per sample, or parameters, that the program saves without one channel of a group, for each group."""
     dependencies, costs = program[Dependencies], costs_of(program)
     cost: Callable[[KeepSet], int] = getattr(costs, measure)
     everything = KeepSet.everything(dependencies)

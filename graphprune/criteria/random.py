@@ -13,7 +13,7 @@ from graphprune.program.program import Program
 
 @CRITERIA.register("random")
 def random(program: Program, sensitivity: Sensitivity) -> Scores:
-    """Uniform in [0, 1), from the seed; a later round draws other numbers."""
+    """Random importances, uniform in [0, 1), from the seed; a later round draws other numbers."""
     dependencies = program[Dependencies]
     generator = torch.Generator().manual_seed(sensitivity.seed + len(program.history.kept) + dependencies.channels)
     return Scores(torch.rand(dependencies.channels, generator=generator, dtype=torch.float64), "random")

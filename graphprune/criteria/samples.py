@@ -23,7 +23,7 @@ class Batch:
         inputs: Inputs as the model takes them.
         target: What the loss compares the output with; None for the model's own prediction.
         size: Number of samples.
-        like: The example inputs, which tell what is batched.
+        like: The example inputs, which show the tensors that are batched.
     """
 
     inputs: Example
@@ -32,7 +32,7 @@ class Batch:
     like: Example | None = None
 
     def rows(self, start: int, stop: int) -> Batch:
-        """Some of the samples."""
+        """The samples from ``start`` up to, but without, ``stop``."""
 
         def cut(tensor: Tensor) -> Tensor:
             return tensor[start:stop] if tensor.dim() > 0 and tensor.shape[0] == self.size else tensor
@@ -41,7 +41,7 @@ class Batch:
         return Batch(inputs, tree_map_only(Tensor, cut, self.target), stop - start, self.like)
 
     def parts(self, size: int) -> Iterator[Batch]:
-        """Yields as few batches of at most ``size`` samples as there can be, all about as large."""
+        """Yields the smallest number of batches of at most ``size`` samples, all about equally large."""
         count = -(-self.size // size)
         edges = [self.size * index // count for index in range(count + 1)]
         for start, stop in pairwise(edges):
@@ -50,10 +50,10 @@ class Batch:
 
 @dataclass
 class SampleStream:
-    """Endless batches from a user's data: goes on where the last round stopped, starts over when the data ends.
+    """An endless stream of batches from a user's data: continues where the last round stopped, starts over at the end.
 
     Attributes:
-        source: Batches ``(inputs, target)``; None to use the example against the model's own prediction.
+        source: Batches ``(inputs, target)``; None to use the example, with the model's own prediction as the target.
         example: Example inputs of the model.
     """
 
@@ -62,14 +62,14 @@ class SampleStream:
     _iterator: Iterator[Any] | None = field(default=None, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without its place in the data, which the iterator of a data loader cannot take elsewhere."""
+        """The state without the place in the data, because the iterator of a data loader cannot be pickled."""
         return vars(self) | {"_iterator": None}
 
     def draw(self, samples: int, device: torch.device) -> Iterator[Batch]:
-        """Batches of together ``samples`` samples, or one pass over data that has fewer; without data the example once.
+        """Yields batches with ``samples`` samples in all; all data once if it has fewer; the example once without data.
 
         Raises:
-            InputError: the data is empty or used up, or holds something else than pairs of inputs and target.
+            InputError: the data is empty or used up, or holds something other than pairs of inputs and target.
         """
         if self.source is None:
             yield Batch(_to(self.example, device), None, self.example.batch_size)
@@ -93,7 +93,7 @@ class SampleStream:
             )
 
     def _opened(self) -> Iterator[Any]:
-        """Where the last round stopped, or the start."""
+        """The iterator where the last round stopped, or at the start."""
         if self._iterator is None:
             self._iterator = _iterator(self.source)
         return self._iterator
@@ -115,15 +115,15 @@ def _to(example: Example, device: torch.device) -> Example:
 
 
 def batch_of(item: Any, device: torch.device, what: str = "data") -> Batch:
-    """What a user's data gives, on a device.
+    """Makes a batch, on a device, of an item of a user's data.
 
     Args:
         item: Inputs and target.
-        device: Where they go.
-        what: The argument that the data is given as.
+        device: Device to which they are copied.
+        what: Name of the argument that the data is given as, for messages.
 
     Raises:
-        InputError: it is no pair of inputs and target, or holds no samples.
+        InputError: the item is not a pair of inputs and target, or holds no samples.
     """
     if not isinstance(item, (tuple, list)) or len(item) != 2:
         found = f"{type(item).__name__} of {len(item)}" if isinstance(item, (tuple, list)) else type(item).__name__

@@ -1,4 +1,4 @@
-"""Importance of each channel."""
+"""The scores of channels and of weights."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from graphprune.program.program import Program
 
 @dataclass(frozen=True)
 class Scores(Fact):
-    """What a criterion found.
+    """The importance of each channel, as a criterion found it.
 
     Attributes:
-        importance: Float64, shape ``(channels,)``; the least important channels go first. Below 0 only where removing a
-            channel is a gain, as for GraSP.
+        importance: Float64, shape ``(channels,)``; the least important channels are removed first. It is negative only
+            if removing a channel is a gain, as for GraSP.
         criterion: Name of the criterion.
         loss: Mean loss over the sensitivity samples; None for criteria that use no data.
         samples: Number of sensitivity samples.
@@ -38,18 +38,18 @@ class Scores(Fact):
 
 
 def remark(criterion: str, samples: int, loss: float | None) -> str:
-    """What a reader of the log should know of a scoring."""
+    """A remark on a scoring for the log: criterion, number of samples, and loss."""
     return f"{criterion}, {samples} samples" + ("" if loss is None else f", loss {loss:.4g}")
 
 
 @dataclass(frozen=True)
 class WeightScores(Fact):
-    """What a criterion found.
+    """The importance of each weight, as a criterion found it.
 
     Attributes:
-        importance: Importance of each weight of the pool, of its parameter's shape. The least important go first. It is
-            below 0 only where removing a weight is a gain, as for GraSP. That of dead weights matters only where
-            weights can come back.
+        importance: Importance of the weights of the pool by name of the parameter, of its shape. The least important
+            weights are removed first. It is negative only if removing a weight is a gain, as for GraSP. That of dead
+            weights matters only if weights can come back.
         criterion: Name of the criterion.
         loss: Mean loss over the sensitivity samples; None for criteria that use no data.
         samples: Number of sensitivity samples.
@@ -65,7 +65,7 @@ class WeightScores(Fact):
 
 @invariant(Dependencies, Scores)
 def scores_match_channels(program: Program) -> list[str]:
-    """One finite importance per channel."""
+    """Scores hold one finite importance per channel."""
     importance, channels = program[Scores].importance, program[Dependencies].channels
     if len(importance) != channels:
         return [f"{len(importance)} scores for {channels} channels"]

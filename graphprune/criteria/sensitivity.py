@@ -1,4 +1,4 @@
-"""What a criterion may look at: samples, loss and options."""
+"""The data and options that a criterion may use: samples, loss, and how samples add up."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from graphprune.criteria.samples import SampleStream
 from graphprune.registry import check_name
 
 Accumulate = Literal["signed", "absolute", "squared"]
-"""How gate gradients of samples add up: as they are, by absolute value, or by square."""
+"""How the gradients of samples add up: as they are, by absolute value, or by square."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,12 @@ class Sensitivity:
     Attributes:
         stream: Source of sensitivity samples; each round draws new ones.
         loss: ``loss(output, target)``, a mean over the samples of a batch.
-        samples: Samples to draw.
-        accumulate: How samples add up.
-        seed: For criteria that draw random numbers.
-        together: Samples whose mean gradient in the weights counts as that of one, see
+        samples: Number of samples to draw.
+        accumulate: How the gradients of samples add up.
+        seed: Seed for criteria that draw random numbers.
+        together: Number of samples whose mean gradient with respect to the weights counts as that of one sample, see
             `graphprune.rounds.choice.samples_together`.
-        warned: What was warned of already, for a later round need not repeat it.
+        warned: Warnings that have been given already, so that a later round does not repeat them.
     """
 
     stream: SampleStream
@@ -45,10 +45,10 @@ class Sensitivity:
 
 
 def check_accumulate(given: str) -> Accumulate:
-    """The accumulation of that name.
+    """Returns the name of an accumulation, checked.
 
     Raises:
-        OptionError: there is none.
+        OptionError: there is no accumulation of that name.
     """
     check_name("accumulate", given, get_args(Accumulate))
     return given  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""SynFlow of channels: what of the flow from inputs to outputs goes through them."""
+"""SynFlow of channels: the part of the flow from inputs to outputs that goes through them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class SynflowOfChannels:
     """Sum of |w| dR/d|w| over the weights that make a channel, see `graphprune.criteria.weights.synflow`.
 
     Without skip connections that is the flow through the channel. A channel of several layers (a residual stream, a
-    depthwise convolution) has the sum of all of them. A channel that no weight makes goes last.
+    depthwise convolution) has the sum over all of them. A channel that no weight makes is removed last.
 
     Source: Tanaka et al. 2020; the sum over a neuron's incoming weights is what its theorem on neurons conserves.
     """

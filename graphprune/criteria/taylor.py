@@ -15,22 +15,22 @@ from graphprune.program.program import Program
 
 @dataclass(frozen=True)
 class Taylor:
-    """(dL/dc)^2 for a gate c = 1 on the channel, L the mean loss over all samples.
+    """(dL/dc)^2 for a gate c = 1 on the channel, where L is the mean loss over all samples.
 
-    It is the squared change of the loss when the gate closes, to first order. On a channel of a linear layer or a
-    convolution the gradient in the gate is sum_s w_s dL/dw_s over the weights and the bias that make it, behind a batch
-    norm over its scale and shift.
+    It is the squared change of the loss when the gate closes, to first order. The gradient with respect to the gate is
+    sum_s w_s dL/dw_s: on a channel of a linear layer or a convolution over the weights and the bias that make it, after
+    a batch norm over its scale and shift.
 
     Source: Molchanov et al. 2019, Importance Estimation for Neural Network Pruning, the first-order importance with
-        gates behind the batch norms. The paper averages the square over minibatches, which adds the gradient's
-        variance by batch size; here it is that of one minibatch of all samples, so that the batch size does not matter.
-        ``accumulate`` plays no part; the ranking is that of "elasticity" with ``accumulate="signed"``.
+        gates after the batch norms. The paper averages the square over minibatches, which adds a variance of the
+        gradient that depends on the batch size; here all samples are one minibatch, so that the batch size does not
+        matter. ``accumulate`` has no effect; the ranking is that of "elasticity" with ``accumulate="signed"``.
     """
 
     __name__: ClassVar[str] = "taylor"
 
     def gating(self, sensitivity: Sensitivity) -> Gating:
-        """Gates of all samples together."""
+        """One set of gates for all samples."""
         return Gating()
 
     def __call__(self, program: Program, sensitivity: Sensitivity) -> Scores:

@@ -1,6 +1,6 @@
 """Importances of torch-pruning as criteria.
 
-torch-pruning is imported when one of its importances is used, not before.
+torch-pruning is imported only when one of its importances is used.
 """
 
 from __future__ import annotations
@@ -34,32 +34,32 @@ _WITH_HOOKS = {"OBDCImportance", "ActivationImportance"}
 class TorchPruning:
     """Rates each group by an importance of torch-pruning (``torch_pruning.importance.Importance``).
 
-    The importance sees layers of a private copy of the program, with gradients of the loss over the sensitivity samples
-    unless it is one that reads weights alone: ``.grad`` is the gradient of the mean loss, for Hessian importances the
+    The importance sees layers of a private copy of the program. Unless it reads weights alone, these have gradients of
+    the loss over the sensitivity samples: ``.grad`` is the gradient of the mean loss, or for Hessian importances the
     mean of the squared gradients of single samples. A channel that consists of several indices (a head, a channel of
     every group of a convolution) gets the mean of their importances, as in torch-pruning's own pruners.
 
-    A group that the importance cannot rate (BatchNorm scales where there is no BatchNorm) ranks behind all others, with
-    a warning.
+    A group that the importance cannot rate (by BatchNorm scales if it has no BatchNorm) is removed last, with a
+    warning.
 
     Attributes:
-        importance: The object, with its options.
+        importance: The importance object, with its options.
     """
 
     importance: Any
 
     @property
     def __name__(self) -> str:
-        """The importance's class."""
+        """The name of the importance's class."""
         return type(self.importance).__name__
 
     def __call__(self, program: Program, sensitivity: Sensitivity) -> Scores:
         """Scores group by group; leaves no trace on the program or the random state.
 
         Raises:
-            OptionError: the importance collects statistics in a way of its own, rates no group, or gives something else
-                than a number per index.
-            LossError: it needs gradients, and the loss or its gradient is not finite.
+            OptionError: the importance collects statistics through hooks, fails, rates no group, or does not return one
+                finite number per index.
+            LossError: the importance needs gradients, and the loss or its gradient is not finite.
         """
         if self.__name__ in _WITH_HOOKS:
             raise OptionError(
@@ -89,7 +89,7 @@ class TorchPruning:
         return differentiate(program, sensitivity, squared=isinstance(self.importance, GroupHessianImportance))
 
     def _rate(self, run: Differentiated, program: Program) -> list[Tensor | None]:
-        """Importance of the channels of each group, float64, shape ``(channels,)``; None where it has none."""
+        """Importances of the channels of each group, float64, shape ``(channels,)``; None for a group without any."""
         homes, types = homes_of(run.module), tuple(getattr(self.importance, "target_types", ())) or (object,)
         found: list[Tensor | None] = []
         for group, indices in zip(program[Dependencies].groups, member_indices(program[Dependencies]), strict=True):
@@ -104,7 +104,7 @@ class TorchPruning:
         where = f"group {group.id} ({group.name})"
         try:
             scores = self.importance(rated.group)
-        except Exception as error:  # it knows fewer layers than there are, and may be the user's own
+        except Exception as error:  # it may not know some layers, and may be the user's own class
             raise OptionError(
                 f"criterion {self.__name__}: it failed on {where}: {type(error).__name__}: {error}"
             ) from error

@@ -1,6 +1,6 @@
-"""Groups of graphprune in the form that importances of torch-pruning read.
+"""Converts groups of graphprune to the form that importances of torch-pruning read.
 
-Only what an importance looks at is there: layers with the function that would prune them, indices, root indices.
+They hold only what an importance reads: layers with the function that would prune them, indices, and root indices.
 torch-pruning takes a second to import, so functions import it when one of its importances is given.
 """
 
@@ -21,7 +21,7 @@ from graphprune.program.tensors import stored_tensors
 
 _TYPES_WITH_ROWS = ("CONV", "DEPTHWISE_CONV", "LINEAR", "EMBED")
 _TYPES_OF_VECTORS = ("BN", "LN", "GN", "IN", "PRELU")
-"""Names of layer types in torch-pruning, by the form of their weight."""
+"""Names of layer types in torch-pruning, in two sets by the form of their weight."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class RatedGroup:
     """A group for torch-pruning.
 
     Attributes:
-        group: The first of its items is the root.
-        positions: Where the indices of each channel are among those of the root, shape ``(channels, per_channel)``.
+        group: The group; its first item is the root.
+        positions: Places of each channel's indices among those of the root, shape ``(channels, per_channel)``.
     """
 
     group: Any
@@ -52,11 +52,11 @@ Home = tuple[str, Any, str]
 """Name of a module, the module, and the name of a parameter in it."""
 
 Homes = dict[str, list[Home]]
-"""For each stored name where the parameter is: tied ones have several homes."""
+"""For each stored name, the places of the parameter; a tied one has several homes."""
 
 
 def homes_of(module: fx.GraphModule) -> Homes:
-    """Looks through all modules; a parameter that ``functional.linear`` takes is given a layer of its own."""
+    """Finds the homes of all parameters; one that ``functional.linear`` takes gets a layer of its own."""
     names = {id(tensor): name for name, tensor in stored_tensors(module).items()}
     linears = _functional_linears(module)
     found: Homes = {}
@@ -70,7 +70,7 @@ def homes_of(module: fx.GraphModule) -> Homes:
 
 
 def _functional_linears(module: fx.GraphModule) -> dict[int, nn.Linear]:
-    """A layer for each weight that the graph hands to ``functional.linear``, as attention does."""
+    """Makes a layer for each weight that the graph gives to ``functional.linear``, as in attention."""
     parameters = dict(module.named_parameters(remove_duplicate=False))
     found = {}
     for target in (functional.linear, torch.ops.aten.linear.default):
@@ -88,11 +88,12 @@ def _attribute(argument: Any) -> str:
 
 
 def rated_group(indices: Indices, homes: Homes, rated_types: tuple[type, ...]) -> RatedGroup | None:
-    """One group; None where it holds no parameter that torch-pruning has a function for.
+    """Converts one group; None if it holds no parameter that torch-pruning has a function for.
 
-    The root is a layer of a rated type that makes the channels, where there is one: importances size their result by
-    the first layer that they rate. Where a channel has several indices there, those of other layers are spread over
-    them evenly: which index belongs to which is not known, and matters only to normalisations that are not linear.
+    If there is a layer of a rated type that makes the channels, it is the root, because the first layer that an
+    importance rates sets the size of its result. If a channel has several indices in the root, those of other layers
+    are spread over them evenly: it is not known which index belongs to which, and this matters only to normalisations
+    that are not linear.
     """
     from torch_pruning.dependency import Dependency, Group, Node
 
@@ -137,17 +138,17 @@ def _items(homes: list[Home], dim: int, indices: Tensor) -> Iterator[_Item]:
 
 
 def _rows(path: str, layer: Any, kind: Any, dim: int, indices: Tensor) -> Iterator[_Item]:
-    """The weight of a convolution, linear layer or embedding, by its outputs or inputs."""
+    """Yields an item for the weight of a convolution, linear layer or embedding, by its outputs or inputs."""
     from torch_pruning.pruner import function
 
     pruner = function.PrunerBox[kind]
     if isinstance(layer, _ConvNd) and layer.transposed and layer.groups > 1:
-        return  # torch-pruning takes its dims for those of one without groups
+        return  # torch-pruning takes the dims as if it had no groups
     if dim == output_dim(layer, layer.weight.dim()):
         yield _Item(layer, path, pruner.prune_out_channels, indices)
     elif dim < 2:
         groups = layer.groups if isinstance(layer, _ConvNd) else 1
-        offsets = torch.arange(groups) * layer.weight.shape[dim]  # input channels are numbered through all groups
+        offsets = torch.arange(groups) * layer.weight.shape[dim]  # input channels are numbered across all groups
         yield _Item(layer, path, pruner.prune_in_channels, (indices[:, None] + offsets[:, None]).flatten(1))
 
 

@@ -1,1 +1,1 @@
-"""What live weights join to input and output, and what they do not."""
+"""Finds which channels and weights are joined to input and output by live weights, and which are not."""

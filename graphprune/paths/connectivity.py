@@ -1,4 +1,4 @@
-"""Disconnection: which channels and outputs no live path joins to the input, and which lead to no output."""
+"""Finds the channels and outputs that no live path joins to the input, and the channels that lead to no output."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from graphprune.program.tensors import Masks, stored_parameters
 class Connectivity:
     """What is joined to input and output by live weights.
 
-    A channel is *reached* if it depends on the input, and *useful* if an output depends on it, for weights that do not
-    cancel. Biases pass nothing on: they are the same for every input. Where it cannot be told a channel counts as
-    joined, so what is said to be dead is. Frozen channels count so where a tensor has others beside them, and are taken
-    together as one where it has not; depthwise filters pass their channel on even when all of their weights are dead;
-    and a channel that is in several tensors at a time (branches, factors of a product, the same index of every group)
-    is reached when it is in one of them.
+    A channel is *reached* if it depends on the input, and *useful* if an output depends on it, provided that weights
+    do not cancel. Biases pass nothing on, because they are the same for every input. Where it is not certain, a channel
+    counts as joined, so what is called dead is dead: frozen channels count as joined in a tensor that has others beside
+    them (a tensor with none but frozen ones counts as one channel); depthwise filters pass their channel on even if all
+    of their weights are dead; and a channel that is in several tensors (branches, factors of a product, the same index
+    of every group) is reached if it is reached in one of them.
 
     Attributes:
-        reached: bool, shape ``(channels,)``.
-        useful: bool, shape ``(channels,)``.
-        outputs: Number of outputs: of indices of what leaves the program that rows of weights make. What the same rows
-            make counts once.
-        cut: Outputs that are not reached, as rows of the weights that would make them: parameter and index.
-        cut_outputs: How many outputs that are; several rows may make one.
+        reached: Channels that are reached, bool, shape ``(channels,)``.
+        useful: Channels that are useful, bool, shape ``(channels,)``.
+        outputs: Number of outputs: indices of the program's output tensors that rows of weights make. Those that the
+            same rows make count once.
+        cut: Rows of weights whose outputs are not reached, as parameter and index.
+        cut_outputs: Number of outputs that are not reached; several rows may make one.
     """
 
     reached: Tensor
@@ -54,7 +54,7 @@ class Connectivity:
         return not self.cut
 
     def to_dict(self) -> dict[str, Any]:
-        """Channels by index, ready for JSON."""
+        """The result ready for JSON, with channels by index."""
         return {
             "channels": len(self.reached),
             "unreachable": (~self.reached).nonzero().flatten().tolist(),
@@ -66,9 +66,9 @@ class Connectivity:
 
 
 def connectivity_of(program: Program) -> Connectivity:
-    """Follows the live weights of an analysed program (its ``masks``) from the input on, and from the output back.
+    """Follows the live weights of an analysed program (its ``masks``) forward from the input and back from the output.
 
-    Normalisations and softmaxes over channels are paths too: what goes into one of their channels gets into all.
+    Normalisations and softmaxes over channels are paths too: each channel that they read influences all that they make.
     """
     dependencies = program[Dependencies]
     walk, channels = _walk(program, dependencies), dependencies.channels
@@ -78,23 +78,23 @@ def connectivity_of(program: Program) -> Connectivity:
 
 
 def connected_masks(program: Program) -> Masks:
-    """Live weights of the pool that lie on a path from input to output, of the shapes of the parameters.
+    """Live weights of the pool that lie on a path from input to output, bool, of the shapes of the parameters.
 
-    What is missing of ``program.masks`` afterwards is dead: it brings nothing from the input to an output. Where its
-    channel is not reached it passes on a constant, of biases, that the layers behind it may be used to.
+    Other weights are dead: they carry nothing from the input to an output. A dead weight whose channel is not reached
+    may still pass on a constant that comes from biases and that later layers rely on.
     """
     walk = _walk(program, program[Dependencies])
     return _between(program, walk.paths, walk.before, walk.after)
 
 
 def useful_masks(program: Program) -> Masks:
-    """Live weights of the pool that an output depends on: without the others every output is exactly what it was."""
+    """Live weights of the pool that an output depends on; without the others every output is exactly the same."""
     walk = _walk(program, program[Dependencies])
     return _between(program, walk.paths, [torch.ones_like(before) for before in walk.before], walk.after)
 
 
 def _between(program: Program, paths: Paths, before: list[Tensor], after: list[Tensor]) -> Masks:
-    """Live weights from channels in ``before`` to channels in ``after``, both for each step."""
+    """Live weights that lead from channels in ``before`` to channels in ``after``, which are given for each step."""
     pool = pool_of(program)
     joined: Masks = {}
     for step, from_, to in zip(paths.steps, before, after, strict=True):
@@ -104,7 +104,7 @@ def _between(program: Program, paths: Paths, before: list[Tensor], after: list[T
                 on_path = step.spread(to[step.rows].unsqueeze(1) & from_[step.columns], weight)
             else:
                 on_path = (from_ & to)[step.channels].reshape(-1, *[1] * (weight.dim() - 1)).expand(weight.shape)
-            # a weight that several nodes read is alive if it is for one of them
+            # a weight that several nodes read is live if it is live for one of them
             joined[step.name] = joined.get(step.name, torch.zeros((), dtype=torch.bool)) | on_path
     live = {name: live_of(program, name, weight) for name, weight in pool.items()}
     return {name: mask & joined[name].to(mask.device) if name in joined else mask for name, mask in live.items()}
@@ -112,15 +112,15 @@ def _between(program: Program, paths: Paths, before: list[Tensor], after: list[T
 
 @dataclass(frozen=True, eq=False)
 class _Walk:
-    """A program from end to end and back; all over channels, with those of what is frozen.
+    """The result of following a program forward and back; channels include the frozen one and the bundles.
 
     Attributes:
-        paths: All that leads from channel to channel.
-        before: For each step, what was reached before it.
-        after: For each step, what is useful after it.
-        hits: For each step, which rows of a weight are reached; empty for other steps.
-        reached: Channels that are reached in the end.
-        useful: Channels that are useful in the beginning.
+        paths: All steps from channel to channel.
+        before: For each step, the channels that were reached before it.
+        after: For each step, the channels that are useful after it.
+        hits: For each step, the rows of its weight that are reached; empty for other steps.
+        reached: Channels that are reached after all steps.
+        useful: Channels that are useful before all steps.
     """
 
     paths: Paths
@@ -132,7 +132,7 @@ class _Walk:
 
 
 def _walk(program: Program, dependencies: Dependencies) -> _Walk:
-    """One pass in each direction is enough: what a step reads, earlier steps have made."""
+    """Follows the steps once in each direction, which is enough: what a step reads, earlier steps have made."""
     paths, parameters = _paths_of(program, dependencies), stored_parameters(program.module)
     steps = paths.steps
     pairs = [
@@ -151,7 +151,7 @@ def _walk(program: Program, dependencies: Dependencies) -> _Walk:
 
 
 def _paths_of(program: Program, dependencies: Dependencies) -> Paths:
-    """What leads from channel to channel, found once: masks change nothing of it."""
+    """Finds the steps from channel to channel, once for all masks, because they do not depend on masks."""
     remembered = vars(dependencies)
     if "_paths" not in remembered:
         remembered["_paths"] = paths_of(program)
@@ -160,7 +160,7 @@ def _paths_of(program: Program, dependencies: Dependencies) -> Paths:
 
 
 def _forward(step: Step, pair: Tensor | None, reached: Tensor) -> Tensor:
-    """Adds what a step reaches, and returns the rows of its weight that are reached."""
+    """Marks the channels that a step reaches, and returns the rows of its weight that are reached."""
     hit = torch.empty(0, dtype=torch.bool)
     if isinstance(step, WeightPath) and pair is not None:
         hit = any_along(pair & reached[step.columns], 1)
@@ -171,7 +171,7 @@ def _forward(step: Step, pair: Tensor | None, reached: Tensor) -> Tensor:
 
 
 def _backward(step: Step, pair: Tensor | None, useful: Tensor) -> None:
-    """Adds what a step makes useful."""
+    """Marks the channels that a step makes useful."""
     if isinstance(step, WeightPath) and pair is not None:
         useful[step.columns[any_along(pair & useful[step.rows].unsqueeze(1), 0)]] = True
     elif isinstance(step, Hub):

@@ -1,4 +1,4 @@
-"""Dead paths of a selection: how many there are, and the selection without them."""
+"""Counts the dead paths of a selection, and removes them from it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from graphprune.selection.weights import held_back
 
 @dataclass(frozen=True)
 class DeadPaths:
-    """What is left of a network and does nothing, for live weights that do not cancel.
+    """Counts of what is left of a network but does nothing, provided that live weights do not cancel.
 
     Attributes:
-        weights: Live weights on no path from an input to an output.
-        unreached: Channels that depend on no input: their values are constants, of biases.
-        useless: Channels that no output depends on.
-        outputs: Outputs of the network that rows of weights make.
-        cut: Outputs that depend on no input.
+        weights: Number of live weights on no path from an input to an output.
+        unreached: Number of channels that depend on no input; their values are constants that come from biases.
+        useless: Number of channels that no output depends on.
+        outputs: Number of outputs of the network that rows of weights make.
+        cut: Number of these outputs that depend on no input.
     """
 
     weights: int
@@ -34,7 +34,7 @@ class DeadPaths:
     cut: int
 
     def __str__(self) -> str:
-        """A line for a report."""
+        """The counts in one line for a report."""
         return (
             f"{self.weights:,} live weights on no path, {self.unreached:,} channels reached by no input, "
             f"{self.useless:,} seen by no output; {self._reached()}"
@@ -49,7 +49,7 @@ class DeadPaths:
 
 
 def dead_paths_of(selected: Program) -> DeadPaths:
-    """What a selection keeps that does nothing.
+    """Counts what a selection keeps although it does nothing.
 
     Args:
         selected: A program with its dependencies and its selection, which is not carried out yet.
@@ -67,12 +67,12 @@ def dead_paths_of(selected: Program) -> DeadPaths:
 
 
 def wrong_number(selected: Program, allowed: int, *, on_paths: bool) -> list[str]:
-    """What is wrong with the number of weights that a selection keeps; nothing if it is the one that is allowed.
+    """Says what is wrong with the number of weights that a selection keeps; empty if the number is right.
 
     Args:
         selected: A program with its dependencies and its selection.
-        allowed: Weights that should stay, of the whole pool.
-        on_paths: Whether those on paths alone count, of which fewer will do.
+        allowed: Number of weights of the whole pool that should stay.
+        on_paths: Whether only weights on paths count; fewer than ``allowed`` are right then, too.
     """
     left = weights_left(selected)
     if on_paths:
@@ -82,20 +82,21 @@ def wrong_number(selected: Program, allowed: int, *, on_paths: bool) -> list[str
 
 
 def without_dead_paths(selected: Program, limits: Limits | None) -> Selection:
-    """The selection without weights on no path and without channels that are not between input and output.
+    """Removes weights on no path, and channels that are not between input and output, from the selection.
 
-    Of a group that floors or the alignment hold back the most important dead channels stay, without weights.
+    If a floor or the alignment requires a group to keep dead channels, the most important of them stay, without
+    weights.
 
     Args:
-        selected: A program with its dependencies, its selection, and its channels scored if they may go.
-        limits: Limits of the channels; None where all of them stay.
+        selected: A program with its dependencies, its selection, and its channels scored if they may be removed.
+        limits: Limits of the channels; None if all of them stay.
     """
     selection, masked = _masked(selected)
     joined = connected_masks(masked)
     masks = {name: mask for name, mask in joined.items() if not bool(mask.all())}
     if limits is None:
         return replace(selection, masks=masks)
-    # a channel may be reached in one tensor and seen in another, and lose both with weights that are dead
+    # a channel may be reached in one tensor and useful in another, and become neither once dead weights are removed
     keep = selection.keep & connectivity_of(masked.masked(joined)).alive
     importance = torch.where(selection.keep, selected[Scores].importance.double(), float("-inf"))
     keep[held_back(selected[Dependencies].groups, ~keep, importance, limits)] = True
@@ -103,6 +104,6 @@ def without_dead_paths(selected: Program, limits: Limits | None) -> Selection:
 
 
 def _masked(selected: Program) -> tuple[Selection, Program]:
-    """The selection, and the program with its masks as if they were carried out."""
+    """The selection, and the program with the selection's masks, as if they were carried out."""
     selection = selected[Selection]
     return selection, selected.masked(selection.masks)

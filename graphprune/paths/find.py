@@ -1,4 +1,4 @@
-"""Finds what leads from channel to channel, by one more run of the program on its labels."""
+"""Finds the steps that lead from channel to channel, by one more run of the program on its labels."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from graphprune.program.tensors import stored_parameters
 
 @dataclass(frozen=True)
 class Paths:
-    """All that leads from channel to channel in a program.
+    """All steps that lead from channel to channel in a program.
 
     Attributes:
         steps: Steps in the order of the program.
-        channels: Number of channels, with the one of what is frozen and the bundles.
-        outputs: What leaves the program.
-        whole: Weights that something else reads besides their steps; none of them is dead.
+        channels: Number of channels, including the frozen one and the bundles.
+        outputs: Outputs of the program, and the rows that make them.
+        whole: Names of weights that something else reads besides their steps; none of these weights counts as dead.
     """
 
     steps: tuple[Step, ...]
@@ -38,7 +38,7 @@ class Paths:
 
 
 def paths_of(program: Program) -> Paths:
-    """All that leads from channel to channel in an analysed program, in its order."""
+    """Finds all steps that lead from channel to channel in an analysed program, in the order of the program."""
     dependencies = program[Dependencies]
     finder = WeightFinder(program, dependencies)
     names = {contraction.node for contraction in dependencies.contractions}
@@ -69,7 +69,7 @@ def paths_of(program: Program) -> Paths:
 
 
 def _also_read_otherwise(program: Program, known: Mapping[str, Sequence[WeightPath | PerChannel]]) -> frozenset[str]:
-    """Weights that a node reads of which it is not known what they lead from and to."""
+    """Names of weights that are read by a node for which no step with them is known."""
     names = {id(parameter): name for name, parameter in stored_parameters(program.module).items()}
     return frozenset(
         names[id(parameter)]

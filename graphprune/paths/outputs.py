@@ -1,4 +1,4 @@
-"""Outputs, and the rows of weights that make them."""
+"""Outputs of a program, and the rows of weights that make them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Leaving:
 
     Attributes:
         roots: The distinct roots of its labels, see `ties_without_pins`.
-        bundles: What it depends on, if that is bundles alone; else none.
+        bundles: The bundles that it depends on, if it depends on nothing else; otherwise none.
     """
 
     roots: Tensor
@@ -31,12 +31,13 @@ class Leaving:
 
 @dataclass(frozen=True, eq=False)
 class Outputs:
-    """What leaves a program, as far as rows of weights make it.
+    """The outputs of a program, as far as rows of weights make them.
 
     Attributes:
         makers: Rows, and the output that each of them makes: int64, -1 for none.
-        otherwise: Which outputs something else gets into as well, the input or another layer: bool, ``(outputs,)``.
-        mixed: Outputs that get into each other, as in a softmax or a normalisation: int64, in the order that they do.
+        otherwise: Outputs that something else (the input, another layer) influences too: bool, ``(outputs,)``.
+        mixed: Sets of outputs that influence each other, as in a softmax or a normalisation: int64, in the order of
+            the program.
     """
 
     makers: tuple[tuple[Rows, Tensor], ...]
@@ -44,12 +45,12 @@ class Outputs:
     mixed: tuple[Tensor, ...]
 
     def cut(self, hits: Mapping[Rows, Tensor]) -> tuple[int, tuple[tuple[str, int], ...]]:
-        """How many outputs are not reached, and the rows of these.
+        """Finds the outputs that are not reached; returns their number, and their rows as parameter and index.
 
-        An output may be made by several rows (a sum of two heads); it is cut if none is reached.
+        An output may be made by several rows (a sum of two heads); it is cut if none of them is reached.
 
         Args:
-            hits: Which rows are reached.
+            hits: The rows that are reached, bool.
         """
         reached = self.otherwise.clone()
         for rows, made in self.makers:
@@ -68,18 +69,19 @@ def outputs_of(
     dependencies: Dependencies, root: Tensor, steps: Sequence[Step], leaving: Sequence[Leaving], otherwise: Tensor,
     mixed: Sequence[Tensor],
 ) -> Outputs:  # fmt: skip
-    """Finds the rows that make what leaves a program.
+    """Finds the rows that make the outputs of a program.
 
-    An index of what leaves is an output if labels tell its rows. All else of a tensor is one output, of all rows that
-    get into it: where labels are lost, and what weights of one row make. What the same rows make twice counts once.
+    An index of a tensor that leaves the program is an output of its own if its labels identify its rows. The rest of
+    the tensor (where labels are lost, and what weights with a single row make) is one output, made by all rows that
+    influence it. What the same rows make twice counts once.
 
     Args:
         dependencies: Dependencies of the program.
         root: Root of each label.
         steps: The steps, with all weights.
-        leaving: What leaves.
-        otherwise: Roots of what something else than its rows gets into.
-        mixed: Roots that get into each other.
+        leaving: The tensors that leave the program.
+        otherwise: Roots of what something other than its rows influences.
+        mixed: Sets of roots that influence each other.
     """
     channels_of = {(step.name, step.row): step.rows for step in steps if isinstance(step, WeightPath)}
     owners = {(owner.name, owner.dim): owner for owner in dependencies.stored}
@@ -108,7 +110,7 @@ def _untold(
     leaving: Sequence[Leaving], told: Tensor, bundles: Mapping[Rows, int], roots_of: Mapping[Rows, Tensor],
     otherwise: Tensor,
 ) -> list[frozenset[int]]:  # fmt: skip
-    """Bundles of rows that make a tensor which leaves, where labels do not tell which row makes which index."""
+    """Bundles of the rows that make a tensor that leaves, where labels do not tell which row makes which index."""
     untold = dict[frozenset[int], None]()
     for tensor in leaving:
         roots = _among(tensor.roots, told)
@@ -120,14 +122,14 @@ def _untold(
 
 
 def ties_without_pins(dependencies: Dependencies) -> Tensor:
-    """What goes together though it is frozen: the smallest label tied to each, its root."""
+    """The root of each label: the smallest label that is tied to it, whether or not they are frozen."""
     first, second = dependencies.space.ties()
     free = (first != PINNED) & (second != PINNED)
     return merged(torch.arange(dependencies.space.size), first[free], second[free])
 
 
 def reached_rows(steps: Sequence[Step], hits: Iterable[Tensor]) -> dict[Rows, Tensor]:
-    """Which rows of each weight are reached, at any of its steps."""
+    """The rows of each weight that are reached at one of its steps at least, bool."""
     found: dict[Rows, Tensor] = {}
     for step, hit in zip(steps, hits, strict=True):
         if isinstance(step, WeightPath):

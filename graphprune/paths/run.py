@@ -1,4 +1,4 @@
-"""A run of a program on its labels that notes what leads from channel to channel."""
+"""Runs a program on its labels, and notes the steps that lead from channel to channel."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ aten = torch.ops.aten
 
 @dataclass
 class _Memory:
-    """Channels of tensors that depend on the input, by the memory that they share.
+    """Channels of tensors that depend on the input and share one memory.
 
     Attributes:
-        bundles: Those that they depend on, where none of their channels can be pruned.
-        roots: Roots of their labels, tensor by tensor.
+        bundles: Bundles that the tensors depend on, if none of their channels can be pruned.
+        roots: Roots of the labels of each tensor.
     """
 
     bundles: Bundles = frozenset()
@@ -39,22 +39,22 @@ class _Memory:
 
 @dataclass
 class PathRun(LabelRun):
-    """A run on known labels that notes where channels depend on each other, by weights and without.
+    """A run on known labels that notes where channels depend on each other, through weights or without them.
 
-    What depends on the input does so by its channels; where none of them can be pruned by bundles, if it has any, and
-    else always. Everything an op is given gets into all channels of its result that come from somewhere else, but for
-    concatenations; and into those too that it sums or normalises over.
+    A tensor depends on the input through its channels; if none of them can be pruned, through its bundles; and if it
+    has none, always. Each operand of an op influences all channels of the result that it does not have itself, except
+    in concatenations. Where an op sums or normalises over channels, these influence all channels of the result.
 
     Attributes:
-        channel_of: Channel of each label; that of what is frozen for others.
+        channel_of: Channel of each label; `frozen` for a label that cannot be pruned.
         root: Root of each label, see `ties_without_pins`.
-        frozen: The channel of what is frozen.
-        channels: How many there are so far, with that one and the bundles.
-        known: Weights of nodes whose contractions are with weights that are known.
-        found: What is found, by node.
-        leaving: What leaves the program.
-        otherwise: Roots of labels whose channels something else than known weights gets into.
-        mixed: Roots of labels whose channels get into each other.
+        frozen: The channel that stands for all that is frozen.
+        channels: Number of channels so far, including the frozen one and the bundles.
+        known: For nodes that contract with known weights, the steps of these weights.
+        found: The steps that are found, by node.
+        leaving: The tensors that leave the program.
+        otherwise: Roots of labels whose channels something other than known weights influences.
+        mixed: Sets of roots of labels whose channels influence each other.
     """
 
     channel_of: Tensor = field(default_factory=lambda: torch.empty(0))
@@ -67,19 +67,19 @@ class PathRun(LabelRun):
     otherwise: list[Tensor] = field(default_factory=list)
     mixed: list[Tensor] = field(default_factory=list)
     _memory: dict[int, _Memory] = field(default_factory=dict, repr=False)
-    """Channels of what depends on the input, by the memory of its tensors."""
+    """Channels of the tensors that depend on the input, by their memory."""
     _of_result: Bundles | None = None
-    """Channels of the op that runs now; None where its result does not depend on the input."""
+    """Bundles of the result of the op that runs now; None if the result does not depend on the input."""
 
     def depends(self, tree: Any, bundles: Bundles = frozenset()) -> None:
-        """Notes tensors that depend on the input."""
+        """Notes that tensors depend on the input."""
         for leaf in _labelled(tree):
             memory = self._memory.setdefault(self.memory_of(leaf), _Memory())
             memory.bundles = bundles
             memory.roots.append(_roots(self.root, [leaf.planes]))
 
     def leave(self, node: str, tree: Any) -> None:
-        """Notes what the output depends on."""
+        """Notes the tensors that leave the program, and that the channels they depend on are useful."""
         self.node = node
         for leaf in _labelled(tree):
             bundles = self._memory.get(self.memory_of(leaf), _Memory()).bundles
@@ -87,7 +87,7 @@ class PathRun(LabelRun):
             self._use(_tensor(bundles))
 
     def dispatch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Runs one op as in any run; what is made of something that depends on the input depends on it too."""
+        """Runs one op as in any run; its result depends on the input if an operand does."""
         result = super().dispatch(func, args, kwargs)
         if self._of_result is not None:
             self.depends(result, self._of_result)
@@ -108,14 +108,14 @@ class PathRun(LabelRun):
             self._of_result = self._by_op(call, operands, planes)
         else:
             self._of_result = None
-            if call.contracts or call.mixes:  # of constants, which are followed by their labels alone
+            if call.contracts or call.mixes:  # all operands are constants, which are followed by their labels alone
                 of_constants = self._channels_of(leaf.planes for leaf in _labelled(call.arguments))
                 self._use(_without(of_constants, self._channels_of(planes)) if known else of_constants)
         self._note_roots(call, operands, planes, by_weights=bool(known) and len(operands) == 1)
         return planes
 
     def _own(self, operand: Labelled) -> Tensor:
-        """What a tensor depends on."""
+        """Channels that a tensor depends on: its own, else its bundles, else the frozen one."""
         channels = self._channels_of([operand.planes])
         if bool((channels < self.frozen).any()):
             return channels
@@ -123,7 +123,7 @@ class PathRun(LabelRun):
         return _tensor(bundles) if bundles else self._always
 
     def _by_op(self, call: OpCall, operands: Sequence[Labelled], planes: Sequence[Planes]) -> Bundles:
-        """Notes what an op without known weights makes of its operands; the bundles of its result."""
+        """Notes what the operands of an op without known weights influence; returns the bundles of its result."""
         owns, after = [self._own(operand) for operand in operands], self._channels_of(planes)
         own, prunable = distinct(owns), after[after < self.frozen]
         if not len(prunable):
@@ -138,7 +138,7 @@ class PathRun(LabelRun):
             self._get_into(own, after)
         if call.contracts:
             self._get_into(distinct([self._channels_of([tuple(call.summed)]), _without(own, after)]), after)
-        for of_output in planes:  # the same channels in two dims, as of all pairs of them
+        for of_output in planes:  # the same channels in two dims, as in a result for all pairs of channels
             dims = [self._channels_of([(plane,)]) for plane in channel_planes(of_output)]
             shared = distinct(one[torch.isin(one, other)] for one, other in combinations(dims, 2))
             self._get_into(shared, shared)
@@ -148,8 +148,8 @@ class PathRun(LabelRun):
         """The bundles of a result of which nothing can be pruned.
 
         Args:
-            own: What the operands depend on.
-            whole: Whether all of that gets into it, and not a part that is shown alone.
+            own: Channels that the operands depend on.
+            whole: Whether the result depends on all of them, and not on a part that the result may have selected.
         """
         if bool((own == self.frozen).any()):
             self._use(own if whole else own[own > self.frozen])
@@ -161,9 +161,9 @@ class PathRun(LabelRun):
         return frozenset({bundle})
 
     def _add_weights(self, known: Sequence[WeightPath | PerChannel], operands: Sequence[Labelled]) -> None:
-        """Adds the weights of a node, behind what gets into the bundles of their columns.
+        """Adds the weights of a node, after the steps from the operands to the bundles of the weights' columns.
 
-        What is made of constants counts as reached: data may be multiplied with it later.
+        What is computed from constants counts as reached, because data may be multiplied with it later.
         """
         for operand in operands:
             self._get_into(self._own(operand), distinct(filter(self._is_bundle, map(_columns, known))))
@@ -176,7 +176,7 @@ class PathRun(LabelRun):
     def _by_weights(
         self, known: Sequence[WeightPath | PerChannel], operands: Sequence[Labelled], planes: Sequence[Planes]
     ) -> Bundles:
-        """The bundles of what known weights make of their operands, of which one alone is the usual case."""
+        """The bundles of the result of an op with known weights; it usually has one operand besides the weights."""
         after, rows = self._channels_of(planes), distinct(map(_rows, known))
         prunable, out_of = after[after < self.frozen], rows[rows > self.frozen]
         others = _without(prunable, rows) if len(operands) == 1 else torch.cat([after, out_of])
@@ -191,7 +191,7 @@ class PathRun(LabelRun):
     def _note_roots(
         self, call: OpCall, operands: Sequence[Labelled], planes: Sequence[Planes], *, by_weights: bool
     ) -> None:
-        """Notes what gets into channels that labels tell, frozen ones too, other than by known weights."""
+        """Notes the roots of labels, frozen ones too, that something other than known weights influences."""
         roots = _roots(self.root, planes)
         if operands and call.mixes:
             self.mixed.append(roots)
@@ -211,11 +211,11 @@ class PathRun(LabelRun):
 
     @property
     def _always(self) -> Tensor:
-        """What is frozen: it is always reached, and always useful."""
+        """The channel of what is frozen, which is always reached and always useful."""
         return torch.tensor([self.frozen])
 
     def _use(self, channels: Tensor) -> None:
-        """Notes that channels are useful whatever becomes of them."""
+        """Notes that channels are useful, whatever their weights."""
         if len(channels):
             self._get_into(channels, self._always)
 
@@ -228,12 +228,12 @@ class PathRun(LabelRun):
 
 
 def _is_passed_on(call: OpCall, operand: Labelled, planes: Sequence[Planes]) -> bool:
-    """Whether a result has just the channels of an operand, and nothing gets into others: of most ops."""
+    """Whether the result has the operand's channels, and none influences another, as in most ops."""
     return not call.contracts and not call.mixes and all(of_output is operand.planes for of_output in planes)
 
 
 def _is_concatenation(call: OpCall) -> bool:
-    """Whether operands stand side by side in the result, where they do not get into each other."""
+    """Whether the operands lie side by side in the result, so that they do not influence each other."""
     return call.func.overloadpacket is aten.cat
 
 
@@ -250,7 +250,7 @@ def _labelled(tree: Any) -> list[Labelled]:
 
 
 def _roots(root: Tensor, tensors: Iterable[Planes]) -> Tensor:
-    """The distinct roots of the labels of some tensors, without that of what has no label of its own."""
+    """The distinct roots of the labels of some tensors, without the one of indices that have no label of their own."""
     found = _looked_up(root, tensors)
     return found[found != PINNED]
 

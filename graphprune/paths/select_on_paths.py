@@ -1,4 +1,4 @@
-"""The selection that has as many weights on paths as a budget allows; dead ones are besides, and are to be removed."""
+"""Finds the selection with as many weights on paths as a budget allows; dead ones are extra and removed later."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from graphprune.selection.record import Selection
 from graphprune.selection.weights import Ranks
 
 _NEAR = 1000
-"""Share of the weights, one in so many, by which two selections differ when there is no use in a third in between."""
+"""The search ends when two selections differ by one in so many of the allowed weights, or by less."""
 
 _TRIES = 100
-"""Of removals while trimming; a few do where paths are many, and where every weight is the only way of another few
-weights, this many are a fraction of a second for a network so small."""
+"""Largest number of removals that trimming tries. A few are enough where there are many paths; a network in which a
+weight is the only way to a few others is so small that this many take a fraction of a second."""
 
 _HALVINGS = 12
-"""Halvings of the share that goes of each parameter: to a fortieth of a per cent."""
+"""Number of halvings of the share that is removed from each parameter: it is exact to a fortieth of a per cent."""
 
 
 def select_on_paths(program: Program, allowed: int, choose: Callable[[int], Selection]) -> Selection:
-    """The selection that has as many weights on paths as are allowed.
+    """Finds the selection with as many weights on paths as are allowed.
 
-    What is dead makes room for the next in the ranking. There, one weight may join many dead ones to input and output
-    at once and exceed the number; then less important ones on paths go instead, see `_trimmed`. Where the number
-    cannot be met there are fewer, as many as were found.
+    Dead weights make room for the next in the ranking. The next weight may join many dead ones to input and output at
+    once, so that there are too many; then less important weights on paths are removed instead, see `_trimmed`. If the
+    number cannot be met, the selection has the largest smaller number that was found.
 
     Args:
         program: The program, with its weights scored.
-        allowed: Weights on paths that may stay, of the whole pool.
-        choose: From a number of weights to the selection of so many.
+        allowed: Number of weights of the whole pool that may stay on paths.
+        choose: Function from a number of weights to the selection of that many.
     """
     fewer, found, more = _around(program, allowed, choose)
     if found == allowed or more is None:
@@ -47,10 +47,13 @@ def select_on_paths(program: Program, allowed: int, choose: Callable[[int], Sele
 def _around(
     program: Program, allowed: int, choose: Callable[[int], Selection]
 ) -> tuple[Selection, int, Selection | None]:
-    """The selection with no more on paths than allowed, how many that are, and the one with more that comes next.
+    """Finds two neighbouring selections, with at most and with more than the allowed number of weights on paths.
 
-    Steps double until there are too many; then the number to select is guessed from a line between the two that are
-    known and by halves in turns, for the number on paths rises in leaps.
+    Steps double until there are too many. Then the number to select comes from linear interpolation and from bisection
+    in turns, because the number on paths rises in leaps.
+
+    Returns:
+        The selection with at most the allowed number, that number, and the other selection, if there is one.
     """
     ceiling, low, fewer, more = _can_stay(program), allowed, choose(allowed), None
     found, above, too_many = _on_paths(program, fewer), ceiling + 1, 0
@@ -74,7 +77,7 @@ def _around(
 
 @dataclass(frozen=True, eq=False)
 class _Pool:
-    """The weights of the pool in one row, and what of them is on paths.
+    """The weights of the pool in one row, to find which of them are on paths.
 
     Attributes:
         program: The program, with its weights scored.
@@ -87,21 +90,24 @@ class _Pool:
     ranks: Ranks
 
     def on_paths(self, live: Tensor) -> Tensor:
-        """Those that are on paths if so many are live; both bool, shape ``(weights,)``."""
+        """Weights that are on paths if only those of ``live`` are live; both bool, shape ``(weights,)``."""
         return self.ranks.row(connected_masks(self.program.masked(self.ranks.masks(~live))))
 
     def selected(self, live: Tensor) -> Selection:
-        """The selection of these."""
+        """The selection that keeps the weights of ``live``, bool, shape ``(weights,)``."""
         return replace(self.selection, masks=self.ranks.masks(~live))
 
 
 def _trimmed(program: Program, selection: Selection, allowed: int) -> tuple[Selection, int]:
-    """A selection with more weights on paths than are allowed, without the least important ones; and how many are left.
+    """Removes the least important weights from a selection with more weights on paths than are allowed.
 
-    Those go, in their order, that leave as many as allowed on paths, so none that all paths lead through: of such, the
-    more are passed over the more follow each other, for a narrow layer's are often all less important than the others.
-    Where the number is not met in the end, the removal counts that leaves the most of fewer, be it one of these or the
-    same share of each parameter.
+    Weights are removed in order of importance as long as no fewer than the allowed number are left on paths, so a
+    weight that all paths lead through is passed over. Each one in a row doubles how many are passed over, because the
+    weights of a narrow layer are often all less important than the others. If the number is not met in the end, the
+    result is the largest selection with fewer: one that was tried, or the one without the same share of each parameter.
+
+    Returns:
+        The selection, and its number of weights on paths.
     """
     pool = _Pool(program, selection, Ranks.of(program))
     live = pool.on_paths(pool.ranks.row(dict(selection.masks)))
@@ -128,9 +134,9 @@ def _trimmed(program: Program, selection: Selection, allowed: int) -> tuple[Sele
 
 
 def _evenly(pool: _Pool, live: Tensor, allowed: int) -> Tensor:
-    """Weights on paths without the least important of each parameter, the same share of each; no more than allowed.
+    """Removes the same share of each parameter's weights, the least important, until no more than allowed are on paths.
 
-    A ranking that has the whole of a narrow layer last cuts the network there; this does not.
+    A ranking in which a whole narrow layer comes last cuts the network there; this does not.
     """
     places, least, most, best = pool.ranks.places_within(live), 0.0, 1.0, torch.zeros_like(live)
     for _ in range(_HALVINGS):
@@ -152,7 +158,7 @@ def _on_paths(program: Program, selection: Selection) -> int:
 
 
 def _can_stay(program: Program) -> int:
-    """Weights of the pool that are live or can come back."""
+    """Number of weights of the pool that are live or can come back."""
     return sum(
         weight.numel() if name in program.history.dormant else _count(live_of(program, name, weight))
         for name, weight in pool_of(program).items()

@@ -1,7 +1,8 @@
-"""What leads from channel to channel: weights, and ops in which channels depend on each other without any.
+"""Steps from channel to channel: weights, and ops without weights in which channels depend on each other.
 
-Channels have the indices of the dependencies. One more stands for what is frozen, and the next ones for *bundles*: the
-channels of a dim of a parameter all of which are frozen (one channel alone has no label and is, too), taken together.
+Channels have the indices of the dependencies. The next index stands for all that is frozen, and those after it for
+*bundles*: a bundle stands for all indices of a dim of a parameter if none of them can be pruned. The index of a dim of
+size 1 has no label, so it is a bundle too.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor
 
 
 def any_along(mask: Tensor, dim: int) -> Tensor:
-    """`Tensor.any` along a dim, for large masks: torch finds the largest of bytes up to a hundred times as fast."""
+    """`Tensor.any` along a dim for large masks; torch finds the maximum of bytes up to a hundred times as fast."""
     return mask.view(torch.uint8).amax(dim).view(torch.bool) if mask.shape[dim] else mask.any(dim)
 
 
@@ -23,11 +24,11 @@ class WeightPath:
     """A weight that leads from the channels of its columns to those of its rows.
 
     Attributes:
-        name: The parameter.
+        name: Name of the parameter.
         row: Its dim of output channels.
         column: Its dim of input channels.
-        rows: Channel of each index of that dim, int64.
-        columns: Channels along the other dim.
+        rows: Channel of each index of dim ``row``, int64.
+        columns: Channel of each index of dim ``column``, int64.
     """
 
     name: str
@@ -37,12 +38,16 @@ class WeightPath:
     columns: Tensor
 
     def flat(self, live: Tensor) -> Tensor:
-        """Which pairs have a live weight, bool ``(rows, columns)``, given the live weights."""
+        """The pairs of row and column that have a live weight, bool, shape ``(rows, columns)``.
+
+        Args:
+            live: Live weights, bool, of the parameter's shape.
+        """
         pairs = live.movedim((self.row, self.column), (0, 1))
         return any_along(pairs.flatten(2), 2) if pairs.dim() > 2 else pairs
 
     def spread(self, pairs: Tensor, like: Tensor) -> Tensor:
-        """Undoes `flat`: each pair for all weights that it has."""
+        """The inverse of `flat`: each weight has the value of its pair, in the shape of ``like``."""
         moved = pairs.reshape(*pairs.shape, *[1] * (like.dim() - 2)).movedim((0, 1), (self.row, self.column))
         return moved.expand(like.shape)
 
@@ -52,8 +57,8 @@ class PerChannel:
     """A parameter that acts on each channel by itself (depthwise).
 
     Attributes:
-        name: The parameter.
-        channels: Channel of each index of dim 0.
+        name: Name of the parameter.
+        channels: Channel of each index of dim 0, int64.
     """
 
     name: str
@@ -62,13 +67,13 @@ class PerChannel:
 
 @dataclass(frozen=True)
 class Hub:
-    """Channels that get into others without weights: a normalisation over channels, a softmax, a gate, an outer sum.
+    """Channels that influence others without weights: a normalisation over channels, a softmax, a gate, an outer sum.
 
-    What is frozen is always reached and always useful; so is what it gets into, and what gets into it.
+    What is frozen is always reached and always useful; so what it influences is reached, and what influences it useful.
 
     Attributes:
-        before: What goes in.
-        after: What all of it gets into.
+        before: Channels that influence all channels of ``after``, int64.
+        after: Channels that are influenced, int64.
     """
 
     before: Tensor
@@ -79,6 +84,6 @@ Step = WeightPath | PerChannel | Hub
 
 
 def distinct(parts: Iterable[Tensor]) -> Tensor:
-    """The distinct integers of some tensors, ascending; none of none."""
+    """The distinct integers of some tensors, ascending; empty without tensors."""
     found: Tensor = torch.cat([torch.empty(0, dtype=torch.long), *parts]).unique()
     return found

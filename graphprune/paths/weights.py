@@ -27,14 +27,14 @@ _ADDED = {torch.addmm, aten.addmm.default, torch.baddbmm, aten.baddbmm.default}
 _CONVOLUTIONS = {
     torch.conv1d, torch.conv2d, torch.conv3d, aten.conv1d.default, aten.conv2d.default, aten.conv3d.default
 }  # fmt: skip
-"""Only those whose weight has the output channels first; transposed ones by function are looked at conservatively."""
+"""Functions whose weight has the output channels first; without transposed ones, whose channels count as joined."""
 
 
 class WeightFinder:
-    """Finds the weights that a contraction's node reads, and which of their dims is summed over.
+    """Finds the weights that a node with a contraction reads, and which of their dims is summed over.
 
     Attributes:
-        channels: How many there are so far, with the one of what is frozen and the bundles.
+        channels: Number of channels so far, including the frozen one and the bundles.
     """
 
     def __init__(self, program: Program, dependencies: Dependencies) -> None:
@@ -44,7 +44,7 @@ class WeightFinder:
         self._bundles: dict[tuple[str, int], int] = {}
 
     def steps(self, node: fx.Node) -> list[Step]:
-        """What the weights of a node do; where that is not known, their channels count as joined to both ends."""
+        """The steps of a node's weights; if they are not known, the channels count as joined to input and output."""
         read = list(self._read(node))
         found = [(parameter, self._orientation(node, parameter)) for parameter in read]
         if any(orientation is None for _, orientation in found):
@@ -60,7 +60,7 @@ class WeightFinder:
         return WeightPath(name, row, column, self._channels(parameter, row), self._channels(parameter, column))
 
     def _read(self, node: fx.Node) -> Iterator[nn.Parameter]:
-        """Parameters of two dims or more."""
+        """Yields the parameters of two dims or more that a node reads."""
         found: list[object] = []
         if node.op == "call_module":
             found = list(self.layers.called_by(node).parameters())
@@ -71,7 +71,7 @@ class WeightFinder:
         return operator.attrgetter(str(node.target))(self.module)
 
     def _orientation(self, node: fx.Node, parameter: nn.Parameter) -> tuple[int, int, bool] | None:
-        """Dims of output and of input channels, and whether each channel stays by itself; None if not known."""
+        """Dims of output and input channels, and whether the node is depthwise; None if not known."""
         if node.op == "call_module":
             return _of_layer(self.layers.called_by(node), parameter)
         places = [
@@ -91,7 +91,7 @@ class WeightFinder:
         return None
 
     def _channels(self, parameter: nn.Parameter, dim: int) -> Tensor:
-        """Channel of each index of a dim; one bundle where none can be pruned, as of a dim of one index."""
+        """Channel of each index of a dim; one bundle if none can be pruned, as in a dim of size 1."""
         key, size = (self.names[id(parameter)], dim), parameter.shape[dim]
         known = self.classes.get(key, torch.full((size,), NOT_PRUNABLE))
         if not bool((known == NOT_PRUNABLE).all()):
@@ -102,12 +102,12 @@ class WeightFinder:
 
 
 def with_frozen(dependencies: Dependencies, channels: Tensor) -> Tensor:
-    """Channels with the index past the last for frozen ones."""
+    """Replaces frozen channels by the index after the last channel."""
     return torch.where(channels == NOT_PRUNABLE, dependencies.channels, channels)
 
 
 def _of_layer(layer: nn.Module, parameter: nn.Parameter) -> tuple[int, int, bool] | None:
-    # not by attribute: a parametrized weight is computed then, and a spectral norm updates its buffers by that
+    # not by attribute, which would compute a parametrized weight and update the buffers of a spectral norm
     if layer._parameters.get("weight") is not parameter:
         return None
     if isinstance(layer, nn.Linear):

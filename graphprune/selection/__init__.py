@@ -1,1 +1,1 @@
-"""Which channels and weights stay."""
+"""Chooses which channels and weights stay."""

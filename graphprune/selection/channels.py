@@ -1,4 +1,4 @@
-"""Which channels to keep: a global ranking that meets the budget under floors and alignment."""
+"""Chooses the channels to keep: a global ranking that meets the budget under floors and alignment."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from graphprune.selection.record import Selection
 def select(costs: CostModel, importance: Tensor, goal: Goal, limits: Limits) -> Selection:
     """Removes the least important channels until the goal is met.
 
-    Channels of equal importance go evenly from all groups. Where a floor or the alignment forbids a removal, the
-    next-ranked channel goes instead.
+    Channels of equal importance are removed evenly from all groups. Where a floor or the alignment forbids a removal,
+    the next-ranked channel is removed instead.
 
     Args:
         costs: Costs of the program.
-        importance: Shape ``(channels,)``.
-        goal: What has to be met.
+        importance: Importance of each channel, shape ``(channels,)``.
+        goal: The largest permitted costs.
         limits: Floors and alignment.
 
     Raises:
-        BudgetError: not even the smallest permitted network meets the goal; the message names what binds.
+        BudgetError: not even the smallest permitted network meets the goal; the message names the limits that bind.
     """
     ranking = _Ranking.of(costs.dependencies, importance, limits)
     if goal.is_met(costs, ranking.keep(0)):
@@ -48,7 +48,7 @@ def select(costs: CostModel, importance: Tensor, goal: Goal, limits: Limits) -> 
 
 
 def violations(costs: CostModel, keep: Tensor, goal: Goal, limits: Limits) -> list[str]:
-    """What of goal and limits a keep set does not respect."""
+    """Lists the violations of goal and limits by the channels that stay, bool, shape ``(channels,)``."""
     problems = [] if goal.is_met(costs, keep) else ["the goal is not met"]
     groups = costs.dependencies.groups
     for group, left in zip(groups, KeepSet.of(costs.dependencies, keep).left_of_groups, strict=True):
@@ -68,12 +68,12 @@ def check_reachable(costs: CostModel, goal: Goal, limits: Limits) -> None:
 
 @dataclass(frozen=True)
 class _Ranking:
-    """Permitted removals in order.
+    """Permitted removals in the order in which they are made.
 
-    A block is the channels that take a group from one permitted count to the next.
+    A block is the channels whose removal takes a group from one permitted count to the next.
 
     Attributes:
-        rank: For each channel, the place of its block; the number of blocks for channels that must stay.
+        rank: For each channel, the place of its block in the order; the number of blocks if the channel must stay.
         group: For each block in order, its group.
         size: For each block in order, its number of channels.
     """
@@ -84,7 +84,7 @@ class _Ranking:
 
     @classmethod
     def of(cls, dependencies: Dependencies, importance: Tensor, limits: Limits) -> _Ranking:
-        """Blocks by mean importance, each group's own in order; ties go evenly through all groups."""
+        """Ranks blocks by mean importance; those of one group stay in order, and ties spread evenly over all groups."""
         counts = [limits.counts(group) for group in dependencies.groups]
         channels = torch.tensor([group.channels for group in dependencies.groups])
         blocks, step = torch.tensor([len(count) for count in counts]), torch.tensor([-count.step for count in counts])
@@ -92,7 +92,7 @@ class _Ranking:
         order = torch.argsort(importance, stable=True)
         order = order.index_select(0, torch.argsort(group_of.index_select(0, order), stable=True))
         place = torch.arange(len(order)) - (channels.cumsum(0) - channels).repeat_interleave(channels)
-        # a group's first block is what exceeds its largest permitted count, the others are a step each
+        # a group's first block is what exceeds its largest permitted count; each other block is one step
         excess = ((channels - 1) % step + 1).repeat_interleave(channels)
         block = (place - excess) // step.repeat_interleave(channels) + 1
         removable = (block < blocks.repeat_interleave(channels)).nonzero().flatten()
@@ -102,7 +102,7 @@ class _Ranking:
         size = torch.bincount(of_block, minlength=len(group))
         mean = torch.zeros(len(group), dtype=torch.float64)
         mean = mean.scatter_add(0, of_block, importance.index_select(0, members).double()) / size
-        # means of sorted blocks ascend but for rounding, which must not put a group's later block first
+        # means of sorted blocks ascend, and rounding must not put a later block of a group before an earlier one
         mean = torch.cat([_ascending(of_group) for of_group in mean.split(blocks.tolist())])
         removed = torch.cat([of_group.cumsum(0) for of_group in size.split(blocks.tolist())])
         evenly = torch.argsort(removed / channels.repeat_interleave(blocks), stable=True)
@@ -118,7 +118,7 @@ class _Ranking:
         return len(self.size)
 
     def keep(self, removed: int) -> Tensor:
-        """Channels that stay when the first ``removed`` blocks go."""
+        """Channels that stay when the first ``removed`` blocks are removed, bool per channel."""
         return self.rank >= removed
 
     def removal_of(self, block: int) -> Tensor:
@@ -131,7 +131,11 @@ def _ascending(means: Tensor) -> Tensor:
 
 
 def _trimmed(costs: CostModel, goal: Goal, ranking: _Ranking, count: int) -> Tensor:
-    """The first ``count`` blocks; a smaller next-ranked one that meets the goal too takes the last one's place."""
+    """Removes ``count`` blocks, the last one replaced by a smaller, next-ranked block if that meets the goal too.
+
+    Returns:
+        Channels that stay, bool, shape ``(channels,)``.
+    """
     last = count - 1
     if int(ranking.size[last]) > 1:
         passed = {int(ranking.group[last])}
@@ -146,7 +150,7 @@ def _trimmed(costs: CostModel, goal: Goal, ranking: _Ranking, count: int) -> Ten
 
 
 def _bound(dependencies: Dependencies, importance: Tensor, keep: Tensor, limits: Limits) -> tuple[str, ...]:
-    """Groups that sit at their floor although they hold less important channels than some that went."""
+    """Groups that are at their floor although they keep less important channels than some that are removed."""
     removed = importance[~keep]
     if len(removed) == 0:
         return ()

@@ -17,16 +17,16 @@ from graphprune.request.budget import Budget
 
 @dataclass(frozen=True)
 class Goal:
-    """Largest cost that is allowed of each measure."""
+    """The largest permitted cost of each measure."""
 
     limits: dict[Measure, int]
 
     @classmethod
     def of(cls, budget: Budget, original: Mapping[Measure, int]) -> Goal:
-        """From shares of the original costs; channels are rounded to the nearest, other costs down."""
+        """Converts shares of the original costs; limits of channels are rounded to the nearest, others down."""
         limits: dict[Measure, int] = {}
         for name, share in budget.shares().items():
-            # the simple fraction that the user means: in floats 1000 * (1 - 0.9) is less than 100
+            # the simple fraction that the user means, because in floats 1000 * (1 - 0.9) is less than 100
             exact = original[name] * Fraction(share).limit_denominator(10**9)
             limits[name] = original[name] - (round(exact) if name == "channels" else ceil(exact))
         return cls(limits)

@@ -1,4 +1,4 @@
-"""Weights that the model divides by their own norm: where all of them are zero, it computes 0 / 0."""
+"""Weights that the model divides by their own norm; if all weights of a norm were zero, it would compute 0 / 0."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from graphprune.costs.pool import pool_of
 from graphprune.program.program import Program
 
 _ALL = -1
-"""What torch calls one norm of all weights."""
+"""The dim that stands for one norm of all weights in torch."""
 
 
 def norms_of(program: Program) -> dict[str, int | None]:
     """Parameters of the pool that the model divides by norms of themselves.
 
     Returns:
-        By parameter the dim of which each index has a norm of its own, or None for one norm of all weights.
+        By name of the parameter, the dim of which each index has its own norm; None for one norm of all weights.
     """
     dims: dict[int, int] = {}
     for module in program.module.modules():
@@ -28,7 +28,7 @@ def norms_of(program: Program) -> dict[str, int | None]:
                     dims[id(module.original1)] = int(each.dim)  # type: ignore[arg-type]
                 elif type(each).__name__ == "_SpectralNorm":
                     dims[id(module.original)] = _ALL
-        for hook in module._forward_pre_hooks.values():  # those of torch.nn.utils, the older ones
+        for hook in module._forward_pre_hooks.values():  # the older norms, of torch.nn.utils
             if isinstance(hook, WeightNorm):
                 dims[id(getattr(module, f"{hook.name}_v"))] = hook.dim
             elif isinstance(hook, SpectralNorm):
@@ -42,11 +42,11 @@ def best_of_empty(importance: Tensor, dead: Tensor, dim: int | None) -> Tensor:
 
     Args:
         importance: Importance of a parameter's weights, of its shape; -inf for those that cannot stay.
-        dead: Those that go, bool, of the same shape.
-        dim: The dim of which each index has a norm of its own; None for one norm of all.
+        dead: Weights to be removed, bool, of the same shape.
+        dim: The dim of which each index has its own norm; None for one norm of all weights.
 
     Returns:
-        Their indices in the flat parameter; none for a norm that has no weight that can stay.
+        Indices of these weights in the flat parameter; none for a norm without a weight that can stay.
     """
 
     def rows(tensor: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a selection is, and what is left once it is carried out."""
+"""The record of a selection, and what is left once it is carried out."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from graphprune.program.program import Program
 
 @dataclass(frozen=True)
 class Selection(Fact):
-    """Channels to keep.
+    """Channels and weights to keep.
 
     Attributes:
-        keep: Bool, shape ``(channels,)``.
-        bound: Groups that had to keep a channel which the ranking alone would have removed, and why.
-        masks: Weights to keep, by parameter, bool, of its shape; parameters that are missing keep all.
+        keep: Channels to keep, bool, shape ``(channels,)``.
+        bound: Groups that had to keep a channel that the ranking alone would have removed, and why.
+        masks: Weights to keep, by parameter, bool, of its shape; a parameter without a mask keeps all.
     """
 
     provided_by: ClassVar[tuple[str, ...]] = (
@@ -37,12 +37,12 @@ class Selection(Fact):
 
 
 def keep_set_of(selected: Program) -> KeepSet:
-    """What a program's selection keeps of it."""
+    """The keep set of a program's selection."""
     return KeepSet.of(selected[Dependencies], selected[Selection].keep)
 
 
 def weights_left(selected: Program) -> int:
-    """Weights that are left and live once a selection is carried out."""
+    """Number of weights of the pool that are left and live once a selection is carried out."""
     masked, dependencies = selected.masked(selected[Selection].masks), selected[Dependencies]
     return CostModel(masked, dependencies).weights(keep_set_of(selected))
 

@@ -1,4 +1,4 @@
-"""The so-many-th lowest of very many values."""
+"""Finds the k-th lowest of very many values."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import torch
 from torch import Tensor
 
 _SAMPLE = 100_000
-"""Values that tell about where the threshold is; to five per mille of all, whatever they are."""
+"""Size of the sample; it locates the threshold to within five per mille of all values, whatever they are."""
 
 _MARGIN = 1000
-"""Places in a sorted sample to both sides of the expected one: six standard deviations of it where it is largest."""
+"""Places of the sorted sample to each side of the expected one: six standard deviations where these are largest."""
 
 
 def kth_lowest(values: Tensor, count: int) -> Tensor:
-    """Returns what `torch.kthvalue` returns, in a fraction of its memory and time: that copies all values and places.
+    """Returns what `torch.kthvalue` returns, in a fraction of its time and memory (it copies all values and indices).
 
-    Only values near that place in a sample of them are sorted; where it is not among them after all, all are.
+    A sample of the values gives a range, and only values in it are searched; if the result lies outside, all are.
 
     Args:
-        values: Any, also infinite; none that is no number. Shape ``(values,)``.
-        count: From 1 to the number of values.
+        values: Values, shape ``(values,)``; they may be infinite, but not NaN.
+        count: Which value to find, from 1 for the lowest to the number of values.
     """
     if len(values) <= 10 * _SAMPLE:
         return values.kthvalue(count).values

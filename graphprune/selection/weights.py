@@ -1,4 +1,4 @@
-"""Which weights to keep: an exact number of them by one global ranking, alone or together with channels."""
+"""Chooses the weights to keep: an exact number of them by one global ranking, alone or together with channels."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from graphprune.selection.record import Selection
 from graphprune.selection.threshold import kth_lowest
 
 _GONE = float("-inf")
-"""Rank of weights that are dead for good: they go first."""
+"""Rank of weights that are dead for good, which are removed first."""
 
 _STAYS = float("inf")
 
 
 def select_weights(program: Program, allowed: int) -> Selection:
-    """Keeps the most important weights; of equally important ones those that come last.
+    """Keeps the most important weights, and of equally important ones those that come last.
 
     Args:
-        program: The program, with its weights scored. Dead ones stay dead unless they can come back.
-        allowed: Weights that may stay, of the whole pool.
+        program: The program, with its weights scored. Dead weights stay dead unless they can come back.
+        allowed: Number of weights of the whole pool that may stay.
 
     Raises:
-        BudgetError: more have to stay.
+        BudgetError: more weights than that have to stay.
     """
     dependencies, ranks = program[Dependencies], Ranks.of(program)
     everything = torch.ones(dependencies.channels, dtype=torch.bool)
-    while True:  # ends: every time round at least one weight more stays
+    while True:  # ends, because each iteration makes at least one more weight stay
         dead, _ = ranks.lowest(ranks.own, len(ranks.own) - allowed)
         missing, _ = ranks.missing(dead, dependencies, torch.full((dependencies.channels,), _STAYS), ~everything)
         if not len(missing):
@@ -47,27 +47,27 @@ def select_weights(program: Program, allowed: int) -> Selection:
 
 
 def select_jointly(program: Program, allowed: int, limits: Limits) -> Selection:
-    """Removes channels and weights under one threshold, until exactly so many weights are left.
+    """Removes channels and weights under one threshold, until exactly the allowed number of weights is left.
 
-    A weight goes with its channel. A channel that would take more weights than should go stays, and so do those that
-    floors or the alignment hold back; the next in the ranking go instead.
+    A weight is removed with its channel. A channel with which too many weights would be removed stays, and so do those
+    that floors or the alignment hold back; the next in the ranking are removed instead.
 
     Source: CNIP-it, section 3.3 of the SNIP-it paper.
 
     Args:
         program: The program, with channels and weights scored on the same samples.
-        allowed: Weights that may stay, of the whole pool.
+        allowed: Number of weights of the whole pool that may stay.
         limits: Floors and alignment of the channels.
 
     Raises:
-        BudgetError: more have to stay.
+        BudgetError: more weights than that have to stay.
     """
     dependencies, ranks = program[Dependencies], Ranks.of(program)
     groups, importance = dependencies.groups, program[Scores].importance.double().clone()
     for group in groups:
         importance[_most_important(importance, group, limits.floor(group))] = _STAYS
     count = len(ranks.own) - allowed
-    while True:  # ends: every time round at least one channel or weight more stays
+    while True:  # ends, because each iteration makes at least one more channel or weight stay
         effective = ranks.with_channels(dependencies, importance)
         dead, threshold = ranks.lowest(effective, count)
         removed = importance <= threshold
@@ -85,13 +85,13 @@ def select_jointly(program: Program, allowed: int, limits: Limits) -> Selection:
 
 
 def _most_important(importance: Tensor, group: Group, count: int) -> Tensor:
-    """Indices of the so many most important channels of a group; of equal ones the last."""
+    """Indices of the ``count`` most important channels of a group; of equally important ones the last."""
     order = torch.argsort(importance[group.start : group.stop], stable=True)
     return group.start + order[group.channels - count :]
 
 
 def held_back(groups: Sequence[Group], removed: Tensor, importance: Tensor, limits: Limits) -> Tensor:
-    """Indices of removed channels that have to stay, so that each group has a permitted number."""
+    """Indices of removed channels that have to stay so that each group keeps a permitted number."""
     held = [torch.empty(0, dtype=torch.long)]
     for group in groups:
         gone = removed[group.start : group.stop].nonzero().flatten() + group.start
@@ -104,17 +104,17 @@ def held_back(groups: Sequence[Group], removed: Tensor, importance: Tensor, limi
 
 
 def _along(of_channel: Tensor, frozen: float | bool, channels: Tensor, dim: int, like: Tensor) -> Tensor:
-    """What is known of channels along a dim of a parameter, so that it broadcasts; another value for what is frozen."""
+    """Values of channels along a dim of a parameter, in a shape that broadcasts; frozen indices have another value."""
     values = torch.cat([of_channel, of_channel.new_tensor([frozen])])[channels]  # -1, the last one, is frozen
     return values.to(like.device).view([-1 if other == dim else 1 for other in range(like.dim())])
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """The pool in one row, ranked.
+    """The weights of the pool in one row, with their importance.
 
     Attributes:
-        shapes: Shapes of each parameter, in the order of the row.
+        shapes: Shape of each parameter, in the order of the row.
         own: Importance of each weight, float64, shape ``(weights,)``.
         norms: See `norms_of`.
     """
@@ -125,11 +125,11 @@ class Ranks:
 
     @classmethod
     def of(cls, program: Program) -> Ranks:
-        """Ranks the weights of a program that has them scored; what is dead for good ranks lowest."""
+        """Ranks the scored weights of a program; weights that are dead for good rank lowest."""
         scores, pool = program[WeightScores], pool_of(program)
         shapes = {name: weight.shape for name, weight in pool.items()}
         device = scores.importance[next(iter(pool))].device if pool else None
-        # filled in place: the row is the largest thing there is here
+        # filled in place, because the row is the largest tensor here
         own = torch.empty(sum(map(torch.Size.numel, shapes.values())), dtype=torch.float64, device=device)
         ranks = cls(shapes, own, norms_of(program))
         for part, (name, weight) in zip(ranks._split(own), pool.items(), strict=True):
@@ -139,7 +139,7 @@ class Ranks:
         return ranks
 
     def with_channels(self, dependencies: Dependencies, importance: Tensor) -> Tensor:
-        """Importance of each weight or of the least important channel that it belongs to, whichever is lower."""
+        """Importance of each weight, or of its least important channel if that is lower, shape ``(weights,)``."""
         classes, row = dependencies.classes(), self.own.clone()
         for part, (name, shape) in zip(self._split(row), self.shapes.items(), strict=True):
             lowest = part.view(shape)
@@ -154,7 +154,18 @@ class Ranks:
         return parts
 
     def lowest(self, importance: Tensor, count: int) -> tuple[Tensor, float]:
-        """The so many lowest, bool, shape ``(weights,)``, of equal ones those that come first; and the highest's."""
+        """Marks the ``count`` lowest weights; of equal ones those that come first.
+
+        Args:
+            importance: Importance of each weight, shape ``(weights,)``.
+            count: Number of weights to mark.
+
+        Returns:
+            The marked weights, bool, shape ``(weights,)``, and the highest importance among them.
+
+        Raises:
+            BudgetError: weights that have to stay would be marked.
+        """
         if count <= 0:
             return torch.zeros_like(importance, dtype=torch.bool), _GONE
         threshold = float(kth_lowest(importance, count))
@@ -171,13 +182,16 @@ class Ranks:
         return dead, threshold
 
     def row(self, masks: Masks) -> Tensor:
-        """Live weights of all parameters, bool, shape ``(weights,)``; undoes `masks`."""
+        """Live weights of all parameters in one row, bool, shape ``(weights,)``; the inverse of `masks`."""
         everything = torch.ones_like(self.own, dtype=torch.bool)
         parts = zip(self._split(everything), self.shapes, strict=True)
         return torch.cat([masks[name].flatten().to(part.device) if name in masks else part for part, name in parts])
 
     def places_within(self, row: Tensor) -> Tensor:
-        """Returns for each weight the share of its parameter that is not above it, in (0, 1]; 0 for others."""
+        """Returns, for each weight in ``row``, its place among those of its parameter, as a share in (0, 1].
+
+        The most important weight has 1; weights that are not in ``row`` have 0.
+        """
         parts = []
         for own, chosen in zip(self._split(self.own), self._split(row), strict=True):
             of_chosen = own[chosen].argsort().argsort().double().add(1) / max(1, int(chosen.count_nonzero()))
@@ -187,13 +201,13 @@ class Ranks:
     def missing(
         self, dead: Tensor, dependencies: Dependencies, importance: Tensor, removed: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """What has to stay so that no norm is 0: indices of weights, and of the channels that they would go with.
+        """Finds what has to stay so that no norm is 0: indices of weights, and of the channels that they belong to.
 
         Args:
-            dead: Weights that go, bool, shape ``(weights,)``.
+            dead: Weights to be removed, bool, shape ``(weights,)``.
             dependencies: The channels.
             importance: Importance of the channels, shape ``(channels,)``.
-            removed: Channels that go, bool, shape ``(channels,)``.
+            removed: Channels to be removed, bool, shape ``(channels,)``.
         """
         classes, start = dependencies.classes(), 0
         weights, channels = [torch.empty(0, dtype=torch.long)], [torch.empty(0, dtype=torch.long)]
@@ -201,7 +215,7 @@ class Ranks:
             if name in self.norms:
                 dim, rank = self.norms[name], self.own[start : start + len(of_name)].view(shape)
                 empty, others = of_name.view(shape), [each for each in range(len(shape)) if each != dim]
-                if dim is not None and (name, dim) in classes:  # without the norms of channels that go
+                if dim is not None and (name, dim) in classes:  # leaves out norms of removed channels
                     empty = empty & ~_along(removed, False, classes[name, dim], dim, rank)
                 for other in [each for each in others if (name, each) in classes]:
                     rank = rank.minimum(_along(importance, _STAYS, classes[name, other], other, rank))
@@ -214,7 +228,7 @@ class Ranks:
         return torch.cat(weights), held[held >= 0]
 
     def masks(self, dead: Tensor) -> Masks:
-        """Live weights of each parameter that has dead ones."""
+        """Live weights of each parameter that has dead ones, bool, of the parameter's shape."""
         parts = zip(self._split(~dead), self.shapes.items(), strict=True)
         views = {name: part.view(shape) for part, (name, shape) in parts}
         return {name: mask.clone() for name, mask in views.items() if not bool(mask.all())}

@@ -1,4 +1,4 @@
-"""Criteria for single weights: how important each is. One file for each, entered in `WEIGHT_CRITERIA` by name."""
+"""Criteria for single weights, which say how important each is: one file for each, registered in `WEIGHT_CRITERIA`."""
 
 from graphprune.criteria.scores import WeightScores
 from graphprune.criteria.weights import elasticity, force, magnitude, random, synflow, taylor

@@ -1,4 +1,4 @@
-"""The protocol of a criterion for single weights, and the check of what it gives."""
+"""The protocol of a criterion for single weights, their registry, and the check of a criterion's result."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class WeightCriterion(Protocol):
     """Scores the weights of a program that has its dependencies: those of `graphprune.costs.pool.pool_of`."""
 
     def __call__(self, program: Program, sensitivity: Sensitivity) -> WeightScores:
-        """Importances by parameter; the program is not changed."""
+        """Returns importances by parameter; does not change the program."""
         ...
 
 
@@ -28,10 +28,10 @@ WEIGHT_CRITERIA: Registry[WeightCriterion] = Registry("criterion for weights")
 
 
 def weight_scores_of(criterion: WeightCriterion, program: Program, sensitivity: Sensitivity) -> WeightScores:
-    """What a criterion gives, checked.
+    """Runs a criterion, and checks its result.
 
     Raises:
-        OptionError: it is not one finite number per weight.
+        OptionError: the result is not one finite number per weight.
     """
     found = criterion(program, sensitivity)
     if not isinstance(found, WeightScores):

@@ -1,4 +1,4 @@
-"""Elasticity of the loss in each weight."""
+"""Elasticity of the loss with respect to each weight."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from graphprune.program.program import Program
 
 @WEIGHT_CRITERIA.register("elasticity")
 def elasticity(program: Program, sensitivity: Sensitivity) -> WeightScores:
-    """|w dL/dw| / L, the gradient taken where dead weights are zero.
+    """|w dL/dw| / L, with the gradient of the network whose dead weights are zero.
 
     Source: formula 3 of the SNIP-it paper for ``accumulate="signed"``. ``"absolute"`` and ``"squared"`` take the
-        absolute value or the square of the mean gradient of each few samples (`Sensitivity.together`). Where weights
-        can come back, w of a dead one is what it was: FORCE (de Jorge et al. 2021), equation 7.
+        absolute value or the square of the mean gradient of each few samples (`Sensitivity.together`). If weights can
+        come back, w of a dead weight is its former value, as in equation 7 of FORCE (de Jorge et al. 2021).
 
     Raises:
         InputError: the data is empty or does not fit the model.

@@ -1,4 +1,4 @@
-"""GraSP: what a weight contributes to the gradient flow."""
+"""GraSP: the contribution of a weight to the gradient flow."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ Loss = Callable[[Any, Any], Any]
 
 @dataclass(frozen=True)
 class Grasp:
-    """w * (H g), the Hessian H and the gradient g those of the mean loss on logits that are divided by T.
+    """w * (H g), with the Hessian H and the gradient g of the mean loss on logits that are divided by T.
 
-    Removing w, a change of -w, changes the gradient flow |g|^2 by 2 S with S = -w * (H g), to first order. Where S is
-    high, the gradient flow grows when w goes, so the weights with the highest S go first. Importance is -S: it may be
-    negative, and the least important weights, those with the lowest -S, are those with the highest S.
+    Removing w, a change of -w, changes the gradient flow |g|^2 by 2 S with S = -w * (H g), to first order. If S is
+    high, the gradient flow grows when w is removed, so the weights with the highest S are removed first. The importance
+    is -S, which may be negative: the least important weights, those with the lowest -S, have the highest S.
 
-    H and g are taken over the live weights of the pool (no biases), on the same samples, in evaluation mode; where
-    weights can come back, w of a dead one is what it was. ``accumulate`` plays no part.
+    H and g are taken over the live weights of the pool (no biases), on the same samples, in evaluation mode; if weights
+    can come back, w of a dead weight is its former value. ``accumulate`` has no effect.
 
     Source: Wang et al. 2020, Picking Winning Tickets Before Training by Preserving Gradient Flow, with the temperature
         of its code.
@@ -59,7 +59,7 @@ class Grasp:
         Raises:
             InputError: the data is empty or does not fit the model.
             LossError: the loss or a derivative is not finite, an op has no second derivative, or the model's output is
-                no tensor and has no temperature.
+                not a tensor, so that the temperature cannot be applied.
         """
         weights = full_weights(program)
         module = private_copy(program.module)
@@ -82,7 +82,7 @@ grasp = WEIGHT_CRITERIA.register("grasp")(Grasp())
 
 
 def _tempered(loss: Loss, temperature: float) -> Loss:
-    """The loss of an output that is divided by a temperature."""
+    """Makes a loss that divides the output by a temperature."""
 
     def tempered(output: Any, target: Any) -> Any:
         if not isinstance(output, Tensor):
@@ -96,14 +96,14 @@ def _tempered(loss: Loss, temperature: float) -> Loss:
 
 
 def _zeros(parameters: Sequence[Tensor]) -> list[Tensor]:
-    """Sums to add to; in half precision small terms would be lost."""
+    """Zeros to add to, float32 at least, because small terms would be lost in half precision."""
     return [torch.zeros_like(each, dtype=torch.promote_types(each.dtype, torch.float32)) for each in parameters]
 
 
 def _mean_gradient(
     module: nn.Module, parameters: list[nn.Parameter], batches: Sequence[Batch], loss: Loss
 ) -> tuple[list[Tensor], float]:
-    """Gradient of the mean loss over all samples, and that loss."""
+    """The gradient of the mean loss over all samples, and that loss."""
     totals, loss_sum, count = _zeros(parameters), 0.0, sum(batch.size for batch in batches)
     for batch in batches:
         gradients, value = gradients_of(module, parameters, batch, loss)
@@ -115,7 +115,7 @@ def _mean_gradient(
 def _hessian_times(
     direction: Sequence[Tensor], module: nn.Module, parameters: list[nn.Parameter], batches: Sequence[Batch], loss: Loss
 ) -> list[Tensor]:
-    """Hessian of the mean loss over all samples, times a direction that is held fixed."""
+    """The Hessian of the mean loss over all samples, times a fixed direction."""
     totals, count = _zeros(parameters), sum(batch.size for batch in batches)
     for batch in batches:
         with torch.enable_grad():
@@ -128,7 +128,7 @@ def _hessian_times(
 
 
 def _product(value: Tensor, direction: Sequence[Tensor], parameters: list[nn.Parameter]) -> tuple[Tensor | None, ...]:
-    """Gradient of <gradient, direction>; None in parameters that the gradient does not depend on."""
+    """The gradient of <gradient, direction>; None for parameters on which that product does not depend."""
     try:
         gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
             value, parameters, create_graph=True, allow_unused=True
@@ -151,7 +151,11 @@ def _product(value: Tensor, direction: Sequence[Tensor], parameters: list[nn.Par
 
 
 def _check_differentiable(gradient: Tensor) -> None:
-    """Raises where an op has no second derivative: asked for the weights alone, torch leaves its part out silently."""
+    """Refuses an op without a second derivative; torch would silently leave out its part of the result.
+
+    Raises:
+        LossError: there is such an op.
+    """
     seen, stack = set(), [gradient.grad_fn]
     while stack:
         function = stack.pop()
@@ -164,7 +168,7 @@ def _check_differentiable(gradient: Tensor) -> None:
 
 
 _NOT_DIFFERENTIABLE = {"torch::autograd::NotImplemented", "torch::autograd::Error"}
-"""What torch puts in the place of the derivative of a derivative, to raise when it is run."""
+"""Functions that torch puts in place of a missing second derivative; they raise when they are run."""
 
 
 def _once_only(why: str) -> LossError:
@@ -182,7 +186,7 @@ def _add(totals: Sequence[Tensor], found: Sequence[Tensor | None], share: float)
 
 @contextmanager
 def _differentiable_twice(module: nn.Module) -> Iterator[None]:
-    """Takes kernels that have second derivatives; fused attention and cuDNN's recurrent layers have none."""
+    """Selects kernels that have second derivatives; fused attention and cuDNN's recurrent layers have none."""
     with ExitStack() as stack:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         if any(isinstance(each, nn.RNNBase) for each in module.modules()):

@@ -11,7 +11,7 @@ from graphprune.program.program import Program
 
 @WEIGHT_CRITERIA.register("magnitude")
 def magnitude(program: Program, sensitivity: Sensitivity) -> WeightScores:
-    """|w|, ranked through all layers; needs no data.
+    """|w|, ranked over all layers; needs no data.
 
     Source: Han et al. 2015, Learning both Weights and Connections, with one threshold for the whole network as in
         global iterative magnitude pruning (Frankle et al. 2020).

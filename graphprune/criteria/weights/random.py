@@ -13,7 +13,7 @@ from graphprune.program.program import Program
 
 @WEIGHT_CRITERIA.register("random")
 def random(program: Program, sensitivity: Sensitivity) -> WeightScores:
-    """Uniform in [0, 1), from the seed; a later round, which has fewer live weights, draws other numbers."""
+    """Random importances, uniform in [0, 1), from the seed; a later round has fewer live weights, so draws others."""
     pool = pool_of(program)
     live = sum(int(live_of(program, name, weight).sum()) for name, weight in pool.items())
     generator = torch.Generator().manual_seed(sensitivity.seed + live)

@@ -1,4 +1,4 @@
-"""SynFlow: what of the flow from inputs to outputs goes through a weight."""
+"""SynFlow: the part of the flow from inputs to outputs that goes through a weight."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from graphprune.program.program import Program, device_of
 
 @WEIGHT_CRITERIA.register("synflow")
 def synflow(program: Program, sensitivity: Sensitivity) -> WeightScores:
-    """|w| dR/d|w|, R the sum of the outputs for inputs of ones when every parameter has its absolute value.
+    """|w| dR/d|w|, where R is the sum of the outputs for inputs of ones if every parameter has its absolute value.
 
-    R is the paper's product of absolute weights along all paths: on a private copy in evaluation mode and float64 (R
-    grows with the product of the widths) each parameter is replaced by its absolute value, biases and the running means
-    of batch norms by 0, for both are added to the flow and belong to no path; running variances and scales stay, they
-    are positive factors of it. ReLU6 and hard tanh count as ReLU, which for positive values is the identity: they would
-    stop the flow where it exceeds their bound. So scores are not negative and, in networks of such layers, sum to R in
-    every layer that all paths go through. Sigmoids, layer norms and softmax are taken as they are; what flows through
-    them is not conserved.
+    R is the paper's sum, over all paths, of the products of absolute weights. It is computed on a private copy in
+    evaluation mode and float64, because R grows with the product of the widths. Each parameter is replaced by its
+    absolute value, but biases and the running means of batch norms by 0, because they are added to the flow and belong
+    to no path; running variances and scales stay, as positive factors of it. ReLU6 and hard tanh are replaced by ReLU,
+    which is the identity on positive values, because they would stop the flow where it exceeds their bound. So scores
+    are not negative and, in networks of such layers, sum to R in every layer that all paths go through. Sigmoids, layer
+    norms and softmax are taken as they are; the flow through them is not conserved.
 
-    Inputs have the shape of the example; integers (tokens) and masks stay those of the example. Needs no data. The
+    Inputs have the shape of the example; integers (tokens) and masks are those of the example. Needs no data. The
     paper prunes in 100 rounds of a geometric schedule.
 
     Source: Tanaka et al. 2020, Pruning neural networks without any data by iteratively conserving synaptic flow. Its
-        code takes absolute values of biases and running means as well, which are 0 in the networks that it starts with.
+        code also takes absolute values of biases and running means, which are 0 in the networks that it starts with.
 
     Raises:
         InputError: the model cannot be run on inputs of ones in float64.
@@ -58,7 +58,7 @@ def synflow(program: Program, sensitivity: Sensitivity) -> WeightScores:
 
 
 def _pass_positive_values(module: fx.GraphModule) -> None:
-    """Puts ReLU in the place of activations that bound positive values, in place."""
+    """Replaces activations that bound positive values by ReLU, in place."""
     for submodule in list(module.modules()):
         for name, child in submodule._modules.items():
             if isinstance(child, nn.Hardtanh):  # nn.ReLU6 is one
@@ -77,7 +77,7 @@ _BOUNDED = {
 
 
 def _make_positive(module: nn.Module, in_pool: set[int]) -> None:
-    """Absolute values in float64, in memory of their own; what is added to the flow becomes 0."""
+    """Replaces parameters by absolute values in float64, in memory of their own; what adds to the flow becomes 0."""
     for submodule in module.modules():
         for name, parameter in submodule._parameters.items():
             if parameter is not None and parameter.is_floating_point():
@@ -91,7 +91,7 @@ def _make_positive(module: nn.Module, in_pool: set[int]) -> None:
 
 
 def _flow(module: fx.GraphModule, program: Program) -> Tensor:
-    """The sum of the outputs, a mean over the samples of the example."""
+    """The sum of the outputs, as a mean over the samples of the example."""
     example = program.example.mapped(lambda tensor: _ones(tensor).to(device_of(program)))
     try:
         output = example.given_to(module)
@@ -106,7 +106,7 @@ def _flow(module: fx.GraphModule, program: Program) -> Tensor:
 
 
 def _ones(tensor: Tensor) -> Tensor:
-    """Masks (integers, booleans, floats with infinities) stay as they are."""
+    """Ones in float64; tokens and masks (integers, booleans, floats with infinities) keep their values."""
     if not tensor.is_floating_point():
         return tensor
     return torch.ones_like(tensor, dtype=torch.float64) if bool(torch.isfinite(tensor).all()) else tensor.double()

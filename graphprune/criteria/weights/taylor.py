@@ -13,12 +13,12 @@ from graphprune.program.program import Program
 
 @WEIGHT_CRITERIA.register("taylor")
 def taylor(program: Program, sensitivity: Sensitivity) -> WeightScores:
-    """(w dL/dw)^2, L the mean loss over all samples: the squared change of the loss when w goes, to first order.
+    """(w dL/dw)^2, where L is the mean loss over all samples: the squared change of L without w, to first order.
 
     Source: Molchanov et al. 2019, Importance Estimation for Neural Network Pruning, the first-order importance of a
-        single weight. The paper averages the square over minibatches, which adds the gradient's variance by batch size;
-        here it is that of one minibatch of all samples, so that the batch size does not matter. ``accumulate`` plays no
-        part; the ranking is that of "elasticity" with ``accumulate="signed"``.
+        single weight. The paper averages the square over minibatches, which adds a variance of the gradient that
+        depends on the batch size; here all samples are one minibatch, so that the batch size does not matter.
+        ``accumulate`` has no effect; the ranking is that of "elasticity" with ``accumulate="signed"``.
 
     Raises:
         InputError: the data is empty or does not fit the model.
@@ -30,6 +30,6 @@ def taylor(program: Program, sensitivity: Sensitivity) -> WeightScores:
     importance = {}
     for name, weight in full_weights(program).items():
         gradient = own[name].grad
-        assert gradient is not None  # `differentiate` gives each parameter one, of zeros where the loss has none
+        assert gradient is not None  # `differentiate` gives each parameter one, of zeros if the loss has none
         importance[name] = (weight.double() * gradient.double()).square()
     return WeightScores(importance, "taylor", run.loss, run.samples)
