@@ -16,6 +16,7 @@ from graphprune.labels.dependencies import Dependencies
 from graphprune.labels.keep_set import KeepSet
 from graphprune.pass_manager.runner import Runner
 from graphprune.passes import pipelines
+from graphprune.plan.names import Names, named_tensors, names_of_dropped, of_program, without_dropped
 from graphprune.plan.packed_masks import pack, unpack
 from graphprune.plan.plan_json import (
     FORMAT,
@@ -135,12 +136,21 @@ class Plan:
                 f"the plan does not fit the model: it was made for {self.model}, this {type(model).__name__} "
                 f"cannot be run with inputs of the plan's shapes: {explained(error)}"
             ) from error
-        for kept in self._steps(program):
+        plan = self._of_what_is_read(names_of_dropped(model, program.module))
+        for kept in plan._steps(program):
             program = _without(program, kept)
-        self._check_masks(program.module)
+        plan._check_masks(program.module)
         unshare(program.module, model)
-        hold(program.module, self.masks)
+        hold(program.module, plan.masks)
         return program.module
+
+    def _of_what_is_read(self, dropped: Names) -> Plan:
+        """Leaves out what the program does not read, of which older plans have entries."""
+        if not dropped:
+            return self
+        rounds = tuple(without_dropped(kept, dropped) for kept in self.rounds)
+        masks = of_program(self.masks, dropped)
+        return replace(self, kept=without_dropped(self.kept, dropped), rounds=rounds, masks=masks)
 
     def _check_masks(self, module: nn.Module) -> None:
         parameters = stored_parameters(module)
@@ -235,12 +245,6 @@ def on_device_of(module: nn.Module, example: Example) -> Example:
         return tensor.detach().to(device, next(iter(types)) if cast else tensor.dtype)
 
     return example.mapped(move)
-
-
-def named_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name; tied ones under each of their names."""
-    parameters = module.named_parameters(remove_duplicate=False)
-    return dict(parameters) | dict(module.named_buffers(remove_duplicate=False))
 
 
 def listed(problems: list[str]) -> str:

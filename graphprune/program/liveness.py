@@ -91,11 +91,16 @@ def _statistics_of(layers: Layers, node: fx.Node) -> list[Tensor]:
     """Buffers to which a node writes in training mode: of a normalisation by the batch, say, its running statistics."""
     if node.op == "call_module":
         return list(layers.called_by(node).buffers())
-    if node.op != "call_function" or "batch_norm" not in str(getattr(node.target, "__name__", "")):
+    name = str(getattr(node.target, "__name__", ""))
+    if node.op != "call_function" or not any(kind in name for kind in _NORMALISING):
         return []
     given = [source for source in node.all_input_nodes if source.op == "get_attr"]
     tensors = [tensor for source in given for tensor in tensors_read_by(layers, source)]
     return [tensor for tensor in tensors if not isinstance(tensor, nn.Parameter)]
+
+
+_NORMALISING = ("batch_norm", "instance_norm")
+"""Parts of the names of functions that write to the running statistics which they are given."""
 
 
 def tensors_read_by(layers: Layers, node: fx.Node) -> list[Tensor]:

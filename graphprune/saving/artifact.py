@@ -24,6 +24,7 @@ from graphprune.deploy.isolation import isolated_in_eval_mode
 from graphprune.deploy.parity import HALF_RELATIVE_TOLERANCE, RELATIVE_TOLERANCE, run_torch
 from graphprune.deploy.signature import tensor_leaves
 from graphprune.errors import ArtifactError, ExportError, OptionError, shown
+from graphprune.plan.names import names_of_dropped
 from graphprune.plan.plan import Plan, listed, load_plan, on_device_of
 from graphprune.plan.trees import encode_outputs
 from graphprune.program.example import Example
@@ -124,7 +125,7 @@ def load(directory: str | Path, model: nn.Module | None = None) -> nn.Module:
         module = plan.apply(model)
     except ArtifactError as error:
         raise ArtifactError(f"{path / PLAN}: {error}") from error
-    read_weights(module, path / WEIGHTS, manifest.aliases)
+    read_weights(module, path / WEIGHTS, manifest.aliases, names_of_dropped(unwrapped(model), module).keys())
     example = _reference_inputs(plan)
     expected, source = _stored_outputs(path, manifest, plan, example)
     _check_same_function(module, example, expected, plan, source, type(unwrapped(model)).__name__)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from graphprune.errors import ArtifactError
-from graphprune.plan.plan import listed, named_tensors
+from graphprune.plan.names import named_tensors
+from graphprune.plan.plan import listed
 
 Aliases = dict[str, str]
 """The name under which a tied tensor is stored, by each of its other names."""
@@ -40,8 +41,16 @@ def write_weights(module: nn.Module, path: Path) -> Aliases:
     return aliases
 
 
-def read_weights(module: nn.Module, path: Path, aliases: Mapping[str, str]) -> None:
+def read_weights(
+    module: nn.Module, path: Path, aliases: Mapping[str, str], dropped: Collection[str] = frozenset()
+) -> None:
     """Copies stored tensors into a module, in place; ties, devices and ``requires_grad`` stay as they are.
+
+    Args:
+        module: The module.
+        path: What `write_weights` wrote.
+        aliases: What `write_weights` returned.
+        dropped: Names of tensors that the file may have and the module lacks.
 
     Raises:
         ArtifactError: the file cannot be read, or does not hold exactly the tensors of the module; the module is not
@@ -52,6 +61,7 @@ def read_weights(module: nn.Module, path: Path, aliases: Mapping[str, str]) -> N
     dangling = sorted({owner for owner in aliases.values() if owner not in stored})
     if dangling:
         raise ArtifactError(f"{path} lacks the tied tensors {', '.join(dangling)}; save the artifact again")
+    stored, owners = _left(stored, owners, dropped)
     own = named_tensors(module)
     problems = _misfits(own, {name: stored[owner] for name, owner in owners.items()})
     problems = problems or _broken_ties(own, owners)
@@ -100,6 +110,18 @@ def _read(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise ArtifactError(f"{path} cannot be read: {error}; save the artifact again") from error
+
+
+def _left(
+    stored: Mapping[str, Tensor], owners: Mapping[str, str], dropped: Collection[str]
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Leaves out dropped names; a tied tensor whose own name was dropped is known by the next of its names."""
+    names: dict[str, list[str]] = {}
+    for name, owner in owners.items():
+        if name not in dropped:
+            names.setdefault(owner, []).append(name)
+    left = {tied[0]: stored[owner] for owner, tied in names.items()}
+    return left, {name: tied[0] for tied in names.values() for name in tied}
 
 
 def _misfits(own: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> list[str]:

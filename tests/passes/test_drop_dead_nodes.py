@@ -261,6 +261,28 @@ def test_a_node_that_was_not_dead_is_missed(monkeypatch: pytest.MonkeyPatch) -> 
     def writes(module: fx.GraphModule, wanted: Collection[int]) -> list[fx.Node]:
         return [node for node in module.graph.nodes if node.target is operator.imul]
 
-    monkeypatch.setattr("graphprune.passes.drop_dead_nodes.dead_nodes", writes)
+    monkeypatch.setattr("graphprune.coupling.dead_code.dead_nodes", writes)
     with pytest.raises(InternalError, match="without its dead nodes, for 6 samples the graph is off by"):
         Runner().run([DropDeadNodes()], program)
+
+
+def test_a_dead_normalisation_whose_statistics_are_read_stays() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        functional.instance_norm(y, self.mean, self.variance)
+        out: Tensor = self.head((y - self.mean.view(1, -1, 1, 1)).mean((2, 3)))
+        return out
+
+    model = net(forward, conv=nn.Conv2d(2, 8, 3), head=nn.Linear(8, CLASSES))
+    model.register_buffer("mean", torch.zeros(8))
+    model.register_buffer("variance", torch.ones(8))
+    program = capture(model, images())
+    assert not DropDeadNodes().run(program).modified
+    graphprune.compile(model, images(), sparsity=0.5)
+
+
+def test_on_the_meta_device_there_are_no_values_to_compare() -> None:
+    with torch.device("meta"):
+        program = capture(large(), torch.empty(6, 5))
+    after = Runner().run([DropDeadNodes()], program)
+    assert set(stored_parameters(after.module)) == {"fc.weight", "fc.bias", "head.weight", "head.bias"}

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import pytest
 import torch
 from torch import Tensor, nn
 
+import graphprune
 from graphprune.capture import capture
 from graphprune.pass_manager.runner import Runner
 from graphprune.passes.build_dependencies import BuildDependencies
+from graphprune.passes.drop_dead_nodes import DropDeadNodes
 from graphprune.passes.fix_channel_sizes import FixChannelSizes
 from graphprune.program.program import Program
+from graphprune.request.settings import Granularity
+from tests.ops.case import net
 from tests.small_models import CLASSES, Chain, images
 
 
@@ -73,3 +82,33 @@ def test_a_second_run_changes_nothing() -> None:
     once = Runner().run([FixChannelSizes(), BuildDependencies()], prepared(Reads()))
     result = FixChannelSizes().run(once)
     assert result.program is once and not result.modified
+
+
+def only_for_its_shape(kind: str) -> nn.Module:
+    """A network that reads a parameter or calls a layer for nothing but a size of it."""
+    sizes: dict[str, Callable[[Any, Tensor], Any]] = {
+        "shape": lambda self, _: self.table.weight.shape[0],
+        "both dims": lambda self, _: operator.truediv(*self.table.weight.shape),
+        "numel": lambda self, _: self.table.weight.numel(),
+        "layer": lambda self, x: self.layer(x).shape[1],
+    }
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        out: Tensor = self.head(torch.relu(self.fc(x))) / sizes[kind](self, x)
+        return out
+
+    part = {"layer": nn.Linear(5, 7)} if kind == "layer" else {"table": nn.Embedding(9, 7)}
+    return net(forward, fc=nn.Linear(5, 8), head=nn.Linear(8, CLASSES), **part)
+
+
+@pytest.mark.parametrize("kind", ["shape", "both dims", "numel", "layer"])
+@pytest.mark.parametrize("granularity", ["channel", "weight", "mixed"])
+def test_what_is_read_for_its_size_alone_is_dropped(kind: str, granularity: Granularity) -> None:
+    model, inputs = only_for_its_shape(kind), torch.randn(4, 5)
+    expected = model(inputs)
+    compiled = graphprune.compile(model, inputs, sparsity=0.5, granularity=granularity)
+    assert set(compiled.report.dropped) == {name for name, _ in model.named_parameters() if name[0] in "lt"}
+    before = compiled.report.costs["weights"][0]
+    assert before == 8 * 5 + 8 * CLASSES, "its weights do not count towards the sparsity"
+    dense = Runner().run([DropDeadNodes(), BuildDependencies(), FixChannelSizes()], capture(model, inputs))
+    torch.testing.assert_close(dense.module(inputs), expected)

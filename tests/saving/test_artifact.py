@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import graphprune
 from graphprune.compiled import Compiled
 from graphprune.errors import ArtifactError, ExportError, OptionError
-from graphprune.plan.plan import named_tensors
+from graphprune.plan.names import named_tensors
 from graphprune.research.networks import lenet5
 from graphprune.saving import artifact
 from graphprune.saving.runtime import OnnxModule

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import graphprune
 from graphprune.errors import ArtifactError
-from graphprune.plan.plan import named_tensors
+from graphprune.plan.names import named_tensors
 from graphprune.research.networks import lenet5
 from graphprune.saving.tensors import read_weights, write_weights
 from tests.saving.artifacts import Tied, edit_manifest, saved_lenet
@@ -128,3 +128,15 @@ def test_a_tie_to_nothing_is_refused(damaged: Path) -> None:
     edit_manifest(damaged, lambda content: content.update(aliases={"a": "b"}))
     with pytest.raises(ArtifactError, match=r"weights\.safetensors lacks the tied tensors b"):
         graphprune.load(damaged, lenet5())
+
+
+def test_tensors_that_were_dropped_since_are_left_out_and_a_tied_one_keeps_its_other_name(tmp_path: Path) -> None:
+    stored, smaller = Tied(), Tied()
+    aliases = write_weights(stored, tmp_path / "w")
+    weight = smaller.head.weight
+    smaller.embedding = nn.Embedding(1, 1)
+    del smaller.embedding.weight
+    with pytest.raises(ArtifactError, match=r"embedding\.weight: the model has no such tensor"):
+        read_weights(smaller, tmp_path / "w", aliases)
+    read_weights(smaller, tmp_path / "w", aliases, {"embedding.weight"})
+    assert smaller.head.weight is weight and torch.equal(weight, stored.head.weight)
