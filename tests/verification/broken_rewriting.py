@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 
-from graphprune.passes import build_dependencies, fix_channel_sizes
+from graphprune.coupling import first_analysis
+from graphprune.passes import fix_channel_sizes
 from graphprune.program import surgery
 from graphprune.rewrite import attributes, compact
 from graphprune.rewrite.literals import RESIZERS
@@ -107,7 +108,7 @@ def one_group(patch: pytest.MonkeyPatch) -> None:
 
 def sizes_stay_computed(patch: pytest.MonkeyPatch) -> None:
     """A size that the program reads of its channels follows a prune, though it should be what it was."""
-    for module in (build_dependencies, fix_channel_sizes):
+    for module in (first_analysis, fix_channel_sizes):
         patch.setattr(module, "with_fixed_channel_sizes", lambda given, dependencies: (given, 0))
 
 
@@ -123,7 +124,7 @@ def wrong_slices(name: str) -> Callable[[pytest.MonkeyPatch], None]:
 
 def nothing_is_tried(patch: pytest.MonkeyPatch) -> None:
     """Every node is taken for one without sizes, and the rule for `view` is missing."""
-    patch.setattr(build_dependencies, "is_sizeless", lambda module, node: True)
+    patch.setattr(first_analysis, "is_sizeless", lambda module, node: True)
     patch.setitem(RESIZERS, "view", nothing)
 
 
