@@ -54,6 +54,9 @@ def compile(*args: Any, **options: Any) -> Compiled:  # noqa: D417 - the argumen
             run well on the target.
         target: Where latencies are measured, as `graphprune.profile` returns it. By default this machine, on one thread
             and at the example's batch size.
+        repair: What is done for the weights that are left, after the last round: nothing, or ``"least-squares"``, which
+            fits each layer to what the dense model computes, on the data of the last round, without training; see
+            `Compiled.repair`. With training between rounds, the dense model is still the one that was given.
         verify: Whether to prove after each round that the compact program equals the masked one.
         strict: Raise `FrozenError` instead of freezing what could be pruned if graphprune knew more: an op without a
             rule, a rule that gives up on a form of its op, a node whose sizes cannot be rewritten. It lists all of

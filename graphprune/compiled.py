@@ -17,15 +17,19 @@ from graphprune.deploy import ExportResult, TimingResult
 from graphprune.errors import VerificationError
 from graphprune.labels.dependencies import Dependencies
 from graphprune.labels.keep_set import KeepSet
+from graphprune.pass_manager.protocol import Pass
 from graphprune.pass_manager.runner import Runner
 from graphprune.passes import pipelines
 from graphprune.plan.plan import Plan, on_device_of
 from graphprune.program.example import Example
 from graphprune.program.program import Program, device_of
 from graphprune.program.tensors import Kept, stored_parameters, stored_tensors
+from graphprune.repair.record import Repair
+from graphprune.repair.samples import Split, split
 from graphprune.report import Report
 from graphprune.request.options import check_counts, check_switches
 from graphprune.saving.artifact import save as save_artifact
+from graphprune.training.exchange import overwrite
 from graphprune.verification.equivalence import MaskedProgram, verify_compact
 from graphprune.verification.record import Verification
 
@@ -52,9 +56,13 @@ class Compiled:
         self._batch_size = batch_size
 
     @cached_property
-    def report(self) -> Report:
-        """Report of what was pruned, by group."""
+    def _pruned(self) -> Report:
         return self._make_report()
+
+    @property
+    def report(self) -> Report:
+        """Report of what was pruned, by group, and of the last repair."""
+        return replace(self._pruned, repair=self._compact.get(Repair))
 
     def __repr__(self) -> str:
         """Shows every cost before and after pruning."""
@@ -80,6 +88,57 @@ class Compiled:
         }
         program = replace(self._compact, example=on_device_of(self.module, self._compact.example))
         return verify_compact(MaskedProgram(dense, keep.dependencies.space, keep.labels, values), program, seed)
+
+    def repair(self, data: Iterable[Any], *, samples: int = 2560, seed: int = 0) -> Repair:
+        """Refits the weights of the compact module to the dense model, without training and without targets.
+
+        The convolutions and linear layers are fitted one after the other, each by least squares on the inputs that it
+        has in the compact module. One in five samples is held out. If the outputs on those do not come nearer to the
+        dense model's, everything stays as it was.
+
+        Args:
+            data: Batches ``(inputs, target)``; the targets are not looked at.
+            samples: Number of samples that are drawn from the data. All of them are in memory at a time.
+            seed: Chooses the positions of the activations that are fitted to.
+
+        Returns:
+            What was done, layer by layer; `report` shows it as well.
+
+        Raises:
+            InputError: the data is empty, holds fewer than five samples, or does not fit the model.
+        """
+        check_counts(samples=samples)
+        return self._change_values(pipelines.refitting(self._dense(), self._split(data, samples), seed))
+
+    def recalibrate(self, data: Iterable[Any], *, samples: int = 2560) -> Repair:
+        """Sets the running statistics of batch norms to those of the compact module's own activations.
+
+        `repair` does without: statistics that are taken after it undo a part of it. One in five samples is held out. If
+        the outputs on those do not come nearer to the dense model's, everything stays as it was.
+
+        Args:
+            data: Batches ``(inputs, target)``; the targets are not looked at.
+            samples: Number of samples that are drawn from the data. All of them are in memory at a time.
+
+        Returns:
+            What was done, batch norm by batch norm; `report` shows it as well.
+
+        Raises:
+            InputError: the data is empty, holds fewer than five samples, or does not fit the model.
+        """
+        check_counts(samples=samples)
+        return self._change_values(pipelines.recalibrating(self._dense(), self._split(data, samples)))
+
+    def _split(self, data: Iterable[Any], samples: int) -> Split:
+        return split(SampleStream(data, self._compact.example).draw(samples, device_of(self._compact)))
+
+    def _change_values(self, pipeline: Sequence[Pass]) -> Repair:
+        """Runs a pipeline that changes the values of tensors, and copies them into the module that the user holds."""
+        program = replace(self._compact, module=self.module, example=on_device_of(self.module, self._compact.example))
+        changed = Runner().run(pipeline, program)
+        overwrite(self.module, changed.module)
+        self._compact = self._compact.knowing(changed[Repair])
+        return changed[Repair]
 
     def _check_masks(self) -> None:
         """Refuses dead weights that are not zero; none is zeroed first, so weights that were set by hand count."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 from torch.optim import Optimizer
 
@@ -23,7 +22,7 @@ from graphprune.criteria.losses import cross_entropy
 from graphprune.criteria.samples import SampleStream
 from graphprune.criteria.scores import Scores, WeightScores
 from graphprune.criteria.weights import WeightCriterion
-from graphprune.errors import InputError, NothingToPruneError
+from graphprune.errors import NothingToPruneError
 from graphprune.labels.dependencies import Dependencies
 from graphprune.latency.profiles import Profile
 from graphprune.pass_manager.runner import Runner
@@ -32,8 +31,11 @@ from graphprune.paths.dead import DeadPaths, dead_paths_of
 from graphprune.plan.plan import Plan
 from graphprune.program.example import Example
 from graphprune.program.facts import FirstAnalysis
+from graphprune.program.module_state import check_has_values
 from graphprune.program.program import Origin, Program, device_of
 from graphprune.program.tensors import Kept
+from graphprune.repair.record import Repair
+from graphprune.repair.samples import check_enough
 from graphprune.report import Report, Round, build_report, dropped_parameters, left_in_evaluation
 from graphprune.request.budget import Budget
 from graphprune.request.schedule import Schedule, targets_of
@@ -86,6 +88,7 @@ class Pruner:
         min_channels: int | str | Callable[[int], int] = 1,
         align: int | str = 1,
         target: Profile | None = None,
+        repair: str | None = None,
         verify: bool = True,
         strict: bool = False,
         seed: int = 0,
@@ -173,13 +176,14 @@ class Pruner:
             NothingToPruneError: all rounds are done.
             InputError: the model has no values, because it is on the meta device, or inference mode is on.
         """
-        self._check_step()
+        self._check_step(data)
         optimizers = followers(optimizer, self._module, self._replaced)
         self._settings.runner.forget()
         sensitivity = self._sensitivity
         if data is not None:
             sensitivity = replace(sensitivity, stream=SampleStream(data, sensitivity.stream.example))
         started = time.perf_counter()
+        self._repairs_on = sensitivity
         target = self._budget.scaled(self._targets[len(self.rounds)])
         weights_before, made = self._costs["weights"], _Made()
         if not self._rounds.is_met(target, self._costs):
@@ -194,16 +198,12 @@ class Pruner:
         self._tell("done")
         return self.rounds[-1]
 
-    def _check_step(self) -> None:
+    def _check_step(self, data: Iterable[Any] | None) -> None:
         if not self.rounds_left:
             raise NothingToPruneError(f"all {len(self._targets)} rounds are done; call finish()")
-        if torch.is_inference_mode_enabled():
-            raise InputError("step() needs gradients, which torch.inference_mode() rules out; leave it before")
-        if device_of(self._program).type == "meta":
-            raise InputError(
-                f"{self._model_name} is on the meta device: without values it can be analysed and reported on, "
-                "not scored or proved; load its weights first"
-            )
+        check_has_values(self._program, self._model_name)
+        if self._settings.repair is not None and data is None and self._sensitivity.stream.source is None:
+            check_enough(self._sensitivity.stream.example.batch_size)
 
     def _prune(self, target: Budget, sensitivity: Sensitivity, optimizers: Sequence[Optimizer]) -> _Made:
         """Scores, selects, prunes and proves."""
@@ -225,13 +225,7 @@ class Pruner:
     def _checked_paths(self, selected: Program) -> DeadPaths:
         """Finds what is left and does nothing; warns where an output is newly cut off from every input."""
         found = dead_paths_of(selected)
-        known = max((entry.dead_paths.cut for entry in self.rounds if entry.dead_paths is not None), default=0)
-        if found.cut > known:
-            log.warning(
-                "round %d: %d of %d outputs of %s are cut off from every input and constant; ask for less, or for "
-                "smaller steps (schedule), or protect the layer that is cut",
-                len(self.rounds) + 1, found.cut, found.outputs, self._model_name,
-            )  # fmt: skip
+        found.warn(len(self.rounds) + 1, self._model_name, [entry.dead_paths for entry in self.rounds])
         return found
 
     def finish(self) -> Compiled:
@@ -242,18 +236,22 @@ class Pruner:
         """
         if not self._program.history.kept and not self._program.history.masks:
             raise NothingToPruneError("nothing was removed; call step() before finish()")
-        plan = Plan(
-            self._model_name,
-            self._original.example,
-            self._program.history.kept,
-            tuple(self._plan_rounds),
-            self._original.protect,
-            attention=self._original.attention,
-            masks=self._program.history.masks,
-        )
+        plan = Plan.of(self._model_name, self._original, self._program.history, tuple(self._plan_rounds))
         settle(self._module)
         batch_size = self._sensitivity.stream.example.batch_size
-        return Compiled(self.module, plan, self._reporting(), self._original, self._program, batch_size)
+        compiled = Compiled(self.module, plan, self._reporting(), self._original, self._program, batch_size)
+        if self._settings.repair is not None and Repair not in self._program:
+            self._repair(compiled)
+        return compiled
+
+    def _repair(self, compiled: Compiled) -> None:
+        """Repairs on the data of the last round, and proves that the structure is what it was."""
+        self._tell("repair")
+        batches = self._repairs_on.drawn(device_of(self._program)).stream.source or ()
+        found = compiled.repair(batches, samples=self._settings.samples, seed=self._settings.seed)
+        self._program = self._program.knowing(found)
+        if self._settings.verify:
+            compiled.verify()
 
     def report(self) -> Report:
         """Reports what was done so far."""
@@ -290,11 +288,12 @@ class Pruner:
         self._costs = costs_under(before)  # before the module changes: the dependencies describe it as it is here
         former = adopt(self._module, after.module, kept, after.history.masks, optimizers, self._replaced)
         if self._original.module is self._module:
+            if self._shares_with is None:
+                unshare(former, self._module)  # training must not change the dense weights
             self._original = replace(self._original, module=former)
         if kept:
             self._plan_rounds.append(kept)
         self._program = replace(after.without(Origin, Scores, WeightScores, Selection), module=self._module)
 
     def _achieved(self) -> dict[Measure, float]:
-        before = self._costs_before
-        return {name: 1 - self._costs[name] / before[name] for name in MEASURES if before[name]}
+        return {name: 1 - self._costs[name] / before for name, before in self._costs_before.items() if before}

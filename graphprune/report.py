@@ -21,6 +21,7 @@ from graphprune.labels.keep_set import KeepSet
 from graphprune.paths.dead import DeadPaths
 from graphprune.program.program import Program
 from graphprune.program.tensors import Kept, stored_parameters
+from graphprune.repair.record import Repair
 from graphprune.verification.record import Verification
 
 
@@ -127,6 +128,7 @@ class Report:
         criterion: What ranked the channels.
         seconds_by_pass: Time spent in each pass, in seconds.
         timing: Measured latency of the dense and the compact network; None where the budget limits no latency.
+        repair: The last repair of the weights that are left; None if there was none.
     """
 
     model: str
@@ -140,6 +142,7 @@ class Report:
     criterion: str
     seconds_by_pass: dict[str, float]
     timing: TimingResult | None = None
+    repair: Repair | None = None
 
     @property
     def achieved(self) -> dict[Measure, float]:
@@ -168,6 +171,9 @@ class Report:
             console.print(f"paths: {self.dead_paths}")
         if self.timing is not None:
             console.print(str(self.timing))
+        if self.repair is not None:
+            console.print(self._repair_table(self.repair))
+            console.print(str(self.repair))
         for name in self.dropped:
             console.print(f"dropped: {name} is not read in evaluation mode")
         if self.evaluating:
@@ -192,6 +198,14 @@ class Report:
         for row in self.groups:
             score = "" if row.elasticity is None else f"{row.elasticity:.3g}"
             table.add_row(row.id, row.name, str(row.members), str(row.before), str(row.after), score)
+        return table
+
+    def _repair_table(self, repair: Repair) -> Table:
+        table = Table("repaired layer", "error before", "after")
+        for layer in repair.layers:
+            table.add_row(layer.name, f"{layer.error_before:.3g}", f"{layer.error_after:.3g}")
+        for name, reason in repair.left:
+            table.add_row(name, reason, "")
         return table
 
     def _frozen_table(self) -> Table:

@@ -21,6 +21,8 @@ from graphprune.passes.fix_channel_sizes import FixChannelSizes
 from graphprune.passes.insert_gates import InsertGates
 from graphprune.passes.mask_weights import MaskWeights
 from graphprune.passes.prune_channels import PruneChannels
+from graphprune.passes.recalibrate_norms import RecalibrateNorms
+from graphprune.passes.refit_layers import RefitLayers
 from graphprune.passes.remove_dead_paths import RemoveDeadPaths
 from graphprune.passes.score_channels import ScoreChannels
 from graphprune.passes.score_weights import ScoreWeights
@@ -33,6 +35,7 @@ from graphprune.passes.trace import Trace
 from graphprune.passes.verify_prune import VerifyPrune
 from graphprune.program.example import Example
 from graphprune.program.program import Attention, Program
+from graphprune.repair.samples import Split
 from graphprune.request.limits import Limits
 from graphprune.selection.goal import Goal
 
@@ -109,6 +112,16 @@ def pruning(*, verify: bool, seed: int) -> Sequence[Pass]:
 
 def _proof(seed: int, *, verify: bool) -> Sequence[Pass]:
     return (VerifyPrune(seed),) if verify else ()
+
+
+def refitting(dense: Program, samples: Split, seed: int) -> Sequence[Pass]:
+    """Passes that repair a program after its last prune."""
+    return (RefitLayers(dense, samples, seed),)
+
+
+def recalibrating(dense: Program, samples: Split) -> Sequence[Pass]:
+    """Passes that only set the statistics of batch norms anew."""
+    return (RecalibrateNorms(dense, samples),)
 
 
 def exporting(path: Path, precision: str = "float32", calibration: Sequence[Example] = ()) -> Sequence[Pass]:

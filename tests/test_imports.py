@@ -22,7 +22,7 @@ LAYERS = (
     ("costs", "gates", "pass_manager"),
     ("criteria", "request", "verification"),
     ("capture", "latency", "selection"),
-    ("paths",),
+    ("paths", "repair"),
     ("passes", "report"),
     ("plan", "profile", "rounds"),
     ("saving",),

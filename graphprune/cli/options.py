@@ -107,6 +107,12 @@ Resurrect = Annotated[
 Schedule = Annotated[
     str, typer.Option(metavar="NAME", help=f"How the sparsity rises over the rounds: {', '.join(SCHEDULES.names())}.")
 ]
+Repair = Annotated[
+    str | None,
+    typer.Option(
+        metavar="least-squares", help="Fit the weights that are left to the dense model, on --data, without training."
+    ),
+]
 Strict = Annotated[
     bool, typer.Option("--strict", help="Fail where something is frozen for want of an op rule or of a rewriting.")
 ]

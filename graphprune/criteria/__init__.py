@@ -6,6 +6,7 @@ from graphprune.criteria.bn_gamma import BatchNormGamma
 from graphprune.criteria.by_group import ByGroup
 from graphprune.criteria.criterion import CRITERIA, Criterion, name_of
 from graphprune.criteria.evenly import Evenly
+from graphprune.criteria.fisher import Fisher
 from graphprune.criteria.grasp import GraspOfChannels
 from graphprune.criteria.per_cost import PerCost
 from graphprune.criteria.sensitivity import Accumulate, Sensitivity
@@ -13,7 +14,7 @@ from graphprune.criteria.synflow import SynflowOfChannels
 from graphprune.criteria.torch_pruning import TorchPruning
 
 __all__ = [
-    "CRITERIA", "Accumulate", "BatchNormGamma", "ByGroup", "Criterion", "Evenly", "Given", "GraspOfChannels", "PerCost",
-    "Sensitivity", "SynflowOfChannels", "TorchPruning", "criterion_of", "elasticity", "name_of", "norm", "random",
-    "taylor",
+    "CRITERIA", "Accumulate", "BatchNormGamma", "ByGroup", "Criterion", "Evenly", "Fisher", "Given", "GraspOfChannels",
+    "PerCost", "Sensitivity", "SynflowOfChannels", "TorchPruning", "criterion_of", "elasticity", "name_of", "norm",
+    "random", "taylor",
 ]  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,6 +15,8 @@ from graphprune.program.program import Program
 from graphprune.request.limits import Limits
 from graphprune.selection.record import Selection, weights_left
 from graphprune.selection.weights import held_back
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,21 @@ class DeadPaths:
         if self.cut:
             return f"{self.cut} of {self.outputs} outputs are cut off from every input"
         return f"all {self.outputs} outputs are reached"
+
+    def warn(self, number: int, model: str, earlier: Iterable[DeadPaths | None]) -> None:
+        """Warns if an output is newly cut off from every input.
+
+        Args:
+            number: Number of the round, from 1.
+            model: Class name of the user's model.
+            earlier: What earlier rounds found.
+        """
+        known = max((found.cut for found in earlier if found is not None), default=0)
+        if self.cut > known:
+            log.warning(
+                "round %d: %d of %d outputs of %s are cut off from every input and constant; ask for less, or for "
+                "smaller steps (schedule), or protect the layer that is cut", number, self.cut, self.outputs, model,
+            )  # fmt: skip
 
 
 def dead_paths_of(selected: Program) -> DeadPaths:

@@ -30,6 +30,7 @@ from graphprune.plan.plan_json import (
 )
 from graphprune.plan.trees import READ_ERRORS, decode, decode_example, encode, encode_example, explained
 from graphprune.program.example import Example
+from graphprune.program.facts import History
 from graphprune.program.program import Attention, Program
 from graphprune.program.tensors import Kept, Masks, compose_kept, stored_parameters, stored_tensors
 from graphprune.request.options import attention_of
@@ -64,6 +65,19 @@ class Plan:
     sizes: Sizes = field(default_factory=dict)
     attention: Attention = "heads"
     masks: Masks = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: str, original: Program, history: History, rounds: tuple[Kept, ...]) -> Plan:
+        """The plan of what was done to a model.
+
+        Args:
+            model: Class name of the model.
+            original: The program of the model.
+            history: What was done.
+            rounds: What each round kept, in terms of what the one before had left.
+        """
+        protect, attention = original.protect, original.attention
+        return cls(model, original.example, history.kept, rounds, protect, attention=attention, masks=history.masks)
 
     def with_sizes(self, dense: nn.Module) -> Plan:
         """Returns the plan with the model's sizes before pruning, so that it refuses a wider or narrower model."""

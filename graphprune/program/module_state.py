@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from graphprune.errors import InputError
 from graphprune.program.example import Example
-from graphprune.program.program import Program
+from graphprune.program.program import Program, device_of
 from graphprune.program.tensors import submodules
 
 
@@ -75,6 +76,25 @@ def is_same(first: Tensor, second: Tensor) -> bool:
     if first.is_meta or first.shape != second.shape:
         return first.shape == second.shape
     return torch.equal(first, second) or bool(((first == second) | ((first != first) & (second != second))).all())
+
+
+def check_has_values(program: Program, model: str) -> None:
+    """Refuses what cannot be scored or proved.
+
+    Args:
+        program: The program.
+        model: Class name of the user's model.
+
+    Raises:
+        InputError: the program has no values, because it is on the meta device, or inference mode is on.
+    """
+    if torch.is_inference_mode_enabled():
+        raise InputError("step() needs gradients, which torch.inference_mode() rules out; leave it before")
+    if device_of(program).type == "meta":
+        raise InputError(
+            f"{model} is on the meta device: without values it can be analysed and reported on, not scored or proved; "
+            "load its weights first"
+        )
 
 
 def run_program(program: Program, example: Example) -> Any:

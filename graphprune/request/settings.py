@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from graphprune.costs.measures import Measure
+from graphprune.errors import OptionError
 from graphprune.pass_manager.runner import Runner
 from graphprune.program.program import Attention
 from graphprune.registry import check_name
@@ -20,6 +21,9 @@ Granularity = Literal["channel", "weight", "mixed"]
 
 DeadPathsAre = Literal["keep", "remove"]
 """What happens to the remaining weights and channels that are on no path from input to output."""
+
+RepairedBy = Literal["least-squares"]
+"""How the weights that are left are fitted."""
 
 Progress = Callable[[str, int, int], None]
 """Function that is called with the stage, rounds done, and rounds in all."""
@@ -40,6 +44,7 @@ class Settings:
         resurrect: Whether dead weights can come back.
         dead_paths: What happens to the weights and channels that are on no path.
         samples: Number of sensitivity samples per round.
+        repair: How the weights that are left are fitted after the last round; None to leave them.
         verify: Whether each round is proved.
         strict: Whether what is frozen for want of a rule is refused.
         seed: Seed of everything random.
@@ -57,6 +62,7 @@ class Settings:
     resurrect: bool
     dead_paths: DeadPathsAre
     samples: int
+    repair: RepairedBy | None
     verify: bool
     strict: bool
     seed: int
@@ -88,6 +94,7 @@ class Settings:
             resurrect=given["resurrect"],
             dead_paths=given["dead_paths"],
             samples=given["samples"],
+            repair=repair_of(given["repair"], granularity),
             verify=given["verify"],
             strict=given["strict"],
             seed=given["seed"],
@@ -103,6 +110,23 @@ def granularity_of(given: str) -> Granularity:
         OptionError: the name is unknown.
     """
     check_name("granularity", given, get_args(Granularity))
+    return given  # type: ignore[return-value]
+
+
+def repair_of(given: str | None, granularity: Granularity) -> RepairedBy | None:
+    """Checks the name that says how weights are repaired.
+
+    Raises:
+        OptionError: the name is unknown, or nothing could be repaired because single weights are dead.
+    """
+    if given is None:
+        return None
+    check_name("repair", given, get_args(RepairedBy))
+    if granularity != "channel":
+        raise OptionError(
+            f"repair='{given}' fits whole matrices, and granularity='{granularity}' leaves zeros in them that have to "
+            "stay; leave it out, or remove channels only"
+        )
     return given  # type: ignore[return-value]
 
 

@@ -8,7 +8,7 @@ from torch import fx
 from torch.optim import Optimizer
 
 from graphprune.program.tensors import Kept, Masks
-from graphprune.training.exchange import become
+from graphprune.training.exchange import become, own_tensors
 from graphprune.training.masks import hold
 from graphprune.training.optimizer import Replaced, clear_dead, clear_gradients, follow
 
@@ -28,10 +28,11 @@ def adopt(
         replaced: Records which parameters do not belong to the module any more.
 
     Returns:
-        A module with the former contents of ``module``.
+        A module with the former contents of ``module``; its parameters may still use memory of the new ones.
     """
     old = dict(module.named_parameters())
     former = become(module, compact)
+    own_tensors(former, module)
     new = dict(module.named_parameters())
     replaced.note(old, new)
     for optimizer in optimizers:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from torch import fx, nn
+import torch
+from torch import Tensor, fx, nn
 from torch.autograd.graph import increment_version
 
 from graphprune.program.surgery import put_tensors
-from graphprune.program.tensors import stored_parameters, submodules
+from graphprune.program.tensors import stored_parameters, stored_tensors, submodules
 
 
 def become(module: fx.GraphModule, other: fx.GraphModule) -> fx.GraphModule:
@@ -43,9 +44,37 @@ def _keep_parameters(module: nn.Module, former: nn.Module) -> None:
     put_tensors(module, {id(new): old for old, new in pairs})
     put_tensors(former, {id(old): new for old, new in pairs})
     # the module in use comes last: memory that both use is laid out for it
-    for submodule in [*submodules(former).values(), *submodules(module).values()] if pairs else ():
+    for each in (former, module) if pairs else ():
+        _tell_recurrent_layers(each)
+
+
+def own_tensors(former: nn.Module, module: nn.Module) -> None:
+    """Gives a module tensors of its own for those that it shares with another one; parameters still share memory."""
+    shared = {id(tensor) for tensor in stored_tensors(module).values()}
+    own: dict[int, Tensor] = {}
+    for tensor in stored_tensors(former).values():
+        if id(tensor) in shared and type(tensor) is nn.Parameter and not tensor.is_inference():
+            own[id(tensor)] = nn.Parameter(tensor.data, tensor.requires_grad)
+        elif id(tensor) in shared and not isinstance(tensor, nn.Parameter):
+            own[id(tensor)] = tensor.clone()
+    put_tensors(former, own)
+    _tell_recurrent_layers(former)
+
+
+def overwrite(module: nn.Module, other: nn.Module) -> None:
+    """Copies the values of another module with the same tensors; the module keeps its own tensors."""
+    theirs = stored_tensors(other)
+    with torch.no_grad():
+        for name, tensor in stored_tensors(module).items():
+            if tensor is not theirs[name]:
+                tensor.copy_(theirs[name])
+
+
+def _tell_recurrent_layers(module: nn.Module) -> None:
+    """Has recurrent layers make their list of their parameters anew."""
+    for submodule in submodules(module).values():
         if isinstance(submodule, nn.RNNBase):
-            submodule._init_flat_weights()  # the layer keeps a list of its parameters, which has to be made anew
+            submodule._init_flat_weights()
 
 
 def _has_room(old: nn.Parameter, new: nn.Parameter) -> bool:

@@ -59,6 +59,8 @@ number = 3
 def batches():
     return [(torch.randn(4, 6), torch.randint(3, (4,))) for _ in range(2)]
 
+many = [(torch.randn(8, 6), torch.arange(8) % 3)]
+
 def generated():
     yield from batches()
 
@@ -390,6 +392,12 @@ def test_compile_ranks_on_data_by_a_loss(user_code: Path) -> None:
     assert "--loss 'mynets:number': expected a function, got int" in refuses(*own, "--loss", "mynets:number")
     assert "--loss 'mynets:lost': mynets has no 'lost'; did you mean loss" in refuses(*own, "--loss", "mynets:lost")
     assert "data: expected an iterable of batches" in refuses(*own[:-1], "mynets:number")
+
+
+def test_compile_repairs_on_the_data(user_code: Path) -> None:
+    own = ("compile", "mynets:with_example", "--schedule", "one-shot", "--repair", "least-squares")
+    assert "distance from the dense model on" in succeeds(*own, "--data", "mynets:many")
+    assert "a repair needs at least 5 samples" in refuses(*own)
 
 
 def test_compile_prints_the_program_after_a_pass() -> None:

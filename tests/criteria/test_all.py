@@ -13,7 +13,10 @@ from graphprune.labels.dependencies import Dependencies
 from tests.scoring import batches_like, leaving_no_trace, prepared, sensitivity, with_dead_weights
 from tests.small_models import IMAGES, analysed, images
 
-NEEDS_DATA = ["elasticity", "elasticity-per-mac", "elasticity-per-param", "grasp", "taylor"]
+NEEDS_DATA = [
+    "elasticity", "elasticity-per-mac", "elasticity-per-param", "fisher", "fisher-per-mac", "fisher-per-param", "grasp",
+    "taylor",
+]  # fmt: skip
 
 
 def test_names() -> None:

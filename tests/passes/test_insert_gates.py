@@ -162,7 +162,10 @@ def test_where_a_place_has_no_dim_of_samples_there_is_one_gate_for_all() -> None
 
 # --- who reads them ---------------------------------------------------------------------------------------------------
 
-READS = ["elasticity", "elasticity-per-mac", "elasticity-per-param", "taylor"]
+READS = [
+    "elasticity", "elasticity-per-mac", "elasticity-per-param", "fisher", "fisher-per-mac", "fisher-per-param",
+    "taylor",
+]  # fmt: skip
 """Criteria that read gates."""
 
 

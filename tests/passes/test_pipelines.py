@@ -20,6 +20,7 @@ from graphprune.pass_manager.runner import Runner, check_order
 from graphprune.passes import pipelines
 from graphprune.program.facts import Fact
 from graphprune.program.program import Program
+from graphprune.repair.samples import Split
 from graphprune.request.limits import Limits
 from graphprune.selection.goal import Goal
 from tests.latency.stepped import HERE, Stepped
@@ -50,6 +51,8 @@ PIPELINES: dict[str, list[Sequence[Pass]]] = {
     "masking": [pipelines.masking(resurrect=True, verify=verify, seed=0) for verify in (False, True)],
     "pruning": [pipelines.pruning(verify=verify, seed=0) for verify in (False, True)],
     "pruning_jointly": [pipelines.pruning_jointly(resurrect=False, verify=verify, seed=0) for verify in (False, True)],
+    "refitting": [pipelines.refitting(BARE, Split((), ()), 0)],
+    "recalibrating": [pipelines.recalibrating(BARE, Split((), ()))],
     "exporting": [pipelines.exporting(NOWHERE)],
     "timing": [pipelines.timing(NOWHERE, 1, "cpu", 1, 3)],
 }

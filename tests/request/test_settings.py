@@ -32,7 +32,7 @@ def test_defaults() -> None:
     assert vars(found) == {
         "granularity": "channel", "budget": Budget(channels=0.5), "schedule": "halving", "limits": Limits(1, 1),
         "align": 1, "protect": (), "attention": "heads", "resurrect": False, "dead_paths": "keep", "samples": 2560,
-        "verify": True, "strict": False, "seed": 0, "progress": silent, "runner": found.runner,
+        "repair": None, "verify": True, "strict": False, "seed": 0, "progress": silent, "runner": found.runner,
     }  # fmt: skip
 
 
@@ -136,3 +136,12 @@ def test_granularities_and_what_they_count() -> None:
     assert [counted_by(granularity_of(name)) for name in ("channel", "weight", "mixed")] == [
         "channels", "weights", "weights",
     ]  # fmt: skip
+
+
+def test_how_weights_are_repaired() -> None:
+    assert settings(repair="least-squares").repair == "least-squares"
+    with pytest.raises(OptionError, match="repair='ridge' is unknown; known are least-squares"):
+        settings(repair="ridge")
+    for granularity in ("weight", "mixed"):
+        with pytest.raises(OptionError, match=f"granularity='{granularity}' leaves zeros in them that have to stay"):
+            settings(repair="least-squares", granularity=granularity)

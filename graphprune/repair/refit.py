@@ -1,0 +1,99 @@
+"""Refits the layers of a compact program, in the order of the graph, to what the dense program computes.
+
+Each layer is fitted on the inputs that it has in the compact program, after the layers before it were fitted, so that
+it also makes up for what they could not.
+
+Source: the reconstruction of feature maps by least squares of He et al. 2017, Channel Pruning for Accelerating Very
+    Deep Neural Networks; here for every kind of layer, towards the weights that are there, and with residual sums as
+    targets.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+from torch import Tensor
+
+from graphprune.labels.keep_set import KeepSet
+from graphprune.process_state import private_random_state
+from graphprune.program.example import Example
+from graphprune.program.module_state import evaluating, keeping_buffers
+from graphprune.program.program import Program
+from graphprune.program.tensors import stored_tensors
+from graphprune.repair.fit_layer import Rows, before_norm, fit_layer, has_place_for_intercept
+from graphprune.repair.judgement import distance
+from graphprune.repair.least_squares import regression_of
+from graphprune.repair.lockstep import Lockstep
+from graphprune.repair.record import Repair, RepairedLayer
+from graphprune.repair.samples import Split
+from graphprune.repair.sites import Site, sites_of
+from graphprune.repair.targets import Dense, Target, at_least_float, dense_values
+
+
+def refit(compact: Program, dense: Program, keep: KeepSet, samples: Split, seed: int) -> tuple[Program, Repair]:
+    """Fits a copy of the compact program to the dense one.
+
+    Args:
+        compact: The compact program, which is not changed.
+        dense: The dense program, with its dependencies; it is not changed.
+        keep: What is left of the dense program.
+        samples: Samples to fit to, and samples that are held out.
+        seed: Chooses the positions.
+
+    Returns:
+        The program with fitted weights, or the compact program itself if it is nearer to the dense one on the samples
+        that are held out; and what was done.
+    """
+    with private_random_state(seed):  # a model may draw random numbers
+        return _refit(compact, dense, keep, samples, seed)
+
+
+def _refit(compact: Program, dense: Program, keep: KeepSet, samples: Split, seed: int) -> tuple[Program, Repair]:
+    repaired = replace(compact, module=copy.deepcopy(compact.module))
+    found = sites_of(dense, repaired, keep)
+    batches = (*samples.fitted, *samples.held_out)
+    with evaluating(dense.module), keeping_buffers(dense.module):
+        targets = [dense_values(dense, found.sites, batch, seed + place) for place, batch in enumerate(batches)]
+    wanted = [values.outputs for values in targets[len(samples.fitted) :]]
+    before = distance(compact, samples.held_out, wanted)
+    layers = _refit_in_order(repaired, found.sites, batches, targets, len(samples.fitted))
+    after = distance(repaired, samples.held_out, wanted)
+    record = Repair("least-squares", *samples.sizes, before, after, after < before, tuple(layers), found.left)
+    return (repaired if record.accepted else compact), record
+
+
+def _refit_in_order(
+    program: Program, sites: Sequence[Site], batches: Sequence[Example], targets: Sequence[Dense], fitted: int
+) -> list[RepairedLayer]:
+    """Fits the layers of a program in place; the first ``fitted`` batches are fitted to."""
+    tensors, by_node = stored_tensors(program.module), {site.affine.node: site for site in sites}
+    layers = []
+    with evaluating(program.module):
+        lockstep = Lockstep(program, batches)
+        for node in lockstep.nodes():
+            if (site := by_node.get(node)) is not None:
+                wanted = [values.targets.pop(node.name) for values in targets]
+                rows = _rows(site, tensors, lockstep, wanted)
+                count = sum(len(target.rows) for target in wanted[:fitted])
+                regression = regression_of(count, site.inputs, intercepts=has_place_for_intercept(site))
+                for row in islice(rows, fitted):
+                    regression.add(*row)
+                layers.append(fit_layer(site, tensors, regression, rows))
+    return [layer for layer in layers if layer is not None]
+
+
+def _rows(site: Site, tensors: Mapping[str, Tensor], lockstep: Lockstep, targets: Sequence[Target]) -> Iterator[Rows]:
+    """Yields the inputs of a layer and what it should compute of them, for each batch."""
+    geometry, sources = site.affine.geometry, lockstep.values(site.affine.source)
+    others: Sequence[Any] = [None] * len(targets) if site.sum is None else lockstep.values(site.sum.other)
+    for source, target, other in zip(sources, targets, others, strict=True):
+        wanted = target.rows
+        if other is not None:
+            wanted = before_norm(site.norm, tensors, wanted - geometry.rows(other, target.positions))
+        inputs = geometry.input_rows(source, target.output_shape, target.positions)
+        by_group = wanted.view(len(wanted), geometry.groups, -1).transpose(0, 1)
+        yield at_least_float(inputs), by_group
