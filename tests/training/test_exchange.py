@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,7 +14,9 @@ from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 from torch.optim import SGD
 
-from graphprune.training.exchange import become
+from graphprune.program.surgery import copy_sharing_tensors
+from graphprune.program.tensors import stored_tensors
+from graphprune.training.exchange import become, overwrite, own_tensors
 from tests.small_models import Chain, Mlp, Residual, images, randomised
 
 
@@ -260,3 +263,47 @@ def test_ties_stay_ties() -> None:
     for each in (module, former):
         assert each.get_parameter("first.weight") is each.get_parameter("second.weight")
     assert module.get_parameter("first.weight") is weight and torch.equal(weight, theirs)
+
+
+# --- tensors of its own, and values of another ------------------------------------------------------------------------
+
+
+def sharing(model: nn.Module) -> tuple[fx.GraphModule, fx.GraphModule]:
+    """Two graph modules with the same tensors."""
+    first = fx.symbolic_trace(model)
+    return first, copy_sharing_tensors(first)
+
+
+@pytest.mark.parametrize("factory", [lambda: randomised(Residual()), Recurrent, Tied])
+def test_a_module_gets_tensors_of_its_own_in_the_same_memory(factory: Callable[[], nn.Module]) -> None:
+    former, module = sharing(factory())
+    before = {name: tensor.clone() for name, tensor in stored_tensors(former).items()}
+    own_tensors(former, module)
+    theirs = {id(tensor) for tensor in stored_tensors(module).values()}
+    for name, tensor in stored_tensors(former).items():
+        assert id(tensor) not in theirs and torch.equal(tensor, before[name])
+        shares = tensor.data_ptr() == stored_tensors(module)[name].data_ptr()
+        assert shares == isinstance(tensor, nn.Parameter), name  # buffers are small, and written to in place
+    assert stored_tensors(former).keys() == before.keys()  # tied parameters stay tied
+
+
+def test_recurrent_layers_read_their_own_parameters() -> None:
+    former, module = sharing(Recurrent())
+    own_tensors(former, module)
+    inputs = torch.randn(2, 4, 5)
+    expected = former(inputs)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.data = torch.zeros_like(parameter)  # memory of its own, as when it is handed out
+    assert torch.equal(former(inputs), expected)
+
+
+def test_values_are_overwritten_and_tensors_stay() -> None:
+    torch.manual_seed(0)
+    module, other = fx.symbolic_trace(randomised(Residual())), fx.symbolic_trace(randomised(Residual()))
+    before = stored_tensors(module)
+    overwrite(module, other)
+    assert all(tensor is before[name] for name, tensor in stored_tensors(module).items())
+    values = stored_tensors(other)
+    assert all(torch.equal(tensor, values[name]) for name, tensor in stored_tensors(module).items())
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in module.parameters())
