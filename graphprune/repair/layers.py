@@ -107,6 +107,13 @@ class LayersOf:
             return None
         return Norm(node, source, mean, variance, scale, shift, epsilon)
 
+    def added(self, node: fx.Node) -> str | None:
+        """Name of the stored tensor that a node stands for, if it is only added, joined, or looked up in."""
+        if node.op != "get_attr" or any(op_name(user) not in _ADDING for user in node.users):
+            return None
+        tensor = self._stored(node)
+        return None if tensor is None else self._names.get(id(tensor))
+
     def embedding(self, node: fx.Node) -> str | None:
         """Name of the weight whose rows a node looks up; None if it computes something else."""
         if node.op == "call_module":
@@ -182,6 +189,10 @@ def _is_off_in_evaluation(training: Any) -> bool:
 _FUNCTIONS = frozenset({
     "linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
 })  # fmt: skip
+
+
+_ADDING = frozenset({"add", "cat", "concat", "expand", "getitem", "iadd", "repeat", "sub"})
+"""Ops to which the channels of a stored tensor are outputs: a class token, positions, a table of biases."""
 
 
 def _input_of(node: fx.Node) -> fx.Node | None:

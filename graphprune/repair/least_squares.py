@@ -108,26 +108,34 @@ class FewRows:
     intercepts: bool
     _rows: list[Tensor] = field(default_factory=list, repr=False)
     _wanted: list[Tensor] = field(default_factory=list, repr=False)
+    _known: tuple[Tensor, Tensor, tuple[Tensor, Tensor], Tensor] | None = field(default=None, repr=False)
 
     def add(self, rows: Tensor, wanted: Tensor) -> None:
         """See `Regression.add`."""
         self._rows.append(rows)
         self._wanted.append(wanted)
+        self._known = None
 
     def solve(self, start: Tensor, ridge: float) -> Solution | None:
         """See `Regression.solve`."""
-        rows, wanted = (torch.cat(each, 1).double() for each in (self._rows, self._wanted))
-        inputs, outputs = rows.mean(1), wanted.mean(1)
-        if self.intercepts:
-            rows, wanted = rows - inputs[:, None], wanted - outputs[:, None]
-        kernel = rows @ rows.transpose(1, 2)
-        count = rows.shape[1]
-        diagonal = kernel.diagonal(dim1=1, dim2=2)
-        diagonal += count * _penalty(rows.square().mean((1, 2)), ridge)[:, None]
-        shares = _solved(kernel, wanted - rows @ start)
+        rows, wanted, means, kernel = self._joined()
+        squares = kernel.clone()
+        diagonal = squares.diagonal(dim1=1, dim2=2)
+        diagonal += rows.shape[1] * _penalty(rows.square().mean((1, 2)), ridge)[:, None]
+        shares = _solved(squares, wanted - rows @ start)
         if shares is None:
             return None
-        return _with_intercept(start + rows.transpose(1, 2) @ shares, inputs, outputs, intercepts=self.intercepts)
+        return _with_intercept(start + rows.transpose(1, 2) @ shares, *means, intercepts=self.intercepts)
+
+    def _joined(self) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor], Tensor]:
+        """All rows and what is wanted, float64, less their means; the means; and the products of rows with rows."""
+        if self._known is None:
+            rows, wanted = (torch.cat(each, 1).double() for each in (self._rows, self._wanted))
+            means = rows.mean(1), wanted.mean(1)
+            if self.intercepts:
+                rows, wanted = rows - means[0][:, None], wanted - means[1][:, None]
+            self._known = rows, wanted, means, rows @ rows.transpose(1, 2)
+        return self._known
 
 
 def regression_of(rows: int, inputs: int, *, intercepts: bool) -> Regression:

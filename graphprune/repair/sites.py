@@ -90,7 +90,7 @@ def sites_of(dense: Program, compact: Program, keep: KeepSet) -> Sites:
         residual = finder.sum(affine, norm, order, channels)
         inputs = affine.geometry.matrix(layers.tensors[affine.weight]).shape[1]
         sites.append(Site(affine, norm, residual, channels, inputs))
-    return Sites(tuple(sites), tuple(left))
+    return Sites(tuple(sites), tuple(dict.fromkeys(left)))
 
 
 def _reason(layers: LayersOf, compact: Program, affine: Affine) -> str:
@@ -108,11 +108,11 @@ def _reason(layers: LayersOf, compact: Program, affine: Affine) -> str:
 def _without_a_matrix(layers: LayersOf, keep: KeepSet) -> Iterator[tuple[str, str]]:
     """Weights that lose entries along other dims than the first and that no convolution or linear layer reads.
 
-    Embeddings are no such weights: what they lose are outputs.
+    Embeddings and what is only added are no such weights: what they lose are outputs.
     """
     nodes = layers.graph.nodes
     known = {affine.weight for node in nodes if (affine := layers.affine(node)) is not None}
-    known |= {name for node in nodes if (name := layers.embedding(node)) is not None}
+    known |= {name for node in nodes if (name := layers.embedding(node) or layers.added(node)) is not None}
     for name in dict.fromkeys(name for name, dim in keep.indices if dim > 0):
         if name not in known and isinstance(layers.tensors.get(name), nn.Parameter):
             yield name, "neither a convolution nor a linear layer reads it"
