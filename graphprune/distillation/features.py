@@ -15,6 +15,7 @@ from graphprune.program.example import Example
 from graphprune.program.module_state import evaluating
 from graphprune.program.program import Program
 from graphprune.repair.sites import sites_of
+from graphprune.training.masks import settle
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Features:
         theirs = _Watched(self.dense.module, self.channels)
         with evaluating(self.dense.module):
             wanted = theirs.run(*self.dense.inputs(inputs))
+        settle(self.compact.module)  # the interpreter runs no hooks of the module, such as the one that holds masks
         ours = _Watched(self.compact.module, self.channels)
         found = ours.run(*self.compact.inputs(inputs))
         distances = []

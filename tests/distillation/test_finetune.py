@@ -85,12 +85,13 @@ def test_one_seed_gives_one_result_and_leaves_the_random_state() -> None:
     assert not all(torch.equal(first[key], other[key]) for key in first)
 
 
-def test_dead_weights_stay_zero() -> None:
+@pytest.mark.parametrize("features", [0.0, 1.0])
+def test_dead_weights_stay_zero(features: float) -> None:
     torch.manual_seed(0)
     compiled = graphprune.compile(
         FITTED["residual"](), torch.randn(8, *IMAGE), sparsity=0.7, granularity="weight", criterion="magnitude"
     )
-    graphprune.finetune(compiled, data(), epochs=2)
+    graphprune.finetune(compiled, data(), epochs=2, features=features)
     for name, mask in compiled.plan.masks.items():
         assert not compiled.module.get_parameter(name)[~mask].any()
     compiled.verify()
