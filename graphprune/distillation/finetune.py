@@ -45,7 +45,7 @@ def finetune(
     loader: Iterable[Any],
     *,
     epochs: int = 5,
-    learning_rate: float = 2e-3,
+    learning_rate: float = 1e-3,
     temperature: float | None = 3.0,
     features: float = 0.0,
     loss: Callable[[Any, Any], Tensor] | None = cross_entropy,
