@@ -12,6 +12,7 @@ from graphprune.compile import compile
 from graphprune.compiled import Compiled
 from graphprune.criteria import scores as _scores
 from graphprune.criteria import weights as _weight_criteria
+from graphprune.distillation import distill, finetune
 from graphprune.errors import GraphPruneError, InternalError, UserError
 from graphprune.latency import Profile
 from graphprune.pass_manager import runner as _runner
@@ -42,6 +43,8 @@ __all__ = [
     "UserError",
     "Verification",
     "compile",
+    "distill",
+    "finetune",
     "load",
     "profile",
     "sweep",

@@ -129,6 +129,10 @@ class Compiled:
         check_counts(samples=samples)
         return self._change_values(pipelines.recalibrating(self._dense(), self._split(data, samples)))
 
+    def programs(self) -> tuple[Program, Program]:
+        """The dense program, with its dependencies, and the compact one, both as they are now; not to be changed."""
+        return self._dense(), replace(self._compact, module=self.module)
+
     def _split(self, data: Iterable[Any], samples: int) -> Split:
         return split(SampleStream(data, self._compact.example).draw(samples, device_of(self._compact)))
 

@@ -28,7 +28,7 @@ LAYERS = (
     ("saving",),
     ("compiled",),
     ("pruner",),
-    ("compile", "research"),
+    ("compile", "distillation", "research"),
     ("sweep",),
     ("",),
     ("cli",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import TypeGuard, get_args
 
 from graphprune.errors import OptionError
@@ -56,6 +57,13 @@ def check_counts(**numbers: object) -> None:
     for name, value in numbers.items():
         if not is_count(value):
             raise OptionError(f"{name}={value!r}: expected a whole number of at least 1")
+
+
+def check_positive(**numbers: object) -> None:
+    """Raises `OptionError` for an option, given by name, that is not a finite number above 0."""
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < inf:
+            raise OptionError(f"{name}={value!r}: expected a number above 0")
 
 
 def check_switches(**switches: object) -> None:
