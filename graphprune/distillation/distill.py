@@ -57,11 +57,7 @@ def distill(
 ) -> Distillation:
     """Makes a loss that is small where a compact network computes what the dense one computes.
 
-    It needs no targets, and can be added to the loss of a training loop that has some::
-
-        distillation = graphprune.distill(model, compiled)
-        for inputs, target in loader:
-            loss = distillation(inputs) + cross_entropy(compiled.module(inputs), target)
+    It needs no targets: ``loss = distillation(inputs)``. Where there are targets, other losses can be added.
 
     Source: Hinton et al. 2015, Distilling the Knowledge in a Neural Network, for the outputs; Romero et al. 2015,
         FitNets, for values inside, here at the channels that are left, without layers of their own in between.

@@ -121,15 +121,19 @@ def load(directory: str | Path, model: nn.Module | None = None) -> nn.Module:
                 f"fresh instance of {plan.model}"
             )
         return OnnxModule(path / ONNX, manifest.call, plan.example)
-    try:
-        module = plan.apply(model)
-    except ArtifactError as error:
-        raise ArtifactError(f"{path / PLAN}: {error}") from error
+    module = _replayed(plan, path / PLAN, model)
     read_weights(module, path / WEIGHTS, manifest.aliases, names_of_dropped(unwrapped(model), module).keys())
     example = _reference_inputs(plan)
     expected, source = _stored_outputs(path, manifest, plan, example)
     _check_same_function(module, example, expected, plan, source, type(unwrapped(model)).__name__)
     return module
+
+
+def _replayed(plan: Plan, path: Path, model: nn.Module) -> fx.GraphModule:
+    try:
+        return plan.apply(model)
+    except ArtifactError as error:
+        raise ArtifactError(f"{path}: {error}") from error
 
 
 def _stored_outputs(path: Path, manifest: Manifest, plan: Plan, example: Example) -> tuple[list[Tensor], str]:
