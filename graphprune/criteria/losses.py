@@ -74,7 +74,15 @@ def evaluate_loss(loss: Callable[[Any, Any], Any], module: nn.Module, batch: Bat
         InputError: the model cannot take the batch.
         LossError: the loss cannot be computed, is not a scalar tensor, or is not finite.
     """
-    output = _run(module, batch)
+    return loss_of_output(loss, run_batch(module, batch), batch)
+
+
+def loss_of_output(loss: Callable[[Any, Any], Any], output: Any, batch: Batch) -> Tensor:
+    """Computes the loss of a batch from the model's output, and checks it.
+
+    Raises:
+        LossError: the loss cannot be computed, is not a scalar tensor, or is not finite.
+    """
     value = _loss_of(loss, output, batch.target)
     if not isinstance(value, Tensor) or value.numel() != 1:
         found = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
@@ -87,7 +95,12 @@ def evaluate_loss(loss: Callable[[Any, Any], Any], module: nn.Module, batch: Bat
     return value.reshape(())
 
 
-def _run(module: nn.Module, batch: Batch) -> Any:
+def run_batch(module: nn.Module, batch: Batch) -> Any:
+    """The output of a model for a batch.
+
+    Raises:
+        InputError: the model cannot take the batch.
+    """
     try:
         return batch.inputs.given_to(module)
     except Exception as error:  # any op may refuse, in its own way

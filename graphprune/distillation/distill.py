@@ -7,6 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from graphprune.compiled import Compiled
+from graphprune.criteria.losses import run_batch
+from graphprune.criteria.samples import Batch
 from graphprune.distillation.features import Features
 from graphprune.distillation.soft_targets import divergence
 from graphprune.errors import OptionError, shown
@@ -37,6 +39,7 @@ class Distillation:
             inputs: A tensor, a tuple of arguments, or a dict of keyword arguments.
 
         Raises:
+            InputError: a network cannot take the inputs.
             LossError: the outputs of the two networks cannot be compared.
         """
         return self.with_output(Example.of(inputs))[0]
@@ -46,9 +49,10 @@ class Distillation:
         if self._features is not None:
             found, wanted, inside = self._features.run(inputs)
             return divergence(found, wanted, self._temperature) + self._weight * inside, found
+        batch = Batch(inputs, None, inputs.batch_size)
         with evaluating(self.dense):
-            wanted = inputs.given_to(self.dense)
-        found = inputs.given_to(self.compact)
+            wanted = run_batch(self.dense, batch)
+        found = run_batch(self.compact, batch)
         return divergence(found, wanted, self._temperature), found
 
 

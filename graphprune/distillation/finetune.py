@@ -16,10 +16,10 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from graphprune.compiled import Compiled
-from graphprune.criteria.losses import cross_entropy
+from graphprune.criteria.losses import cross_entropy, loss_of_output
 from graphprune.criteria.samples import Batch, batch_of
 from graphprune.distillation.distill import Distillation, distill
-from graphprune.errors import InputError
+from graphprune.errors import InputError, LossError, OptionError, shown
 from graphprune.process_state import private_random_state
 from graphprune.program.program import device_of
 from graphprune.request.options import check_counts, check_positive
@@ -75,8 +75,11 @@ def finetune(
 
     Raises:
         InputError: the loader has no length, cannot be gone through again, or holds something else.
+        LossError: the loss cannot be computed, or is not finite.
         OptionError: an option is out of range.
     """
+    if not isinstance(compiled, Compiled):
+        raise OptionError(f"compiled={shown(compiled)}: give what graphprune.compile returned")
     check_counts(epochs=epochs)
     check_positive(learning_rate=learning_rate)
     started = time.perf_counter()
@@ -122,11 +125,13 @@ class _Training:
         self._module.train()
         for norm in self._module.modules():
             if isinstance(norm, _BatchNorm):
-                norm.training = has_target
+                norm.training = has_target and batch.size > 1  # one sample has no variance
         with torch.enable_grad():
             total, output = self._distillation.with_output(batch.inputs)
             if has_target and self._loss is not None:
-                total = total + self._loss(output, batch.target)
+                total = total + loss_of_output(self._loss, output, batch)
+            if not bool(torch.isfinite(total)):
+                raise LossError(f"the loss became {float(total.detach())}; check the data, or lower learning_rate")
             self._optimizer.zero_grad()
             total.backward()
         self._optimizer.step()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import graphprune
 from graphprune import Compiled
-from graphprune.errors import InputError, OptionError
+from graphprune.errors import InputError, LossError, OptionError
 from tests.repair.networks import FITTED, IMAGE
 from tests.repair.test_refit import data, pruned, squared_distance
 
@@ -149,3 +149,32 @@ def test_options_out_of_range(options: dict[str, Any], message: str) -> None:
     _, compiled = network()
     with pytest.raises(OptionError, match=message):
         graphprune.finetune(compiled, data(), **options)
+
+
+def test_a_last_batch_of_one_sample() -> None:
+    """Batch norms cannot train on it."""
+    _, compiled = network()
+    inputs = data()[0][0]
+    batches = [(inputs, torch.zeros(32, dtype=torch.long)), (inputs[:1], torch.zeros(1, dtype=torch.long))]
+    assert len(graphprune.finetune(compiled, batches, epochs=1).epoch_losses) == 1
+
+
+@pytest.mark.parametrize(
+    ("batch", "options", "error", "message"),
+    [
+        ((torch.randn(4, 9, 8, 8), None), {}, InputError, r"the model cannot take a batch with inputs \(4, 9, 8, 8\)"),
+        ((torch.full((4, *IMAGE), torch.nan), None), {}, LossError, "the loss became nan"),
+        ((torch.randn(4, *IMAGE), torch.full((4,), 7)), {}, LossError, "target 7 is not a class"),
+        ((torch.randn(4, *IMAGE), 1), {"loss": lambda output, target: 3}, LossError, "must be a scalar tensor"),
+    ],
+)
+def test_batches_that_cannot_be_learnt(batch: Any, options: Any, error: type[Exception], message: str) -> None:
+    _, compiled = network()
+    with pytest.raises(error, match=message):
+        graphprune.finetune(compiled, [batch], epochs=1, **options)
+
+
+def test_a_bare_module_is_told_what_is_needed() -> None:
+    bare: Any = nn.Linear(3, 2)
+    with pytest.raises(OptionError, match=r"give what graphprune\.compile returned"):
+        graphprune.finetune(bare, data())
