@@ -27,7 +27,7 @@ from graphprune.program.tensors import Kept, stored_parameters, stored_tensors
 from graphprune.repair.record import Repair
 from graphprune.repair.samples import Split, split
 from graphprune.report import Report
-from graphprune.request.options import check_counts, check_switches
+from graphprune.request.options import check_counts, check_seed, check_switches
 from graphprune.saving.artifact import save as save_artifact
 from graphprune.training.exchange import overwrite
 from graphprune.verification.equivalence import MaskedProgram, verify_compact
@@ -108,6 +108,7 @@ class Compiled:
             InputError: the data is empty, holds fewer than five samples, or does not fit the model.
         """
         check_counts(samples=samples)
+        check_seed(seed)
         return self._change_values(pipelines.refitting(self._dense(), self._split(data, samples), seed))
 
     def recalibrate(self, data: Iterable[Any], *, samples: int = 2560) -> Repair:

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from graphprune.criteria.samples import Batch
 from graphprune.errors import InputError, LossError, is_out_of_memory
+from graphprune.program.example import Example
 
 
 def cross_entropy(output: Any, target: Any) -> Tensor:
@@ -106,10 +107,15 @@ def run_batch(module: nn.Module, batch: Batch) -> Any:
     except Exception as error:  # any op may refuse, in its own way
         if is_out_of_memory(error):
             raise
-        shapes = ", ".join(f"{tuple(tensor.shape)} of {tensor.dtype}" for tensor in batch.inputs.tensors())
-        raise InputError(
-            f"data: the model cannot take a batch with inputs {shapes}: {error}\nGive batches like the example input"
-        ) from error
+        raise refused(batch.inputs, str(error)) from error
+
+
+def refused(inputs: Example, reason: str) -> InputError:
+    """The error for inputs that a model cannot take."""
+    shapes = ", ".join(f"{tuple(tensor.shape)} of {tensor.dtype}" for tensor in inputs.tensors())
+    return InputError(
+        f"data: the model cannot take a batch with inputs {shapes}: {reason}\nGive batches like the example input"
+    )
 
 
 def _loss_of(loss: Callable[[Any, Any], Any], output: Any, target: Any) -> Any:

@@ -22,7 +22,7 @@ from graphprune.distillation.distill import Distillation, distill
 from graphprune.errors import InputError, LossError, OptionError, shown
 from graphprune.process_state import private_random_state
 from graphprune.program.program import device_of
-from graphprune.request.options import check_counts, check_positive
+from graphprune.request.options import check_counts, check_positive, check_seed
 from graphprune.training.exchange import overwrite
 from graphprune.training.masks import settle
 
@@ -82,6 +82,7 @@ def finetune(
         raise OptionError(f"compiled={shown(compiled)}: give what graphprune.compile returned")
     check_counts(epochs=epochs)
     check_positive(learning_rate=learning_rate)
+    check_seed(seed)
     started = time.perf_counter()
     programs = compiled.programs()
     distillation = distill(programs[0].module, compiled, temperature=temperature, features=features)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves
 
+from graphprune.criteria.losses import refused
+from graphprune.errors import is_out_of_memory
 from graphprune.program.example import Example
 from graphprune.program.program import Program
 from graphprune.repair.lockstep import chosen_positions
@@ -52,10 +54,19 @@ class Dense:
 
 
 def dense_values(program: Program, sites: Sequence[Site], batch: Example, seed: int) -> Dense:
-    """Runs the dense program once."""
+    """Runs the dense program once.
+
+    Raises:
+        InputError: the program cannot take the batch.
+    """
     recorder = _Recorder(program.module, sites, batch.batch_size, seed)
     inputs = program.inputs(batch.mapped(Tensor.clone))
-    found = recorder.run(*inputs, enable_io_processing=False)
+    try:
+        found = recorder.run(*inputs, enable_io_processing=False)
+    except Exception as error:  # any op may refuse, in its own way
+        if is_out_of_memory(error):
+            raise
+        raise refused(batch, str(error).partition("\n")[0]) from error
     return Dense(recorder.targets, real_outputs(found))
 
 

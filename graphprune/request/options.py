@@ -59,6 +59,12 @@ def check_counts(**numbers: object) -> None:
             raise OptionError(f"{name}={value!r}: expected a whole number of at least 1")
 
 
+def check_seed(seed: object) -> None:
+    """Raises `OptionError` for a seed that torch cannot take."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise OptionError(f"seed={seed!r}: expected a whole number from 0 to 2**63 - 1")
+
+
 def check_positive(**numbers: object) -> None:
     """Raises `OptionError` for an option, given by name, that is not a finite number above 0."""
     for name, value in numbers.items():
@@ -80,8 +86,7 @@ def check_options(samples: int, protect: object, seed: object, progress: object,
         raise OptionError(f"protect='{protect}': expected a sequence of patterns, e.g. protect=('{protect}',)")
     if not isinstance(protect, Sequence) or not all(isinstance(pattern, str) for pattern in protect):
         raise OptionError(f"protect={protect!r}: expected a sequence of patterns, e.g. protect=('head', 'layer1.*')")
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise OptionError(f"seed={seed!r}: expected a whole number from 0 to 2**63 - 1")
+    check_seed(seed)
     if progress is not None and not callable(progress):
         raise OptionError(f"progress: expected a function (stage, done, total), got {type(progress).__name__}")
     if runner is not None and not isinstance(runner, Runner):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import graphprune
-from graphprune import Compiled
+from graphprune import Compiled, UserError
 from graphprune.program.tensors import stored_tensors
 from graphprune.repair.record import Repair
 from tests.ops.case import net
@@ -209,3 +209,30 @@ def test_dead_weights_stay_dead() -> None:
     found: Repair = compiled.repair(data())
     assert set(dict(found.left).values()) == {"some of its weights are dead"}
     compiled.verify()
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("batches", "options", "message"),
+    [
+        ([(torch.randn(8, 9, 8, 8), None)], {}, r"the model cannot take a batch with inputs \(\d, 9, 8, 8\)"),
+        (torch.randn(8, *IMAGE), {}, r"data: expected batches \(inputs, target\), got Tensor"),
+        ([], {}, "data gives no batches"),
+        (5, {}, "data: expected an iterable of batches"),
+        ([(torch.randn(4, *IMAGE), None)], {}, "a repair needs at least 5 samples"),
+        (data(), {"samples": 0}, "samples=0: expected a whole number of at least 1"),
+        (data(), {"seed": "x"}, "seed='x': expected a whole number"),
+    ],
+)
+def test_data_and_options_that_cannot_work(batches: Any, options: dict[str, Any], message: str) -> None:
+    torch.manual_seed(0)
+    compiled = pruned(FITTED["plain"]())
+    before = {key: value.clone() for key, value in compiled.module.state_dict().items()}
+    with pytest.raises(UserError, match=message):
+        compiled.repair(batches, **options)
+    if not options:
+        with pytest.raises(UserError, match=message):
+            compiled.recalibrate(batches)
+    assert all(torch.equal(compiled.module.state_dict()[key], value) for key, value in before.items())
