@@ -55,14 +55,20 @@ def standing_in(module: nn.Module, replaced: Mapping[int, Tensor]) -> Iterator[N
 
 
 @contextmanager
-def keeping_buffers(module: nn.Module) -> Iterator[None]:
-    """Restores the values of all buffers afterwards, because a program may count in them."""
-    buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
+def keeping_buffers(module: nn.Module) -> Iterator[set[int]]:
+    """Restores the values of all buffers afterwards, because a program may count in them.
+
+    Yields:
+        A set, to which the ``id`` of a buffer that should keep its new values can be added.
+    """
+    buffers, changed = [(buffer, buffer.detach().clone()) for buffer in module.buffers()], set[int]()
     try:
-        yield
+        yield changed
     finally:
         with torch.no_grad():
             for buffer, value in buffers:
+                if id(buffer) in changed:
+                    continue
                 if buffer.shape != value.shape:  # observers of ranges resize their buffers in their first call
                     buffer.resize_(value.shape)
                 if not is_same(buffer, value):

@@ -49,7 +49,7 @@ def _recalibrate(compact: Program, dense: Program, samples: Split) -> tuple[Prog
 
 def _recalibrate_in_order(program: Program, samples: Split) -> list[RepairedLayer]:
     layers, found = LayersOf(program.module), []
-    with evaluating(program.module):
+    with evaluating(program.module), keeping_buffers(program.module) as changed:
         lockstep, count = Lockstep(program, (*samples.fitted, *samples.held_out)), len(samples.fitted)
         for node in lockstep.nodes():
             if (norm := layers.norm(node)) is None or layers.readers(norm.mean) != 1:
@@ -61,6 +61,7 @@ def _recalibrate_in_order(program: Program, samples: Split) -> list[RepairedLaye
             now = _statistics(values[:count])
             for statistic, value in zip((mean, variance), now, strict=True):
                 statistic.copy_(value)
+            changed |= {id(mean), id(variance)}
             after = _deviation(held_out, mean, variance)
             name = norm.mean.removesuffix(".running_mean")
             found.append(RepairedLayer(name, before, after, tensors=(norm.mean, norm.variance)))

@@ -72,7 +72,7 @@ def _refit_in_order(
     """Fits the layers of a program in place; the first ``fitted`` batches are fitted to."""
     tensors, by_node = stored_tensors(program.module), {site.affine.node: site for site in sites}
     layers = []
-    with evaluating(program.module):
+    with evaluating(program.module), keeping_buffers(program.module) as changed:
         lockstep = Lockstep(program, batches)
         for node in lockstep.nodes():
             if (site := by_node.get(node)) is not None:
@@ -82,8 +82,10 @@ def _refit_in_order(
                 regression = regression_of(count, site.inputs, intercepts=has_place_for_intercept(site))
                 for row in islice(rows, fitted):
                     regression.add(*row)
-                layers.append(fit_layer(site, tensors, regression, rows))
-    return [layer for layer in layers if layer is not None]
+                if (layer := fit_layer(site, tensors, regression, rows)) is not None:
+                    changed.update(id(tensors[name]) for name in layer.tensors)
+                    layers.append(layer)
+    return layers
 
 
 def _rows(site: Site, tensors: Mapping[str, Tensor], lockstep: Lockstep, targets: Sequence[Target]) -> Iterator[Rows]:

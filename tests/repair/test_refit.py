@@ -168,6 +168,31 @@ def test_other_types(dtype: torch.dtype) -> None:
     assert {parameter.dtype for parameter in compiled.module.parameters()} == {dtype}
 
 
+class Counting(nn.Module):
+    """Counts its calls in a buffer, in evaluation mode too."""
+
+    calls: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.b = nn.Conv2d(4, 12, 1), nn.BatchNorm2d(12), nn.Conv2d(12, 3, 1)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        result: Tensor = self.b(self.norm(self.a(x)).relu())
+        return result
+
+
+def test_what_a_program_counts_in_its_buffers_stays() -> None:
+    torch.manual_seed(0)
+    compiled = pruned(Counting())
+    before = compiled.module.get_buffer("calls").clone()
+    compiled.repair(data())
+    compiled.recalibrate(data())
+    assert torch.equal(compiled.module.get_buffer("calls"), before)
+
+
 # --- what is not fitted -----------------------------------------------------------------------------------------------
 
 
