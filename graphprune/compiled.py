@@ -50,10 +50,11 @@ class Compiled:
         original: Program,
         compact: Program,
         batch_size: int,
+        runner: Runner | None = None,
     ) -> None:
         self.module, self.plan = module, plan.with_sizes(original.module)
         self._make_report, self._original, self._compact = report, original, compact
-        self._batch_size = batch_size
+        self._batch_size, self._runner = batch_size, runner or Runner()
 
     @cached_property
     def _pruned(self) -> Report:
@@ -140,7 +141,9 @@ class Compiled:
     def _change_values(self, pipeline: Sequence[Pass]) -> Repair:
         """Runs a pipeline that changes the values of tensors, and copies them into the module that the user holds."""
         program = replace(self._compact, module=self.module, example=on_device_of(self.module, self._compact.example))
-        changed = Runner().run(pipeline, program)
+        self._runner.forget()  # the user may have trained the module
+        changed = self._runner.run(pipeline, program)
+        self._runner.forget()
         overwrite(self.module, changed.module)
         self._compact = self._compact.knowing(changed[Repair])
         return changed[Repair]

@@ -238,8 +238,8 @@ class Pruner:
             raise NothingToPruneError("nothing was removed; call step() before finish()")
         plan = Plan.of(self._model_name, self._original, self._program.history, tuple(self._plan_rounds))
         settle(self._module)
-        batch_size = self._sensitivity.stream.example.batch_size
-        compiled = Compiled(self.module, plan, self._reporting(), self._original, self._program, batch_size)
+        batch_size, runner = self._sensitivity.stream.example.batch_size, self._settings.runner
+        compiled = Compiled(self.module, plan, self._reporting(), self._original, self._program, batch_size, runner)
         if self._settings.repair is not None and Repair not in self._program:
             self._repair(compiled)
         return compiled

@@ -189,11 +189,11 @@ def pass_names() -> list[str]:
     found = (entry for entry in vars(pipelines).values() if isinstance(entry, type) and issubclass(entry, Pass))
     # the name depends on the class alone, so no options have to be made up for it
     names = {object.__new__(entry).name for entry in found if entry is not Pass}
-    return sorted(names - _OF_FILES)
+    return sorted(names - _AFTERWARDS)
 
 
-_OF_FILES = {"export-onnx", "time-onnx"}
-"""Passes on ONNX files, which run only after a compilation."""
+_AFTERWARDS = {"export-onnx", "recalibrate-norms", "time-onnx"}
+"""Passes that run only on the result of a compilation."""
 
 
 def check_pass(option: str, name: str, known: Iterable[str]) -> None:

@@ -41,6 +41,18 @@ def test_the_last_round_is_followed_by_a_repair() -> None:
     repaired.verify()
 
 
+def test_the_pass_runs_where_the_others_do() -> None:
+    """So that it can be printed and timed like them."""
+    torch.manual_seed(0)
+    printed: list[str] = []
+    runner = graphprune.Runner(print_after=frozenset({"refit-layers"}), emit=printed.append)
+    graphprune.compile(
+        FITTED["residual"](), torch.randn(2, *IMAGE), sparsity=0.4, data=labelled(), samples=192,
+        repair="least-squares", runner=runner,
+    )  # fmt: skip
+    assert len(printed) == 1 and runner.seconds["refit-layers"] > 0
+
+
 def test_data_of_the_last_step_is_fitted_to() -> None:
     torch.manual_seed(0)
     pruner = graphprune.Pruner(
