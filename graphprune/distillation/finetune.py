@@ -143,7 +143,8 @@ class _Training:
         return float(total.detach())
 
     def finish(self) -> None:
-        """Puts the averaged weights into the module."""
+        """Puts the averaged weights into the module, and lets the gradients go."""
+        self._optimizer.zero_grad()
         overwrite(self._module, self._average.module)
 
 

@@ -36,10 +36,6 @@ class Lockstep:
         """The value of a node in each batch."""
         return [run.env[node] for run in self._runs]
 
-    def result(self) -> list[Any]:
-        """The output of each batch, after the last node."""
-        return self.values(next(iter(reversed(self.graph.nodes))))
-
 
 def _run(program: Program, batch: Example) -> fx.Interpreter:
     run = fx.Interpreter(program.module)

@@ -114,6 +114,7 @@ def test_modes_and_parameters_stay_the_same_objects_and_progress_is_told() -> No
     assert all(parameters[name] is each for name, each in compiled.module.named_parameters())
     assert torch.equal(parameters["s.bias"], frozen)
     assert told == [("finetune", done, 12) for done in range(1, 13)]
+    assert all(parameter.grad is None for parameter in parameters.values())
 
 
 class Forgetful:
