@@ -99,7 +99,8 @@ class Compiled:
 
         Args:
             data: Batches ``(inputs, target)``; the targets are not looked at.
-            samples: Number of samples that are drawn from the data. All of them are in memory at a time.
+            samples: Number of samples that are drawn from the data. Their inputs are in memory at a time; activations
+                beyond 256 MiB lie in temporary files.
             seed: Chooses the positions of the activations that are fitted to.
 
         Returns:
@@ -120,7 +121,8 @@ class Compiled:
 
         Args:
             data: Batches ``(inputs, target)``; the targets are not looked at.
-            samples: Number of samples that are drawn from the data. All of them are in memory at a time.
+            samples: Number of samples that are drawn from the data. Their inputs are in memory at a time; activations
+                beyond 256 MiB lie in temporary files.
 
         Returns:
             What was done, batch norm by batch norm; `report` shows it as well.

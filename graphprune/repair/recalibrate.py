@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from graphprune.repair.layers import LayersOf
 from graphprune.repair.lockstep import Lockstep
 from graphprune.repair.record import Repair, RepairedLayer
 from graphprune.repair.samples import Split
+from graphprune.repair.shelf import Shelf
 from graphprune.repair.targets import dense_values
 
 
@@ -48,37 +49,61 @@ def _recalibrate(compact: Program, dense: Program, samples: Split) -> tuple[Prog
 
 
 def _recalibrate_in_order(program: Program, samples: Split) -> list[RepairedLayer]:
-    layers, found = LayersOf(program.module), []
-    with evaluating(program.module), keeping_buffers(program.module) as changed:
-        lockstep, count = Lockstep(program, (*samples.fitted, *samples.held_out)), len(samples.fitted)
-        for node in lockstep.nodes():
-            if (norm := layers.norm(node)) is None or layers.readers(norm.mean) != 1:
+    layers, found, fitted = LayersOf(program.module), [], len(samples.fitted)
+    norms = [norm for node in program.module.graph.nodes if (norm := layers.norm(node)) is not None]
+    with Shelf() as shelf, evaluating(program.module), keeping_buffers(program.module) as changed:
+        lockstep = Lockstep(program, (*samples.fitted, *samples.held_out), shelf)
+        for norm in norms:
+            if layers.readers(norm.mean) != 1:
                 continue
-            values = lockstep.values(norm.source)
+            moments = [Moments.of(values[norm.source]) for values in lockstep.until(norm.node)]
+            now, held_out = Moments.together(moments[:fitted]), Moments.together(moments[fitted:])
             mean, variance = layers.tensors[norm.mean], layers.tensors[norm.variance]
-            held_out = values[count:]
-            before = _deviation(held_out, mean, variance)
-            now = _statistics(values[:count])
-            for statistic, value in zip((mean, variance), now, strict=True):
-                statistic.copy_(value)
+            before = held_out.distance(mean, variance)
+            mean.copy_(now.mean)
+            variance.copy_(now.variance)
             changed |= {id(mean), id(variance)}
-            after = _deviation(held_out, mean, variance)
             name = norm.mean.removesuffix(".running_mean")
-            found.append(RepairedLayer(name, before, after, tensors=(norm.mean, norm.variance)))
+            error = held_out.distance(mean, variance)
+            found.append(RepairedLayer(name, before, error, tensors=(norm.mean, norm.variance)))
     return found
 
 
-def _statistics(values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each channel over samples and positions, float64, ``(channels,)``."""
-    by_channel = [value.transpose(0, 1).flatten(1).double() for value in values]
-    count = sum(each.shape[1] for each in by_channel)
-    mean = torch.stack([each.sum(1) for each in by_channel]).sum(0) / count
-    squares = torch.stack([(each - mean[:, None]).square().sum(1) for each in by_channel]).sum(0)
-    return mean, squares / max(count - 1, 1)
+@dataclass(frozen=True)
+class Moments:
+    """Count, mean and squared deviations of the values of each channel, over samples and positions.
 
+    Attributes:
+        count: Number of values of a channel.
+        mean: Float64, shape ``(channels,)``.
+        squares: Sum of the squared deviations from the mean, float64, shape ``(channels,)``.
+    """
 
-def _deviation(values: Sequence[Tensor], mean: Tensor, variance: Tensor) -> float:
-    """How far statistics are from those of some values: in means, as a share of the variance, over all channels."""
-    true_mean, true_variance = _statistics(values)
-    apart = (true_mean - mean.double()).square() + (true_variance.sqrt() - variance.double().sqrt()).square()
-    return float(apart.sum() / true_variance.sum().clamp_min(1e-30))
+    count: int
+    mean: Tensor
+    squares: Tensor
+
+    @classmethod
+    def of(cls, values: Tensor) -> Moments:
+        """The moments of a tensor ``(N, C, ...)``."""
+        by_channel = values.transpose(0, 1).flatten(1).double()
+        mean = by_channel.mean(1)
+        return cls(by_channel.shape[1], mean, (by_channel - mean[:, None]).square().sum(1))
+
+    @classmethod
+    def together(cls, parts: Sequence[Moments]) -> Moments:
+        """The moments of all values of several tensors."""
+        count = sum(part.count for part in parts)
+        mean = torch.stack([part.mean * part.count for part in parts]).sum(0) / count
+        between = torch.stack([part.count * (part.mean - mean).square() for part in parts]).sum(0)
+        return cls(count, mean, torch.stack([part.squares for part in parts]).sum(0) + between)
+
+    @property
+    def variance(self) -> Tensor:
+        """Unbiased, as torch's running variance is."""
+        return self.squares / max(self.count - 1, 1)
+
+    def distance(self, mean: Tensor, variance: Tensor) -> float:
+        """How far other statistics are: squared, in means and in standard deviations, as a share of the variance."""
+        apart = (self.mean - mean.double()).square() + (self.variance.sqrt() - variance.double().sqrt()).square()
+        return float(apart.sum() / self.variance.sum().clamp_min(1e-30))

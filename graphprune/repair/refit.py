@@ -13,8 +13,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
-from typing import Any
+from itertools import chain, islice
 
 from torch import Tensor
 
@@ -30,8 +29,9 @@ from graphprune.repair.least_squares import regression_of
 from graphprune.repair.lockstep import Lockstep
 from graphprune.repair.record import Repair, RepairedLayer
 from graphprune.repair.samples import Split
+from graphprune.repair.shelf import Shelf
 from graphprune.repair.sites import Site, sites_of
-from graphprune.repair.targets import Dense, Target, at_least_float, dense_values
+from graphprune.repair.targets import Target, at_least_float, dense_values
 
 
 def refit(compact: Program, dense: Program, keep: KeepSet, samples: Split, seed: int) -> tuple[Program, Repair]:
@@ -55,47 +55,60 @@ def refit(compact: Program, dense: Program, keep: KeepSet, samples: Split, seed:
 def _refit(compact: Program, dense: Program, keep: KeepSet, samples: Split, seed: int) -> tuple[Program, Repair]:
     repaired = replace(compact, module=copy.deepcopy(compact.module))
     found = sites_of(dense, repaired, keep)
-    batches = (*samples.fitted, *samples.held_out)
-    with evaluating(dense.module), keeping_buffers(dense.module):
-        targets = [dense_values(dense, found.sites, batch, seed + place) for place, batch in enumerate(batches)]
-    wanted = [values.outputs for values in targets[len(samples.fitted) :]]
-    before = distance(compact, samples.held_out, wanted)
-    layers = _refit_in_order(repaired, found.sites, batches, targets, len(samples.fitted))
+    batches, fitted = (*samples.fitted, *samples.held_out), len(samples.fitted)
+    with Shelf() as shelf:
+        outputs = _shelve_targets(dense, found.sites, batches, shelf, seed)
+        wanted = outputs[fitted:]
+        before = distance(compact, samples.held_out, wanted)
+        layers = _refit_in_order(repaired, found.sites, Lockstep(repaired, batches, shelf), shelf, fitted)
     after = distance(repaired, samples.held_out, wanted)
     record = Repair("least-squares", *samples.sizes, before, after, after < before, tuple(layers), found.left)
     return (repaired if record.accepted else compact), record
 
 
+def _shelve_targets(
+    dense: Program, sites: Sequence[Site], batches: Sequence[Example], shelf: Shelf, seed: int
+) -> list[tuple[Tensor, ...]]:
+    """Puts what each layer should compute on a shelf, by batch and node; returns the outputs of each batch."""
+    outputs = []
+    with evaluating(dense.module), keeping_buffers(dense.module):
+        for place, batch in enumerate(batches):
+            values = dense_values(dense, sites, batch, seed + place)
+            outputs.append(values.outputs)
+            for name, target in values.targets.items():
+                shelf.put((place, name), target)
+    return outputs
+
+
 def _refit_in_order(
-    program: Program, sites: Sequence[Site], batches: Sequence[Example], targets: Sequence[Dense], fitted: int
+    program: Program, sites: Sequence[Site], lockstep: Lockstep, shelf: Shelf, fitted: int
 ) -> list[RepairedLayer]:
     """Fits the layers of a program in place; the first ``fitted`` batches are fitted to."""
-    tensors, by_node = stored_tensors(program.module), {site.affine.node: site for site in sites}
-    layers = []
+    tensors, layers = stored_tensors(program.module), []
     with evaluating(program.module), keeping_buffers(program.module) as changed:
-        lockstep = Lockstep(program, batches)
-        for node in lockstep.nodes():
-            if (site := by_node.get(node)) is not None:
-                wanted = [values.targets.pop(node.name) for values in targets]
-                rows = _rows(site, tensors, lockstep, wanted)
-                count = sum(len(target.rows) for target in wanted[:fitted])
-                regression = regression_of(count, site.inputs, intercepts=has_place_for_intercept(site))
-                for row in islice(rows, fitted):
-                    regression.add(*row)
-                if (layer := fit_layer(site, tensors, regression, rows)) is not None:
-                    changed.update(id(tensors[name]) for name in layer.tensors)
-                    layers.append(layer)
+        for site in sites:
+            rows = _rows(site, tensors, lockstep, shelf)
+            first = next(rows)
+            # batches are of about equal sizes
+            count = first[0].shape[1] * fitted
+            regression = regression_of(count, site.inputs, intercepts=has_place_for_intercept(site))
+            for row in chain([first], islice(rows, fitted - 1)):
+                regression.add(*row)
+            if (layer := fit_layer(site, tensors, regression, rows)) is not None:
+                changed.update(id(tensors[name]) for name in layer.tensors)
+                layers.append(layer)
     return layers
 
 
-def _rows(site: Site, tensors: Mapping[str, Tensor], lockstep: Lockstep, targets: Sequence[Target]) -> Iterator[Rows]:
+def _rows(site: Site, tensors: Mapping[str, Tensor], lockstep: Lockstep, shelf: Shelf) -> Iterator[Rows]:
     """Yields the inputs of a layer and what it should compute of them, for each batch."""
-    geometry, sources = site.affine.geometry, lockstep.values(site.affine.source)
-    others: Sequence[Any] = [None] * len(targets) if site.sum is None else lockstep.values(site.sum.other)
-    for source, target, other in zip(sources, targets, others, strict=True):
+    geometry, node = site.affine.geometry, site.affine.node
+    for place, values in enumerate(lockstep.until(node)):
+        target: Target = shelf.take((place, node.name))
         wanted = target.rows
-        if other is not None:
-            wanted = before_norm(site.norm, tensors, wanted - geometry.rows(other, target.positions))
-        inputs = geometry.input_rows(source, target.output_shape, target.positions)
+        if site.sum is not None:
+            wanted = wanted - geometry.rows(values[site.sum.other], target.positions)
+            wanted = before_norm(site.norm, tensors, wanted)
+        inputs = geometry.input_rows(values[site.affine.source], target.output_shape, target.positions)
         by_group = wanted.view(len(wanted), geometry.groups, -1).transpose(0, 1)
         yield at_least_float(inputs), by_group
