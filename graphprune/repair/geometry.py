@@ -69,24 +69,27 @@ class Geometry:
         offsets = _flat(_unravelled(taps, self.kernel), self.dilation, padded.shape[2:])
         wanted = (first[:, None] + offsets[None]).flatten()
         samples, channels = values.shape[:2]
-        taken = padded.flatten(2).index_select(2, wanted)
-        split = taken.view(samples, self.groups, channels // self.groups, len(positions), len(taps))
-        return split.permute(1, 0, 3, 2, 4).reshape(self.groups, samples * len(positions), -1)
+        # with channels last, whole columns of channels are copied instead of single values
+        taken = padded.movedim(1, -1).flatten(1, -2).index_select(1, wanted)
+        split = taken.view(samples * len(positions), len(taps), self.groups, channels // self.groups)
+        return split.permute(2, 0, 1, 3).reshape(self.groups, samples * len(positions), -1)
 
     def matrix(self, weight: Tensor) -> Tensor:
         """The weight as matrices that rows are multiplied by: shape ``(groups, inputs, outputs)``."""
         if self.transposed:
             split = weight.view(self.groups, -1, *weight.shape[1:]).transpose(1, 2)
-            return split.flip(tuple(range(3, split.dim()))).flatten(2).transpose(1, 2)
-        return weight.reshape(self.groups, weight.shape[0] // self.groups, -1).transpose(1, 2)
+            split = split.flip(tuple(range(3, split.dim())))
+        else:
+            split = weight.reshape(self.groups, weight.shape[0] // self.groups, *weight.shape[1:])
+        return split.movedim(2, -1).flatten(2).transpose(1, 2)
 
     def weight(self, matrix: Tensor, like: Tensor) -> Tensor:
         """The weight that `matrix` makes such matrices of; the inverse of `matrix`."""
-        outputs = matrix.transpose(1, 2)
+        outputs = like.shape[1] if self.transposed else like.shape[0] // self.groups
+        split = matrix.transpose(1, 2).reshape(self.groups, outputs, *like.shape[2:], -1).movedim(-1, 2)
         if self.transposed:
-            split = outputs.reshape(self.groups, like.shape[1], -1, *like.shape[2:])
-            return split.flip(tuple(range(3, split.dim()))).transpose(1, 2).reshape(like.shape)
-        return outputs.reshape(like.shape)
+            split = split.flip(tuple(range(3, split.dim()))).transpose(1, 2)
+        return split.reshape(like.shape)
 
     def _padded(self, values: Tensor, output: tuple[int, ...]) -> Tensor:
         """The input with its edges, and between its entries with the zeros of a transposed convolution."""

@@ -72,8 +72,7 @@ class NormalEquations:
         if not self._shifts:
             self._shifts = [each.mean(1, keepdim=True) * self.intercepts for each in (rows, wanted)]
         rows, wanted = (each - shift for each, shift in zip((rows, wanted), self._shifts, strict=True))
-        turned = rows.transpose(1, 2)
-        sums = [turned @ rows, turned @ wanted, rows.sum(1), wanted.sum(1)]
+        sums = [gram(rows), rows.transpose(1, 2) @ wanted, rows.sum(1), wanted.sum(1)]
         if not self._sums:
             self._sums = [each.double() for each in sums]
         else:
@@ -136,6 +135,21 @@ class FewRows:
                 rows, wanted = rows - means[0][:, None], wanted - means[1][:, None]
             self._known = rows, wanted, means, rows @ rows.transpose(1, 2)
         return self._known
+
+
+def gram(rows: Tensor) -> Tensor:
+    """Products of inputs with inputs, summed over rows: ``(groups, inputs, inputs)``; of most pairs one is computed."""
+    width = rows.shape[2]
+    if width <= SMALL:
+        return rows.transpose(1, 2) @ rows
+    first, second = rows[:, :, : width // 2], rows[:, :, width // 2 :]
+    between = first.transpose(1, 2) @ second
+    upper, lower = torch.cat([gram(first), between], 2), torch.cat([between.transpose(1, 2), gram(second)], 2)
+    return torch.cat([upper, lower], 1)
+
+
+SMALL = 128
+"""Up to this width all products are taken at once; smaller blocks cost more calls than they save products."""
 
 
 def regression_of(rows: int, inputs: int, *, intercepts: bool) -> Regression:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from graphprune.repair.least_squares import FewRows, NormalEquations, Regression, Solution, regression_of
+from graphprune.repair.least_squares import FewRows, NormalEquations, Regression, Solution, gram, regression_of
 
 
 def drawn(groups: int, rows: int, inputs: int, outputs: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -89,3 +89,10 @@ def test_values_that_are_no_numbers_have_no_solution() -> None:
 def test_what_takes_less_memory_is_taken() -> None:
     assert isinstance(regression_of(10, 20, intercepts=True), FewRows)
     assert isinstance(regression_of(20, 20, intercepts=True), NormalEquations)
+
+
+@pytest.mark.parametrize("width", [1, 128, 129, 300, 515])
+def test_products_of_inputs_with_inputs(width: int) -> None:
+    rows = torch.randn(2, 9, width, dtype=torch.float64)
+    found = gram(rows)
+    torch.testing.assert_close(found, rows.transpose(1, 2) @ rows, rtol=1e-12, atol=1e-12)
